@@ -1,0 +1,188 @@
+package firmwareconfig
+
+import (
+	"time"
+
+	"linli/internal/telemetry"
+)
+
+// Profile describes one model of device as its Modbus registers: which channels it has, how they are encoded and
+// how the unit wants to be treated on the line. Profiles are data (profiles/*.yaml); the YAML form is specified
+// in the package comment.
+type Profile struct {
+	ID     string
+	Vendor string
+	Model  string
+	Title  telemetry.Text
+	// Status is how far the register facts are known: confirmed, partial or unverified.
+	Status  string
+	Sources []string
+
+	Line    Line // factory settings of the serial line
+	Address int  // factory unit id, 0 when not stated
+	Timing  Timing
+	Limits  Limits
+
+	Channels []Channel
+	// Device is set where the unit is exactly one device: the class it is, and which channel provides which point.
+	Device *DeviceBinding
+}
+
+// Channel returns the index of the channel named name, or -1.
+func (p *Profile) Channel(name string) int {
+	for i := range p.Channels {
+		if p.Channels[i].Name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// Line is the setting of a serial line.
+type Line struct {
+	Baud   int    // bit/s
+	Format string // data bits, parity, stop bits: 8N1, 8E1, 8O1, 8N2
+}
+
+// Timing is how a unit wants to be treated. Zero values mean the default in the comment.
+type Timing struct {
+	Timeout   time.Duration // longest wait for the first byte of an answer; default 300 ms
+	Gap       time.Duration // pause after any transaction with this unit before the next; default none beyond t3.5
+	WarmUp    time.Duration // values are Uncertain for this long after the unit (re)appears; default none
+	ReadDelay time.Duration // typical turnaround of the unit, for the bus budget; default 20 ms
+}
+
+// Limits bound the planner's blocks. Zero values mean the protocol's limits.
+type Limits struct {
+	MaxRegisters int // registers in one read (protocol: 125)
+	MaxBits      int // bits in one read (protocol: 2000)
+	MaxGap       int // registers that may be read and thrown away to join two blocks; default 8; -1 never
+}
+
+// Table is one of the four Modbus tables.
+type Table uint8
+
+// The Modbus tables, with the function code that reads each.
+const (
+	Coil            Table = 1 // FC 1, writable by 5 and 15
+	DiscreteInput   Table = 2 // FC 2
+	HoldingRegister Table = 3 // FC 3, writable by 6 and 16
+	InputRegister   Table = 4 // FC 4
+)
+
+// Bits reports whether the table holds single bits rather than registers.
+func (t Table) Bits() bool { return t == Coil || t == DiscreteInput }
+
+// Encoding is how a channel's raw value lies in its registers.
+type Encoding uint8
+
+// The encodings. EncBool is for coils and discrete inputs, or a bit of a register (Channel.Bit). EncS16Offset10000
+// is the sign by offset that KinCony uses: raw >= 10000 means -(raw-10000).
+const (
+	EncBool Encoding = iota + 1
+	EncU16
+	EncS16
+	EncU32
+	EncS32
+	EncU64
+	EncS64
+	EncF32
+	EncF64
+	EncS16Offset10000
+)
+
+// Registers returns how many registers (or bits, for EncBool) a value takes.
+func (e Encoding) Registers() int {
+	switch e {
+	case EncU32, EncS32, EncF32:
+		return 2
+	case EncU64, EncS64, EncF64:
+		return 4
+	}
+	return 1
+}
+
+// Channel is one value of a unit.
+type Channel struct {
+	Name     string
+	Title    telemetry.Text
+	Table    Table
+	Address  int // zero-based, as it travels in the PDU
+	Encoding Encoding
+	// LittleWords: the low word comes first (CDAB). Bytes within a word are always big-endian.
+	LittleWords bool
+	// Bit and Width pick a bit field out of a register: Width bits from Bit (0 = least significant). Width 0 means
+	// the whole value. A field of width 1 is a bool when Encoding is EncBool.
+	Bit, Width int
+	// Engineering value = raw*Scale + Offset, in Unit. Scale 0 in the file means 1 here.
+	Scale, Offset float64
+	Unit          string
+	// Invalid raw values mean "no reading". They are compared with the raw words before any conversion, so that a
+	// sentinel of 0xFFFF is found in an s16 as well.
+	Invalid []uint64
+	// Min and Max are the measuring range in Unit: a value beyond becomes OverRange or UnderRange at the bound.
+	// Nil means no bound.
+	Min, Max *float64
+	// Invert turns a bool around (a closed-loop contact whose 1 means healthy).
+	Invert bool
+	// Valid names the bit that must be set for the value to count; without it the value is BadSensor.
+	Valid *Validity
+	// Every is how often the channel is worth reading; 0 means the bus default of 1 s for life safety, 5 s else.
+	Every time.Duration
+	// Writable channels are outputs (coils and holding registers only).
+	Writable bool
+}
+
+// Validity is a bit in another register of the same unit that says whether a channel's value counts.
+type Validity struct {
+	Table   Table
+	Address int
+	Bit     int
+}
+
+// DeviceBinding says that a unit is exactly one device.
+type DeviceBinding struct {
+	Class string
+	// Points maps a point of the class to the channel that provides it.
+	Points map[string]PointBinding
+}
+
+// PointBinding says where a point comes from: a channel of a unit, possibly inverted or mapped.
+type PointBinding struct {
+	Channel string
+	Invert  bool
+	// Map is a straight line through two (channel value, point value) pairs, clamped between them: a distance of
+	// 1200 mm is 0 %, 300 mm is 100 %. Nil for none.
+	Map *Linear
+}
+
+// Linear is the straight line through (X0, Y0) and (X1, Y1), clamped at both ends.
+type Linear struct{ X0, Y0, X1, Y1 float64 }
+
+// At returns the line's value at x, clamped to the range between Y0 and Y1.
+func (l *Linear) At(x float64) float64 {
+	t := (x - l.X0) / (l.X1 - l.X0)
+	t = min(max(t, 0), 1)
+	return l.Y0 + t*(l.Y1-l.Y0)
+}
+
+// Unit is one bus address with its profile and what its channels provide: the resolved form that the site file
+// becomes, and all that a driver or a simulator needs to know.
+type Unit struct {
+	ID       string // unique in the site
+	Address  int    // unit id on the bus, 1..247 (0 and 248..255 only where the profile says so)
+	Profile  *Profile
+	Bindings []Binding
+}
+
+// Binding ties one channel of a unit to one point.
+type Binding struct {
+	Channel int // index in Profile.Channels
+	Point   telemetry.PointID
+	Def     *telemetry.PointDef
+	// UnitFactor and UnitOffset turn the channel's unit into the point's (kW to W): point = channel*UnitFactor +
+	// UnitOffset. Applied before Map. UnitFactor is never 0.
+	UnitFactor, UnitOffset float64
+	Map                    *Linear
+	Invert                 bool // in addition to the channel's own
+}

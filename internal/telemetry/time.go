@@ -1,0 +1,64 @@
+package telemetry
+
+import "time"
+
+// Mono is a point on the monotonic time line of one boot of the box: nanoseconds since that boot (Linux
+// CLOCK_BOOTTIME). It never jumps, so timers, windows and ages are computed on it alone. Two Monos compare only
+// within one boot.
+type Mono int64
+
+// Add returns m moved by d.
+func (m Mono) Add(d time.Duration) Mono { return m + Mono(d) }
+
+// Sub returns the duration from o to m.
+func (m Mono) Sub(o Mono) time.Duration { return time.Duration(m - o) }
+
+// Never is later than every moment: "nothing is due".
+const Never = Mono(1<<63 - 1)
+
+// Now is the present moment as logic gets it: always as an argument, never from a clock of its own.
+type Now struct {
+	Mono Mono
+	// Wall is the same moment on the wall clock in UTC. It is the zero time while the clock has not been set
+	// (no RTC, no NTP yet); calendar functions are unknown then.
+	Wall time.Time
+}
+
+// Clock converts between the monotonic time line of this boot and the wall clock. It is built once per process
+// (see NewClock) and safe for concurrent use: it has no state that changes. In a synctest bubble it follows the
+// bubble's time.
+type Clock struct {
+	// Boot identifies the boot of the box, so that stored Monos can be told apart (Linux boot_id).
+	Boot string
+
+	base   Mono      // Mono at start
+	start  time.Time // reading with Go's monotonic part at the same moment
+	oldest time.Time // a wall clock before this is taken as not set
+}
+
+// NewClock returns a clock for the boot named boot, whose monotonic time is base at the moment of the call. Wall
+// clocks that read earlier than oldest are taken as not set: a box without RTC boots in 1970.
+func NewClock(boot string, base Mono, oldest time.Time) *Clock {
+	return &Clock{Boot: boot, base: base, start: time.Now(), oldest: oldest}
+}
+
+// Now returns the present moment.
+func (c *Clock) Now() Now {
+	t := time.Now()
+	n := Now{Mono: c.base.Add(t.Sub(c.start))}
+	if t.After(c.oldest) {
+		n.Wall = t.Round(0).UTC() // Round(0) drops Go's monotonic part: from here on it is a wall clock value.
+	}
+	return n
+}
+
+// Mono returns the present moment on the monotonic time line.
+func (c *Clock) Mono() Mono { return c.base.Add(time.Since(c.start)) }
+
+// Wall returns the wall clock time of m, using the clock's offset at now, and false while the clock is not set.
+func (n Now) WallAt(m Mono) (time.Time, bool) {
+	if n.Wall.IsZero() {
+		return time.Time{}, false
+	}
+	return n.Wall.Add(m.Sub(n.Mono)), true
+}
