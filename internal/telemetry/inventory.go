@@ -40,6 +40,9 @@ type Device struct {
 	Title Text
 	// Points is parallel to Class.Points: the point's id, or NoPoint where an optional point is its constant default.
 	Points []PointID
+	// Constants is parallel to Class.Points: what the site file fixes a point to that nothing provides. The zero
+	// Value means the class's default; a nil slice means that for every point. See Inventory.Constant.
+	Constants []Value
 }
 
 // Point is one provided point of a device, or a derived point of a rule.
@@ -100,6 +103,16 @@ func (inv *Inventory) ProvidePoint(device, def int) PointID {
 		inv.Points = append(inv.Points, Point{Device: device, Def: &d.Class.Points[def], SubjectZone: -1})
 	}
 	return d.Points[def]
+}
+
+// Constant returns the value that point number def of the device's class has while nothing provides it: what the
+// site file fixes it to, otherwise the class's default. It is the zero Value where there is neither.
+func (inv *Inventory) Constant(device, def int) Value {
+	d := &inv.Devices[device]
+	if def < len(d.Constants) && !d.Constants[def].IsZero() {
+		return d.Constants[def]
+	}
+	return d.Class.Points[def].Default
 }
 
 // AddDerived adds the derived point of rule for subject (a device id, a zone id or the site's id) in zone (-1 for
