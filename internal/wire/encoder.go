@@ -1,0 +1,256 @@
+package wire
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"linli/internal/telemetry"
+)
+
+// QualityEvery is the longest time between two `<point>_q` fields of a series whose quality does not change.
+const QualityEvery = 60 * time.Second
+
+// maxSeries bounds what the encoder remembers; beyond it everything is forgotten and learned anew, which costs
+// time and some repeated `_q` fields but no data.
+const maxSeries = 200_000
+
+// Encoder writes samples as line protocol. It remembers per series when quality was last told, so one Encoder
+// serves one lane of messages in order; Reset when the order breaks. In steady state it does not allocate.
+// It belongs to one goroutine.
+type Encoder struct {
+	site   string
+	gw     string
+	series map[telemetry.Series]*series
+	lines  map[string]int32 // tag sets seen
+	recs   []record
+}
+
+type series struct {
+	prefix string // measurement and tags
+	field  string // escaped, with "="
+	fieldQ string
+	line   int32 // number of the prefix: records with one line and time become one line
+	index  int32
+	kind   telemetry.Kind
+
+	toldQ  telemetry.Quality
+	toldAt int64 // ns; 0: never
+}
+
+type record struct {
+	s       *series
+	ns      int64
+	value   telemetry.Value
+	arrival int32
+	quality telemetry.Quality
+}
+
+// NewEncoder returns an encoder for the gateway of site.
+func NewEncoder(site, gateway string) *Encoder {
+	e := &Encoder{site: string(appendTagValue(nil, site)), gw: string(appendTagValue(nil, gateway))}
+	e.forget()
+	return e
+}
+
+func (e *Encoder) forget() {
+	e.series = map[telemetry.Series]*series{}
+	e.lines = map[string]int32{}
+}
+
+// Reset makes the next sample of every series tell its quality again, as it must after frames were skipped or a
+// message may not have arrived.
+func (e *Encoder) Reset() {
+	for _, s := range e.series {
+		s.toldAt = 0
+	}
+}
+
+// Add takes one sample with its time in nanoseconds since 1970. A value that is no number, or a good sample
+// without value, becomes bad_sensor: it must not look like a value.
+func (e *Encoder) Add(name *telemetry.Series, ns int64, q telemetry.Quality, v telemetry.Value) {
+	s := e.series[*name]
+	if s == nil {
+		s = e.learn(name)
+	}
+	if f := v.Float(); !q.Bad() && (v.IsZero() || v.Kind() == telemetry.Float && (math.IsNaN(f) || math.IsInf(f, 0))) {
+		q = telemetry.BadSensor
+	}
+	e.recs = append(e.recs, record{s: s, ns: ns, value: v, quality: q, arrival: int32(len(e.recs))})
+}
+
+// Flush appends the samples added since the last Flush to dst, those of one device and time as one line, and
+// returns the number of lines. Of two samples of one point with one time the later added stands.
+func (e *Encoder) Flush(dst []byte) ([]byte, int) {
+	if !slices.IsSortedFunc(e.recs, compareRecords) {
+		slices.SortFunc(e.recs, compareRecords)
+	}
+	lines := 0
+	for i := 0; i < len(e.recs); {
+		first := &e.recs[i]
+		dst = append(dst, first.s.prefix...)
+		sep := byte(' ')
+		for ; i < len(e.recs) && e.recs[i].s.line == first.s.line && e.recs[i].ns == first.ns; i++ {
+			if i+1 < len(e.recs) && e.recs[i+1].s == e.recs[i].s && e.recs[i+1].ns == first.ns {
+				continue
+			}
+			dst = e.recs[i].append(dst, &sep)
+		}
+		dst = append(dst, ' ')
+		dst = strconv.AppendInt(dst, first.ns, 10)
+		dst = append(dst, '\n')
+		lines++
+	}
+	clear(e.recs) // texts must not be kept alive until the next flush
+	e.recs = e.recs[:0]
+	return dst, lines
+}
+
+func compareRecords(a, b record) int {
+	if c := cmp.Compare(a.ns, b.ns); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.s.line, b.s.line); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.s.index, b.s.index); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.arrival, b.arrival)
+}
+
+// append writes the fields of one sample. A sample always has at least one: a bad one always tells its quality.
+func (r *record) append(dst []byte, sep *byte) []byte {
+	s := r.s
+	field := func(name string) {
+		dst = append(dst, *sep)
+		dst = append(dst, name...)
+		*sep = ','
+	}
+	if !r.quality.Bad() {
+		field(s.field)
+		switch s.kind {
+		case telemetry.Int, telemetry.Enum:
+			dst = append(strconv.AppendInt(dst, r.value.Int(), 10), 'i')
+		case telemetry.Bool:
+			dst = strconv.AppendBool(dst, r.value.Bool())
+		case telemetry.KindText:
+			dst = appendString(dst, r.value.Text())
+		default:
+			dst = strconv.AppendFloat(dst, r.value.Float(), 'g', -1, 64)
+		}
+	}
+	if r.quality.Bad() || s.toldAt == 0 || r.quality != s.toldQ || r.ns < s.toldAt || r.ns-s.toldAt >= int64(QualityEvery) {
+		field(s.fieldQ)
+		dst = append(strconv.AppendUint(dst, uint64(r.quality), 10), 'i')
+		s.toldQ, s.toldAt = r.quality, r.ns
+	}
+	return dst
+}
+
+// learn prepares a series seen for the first time.
+func (e *Encoder) learn(name *telemetry.Series) *series {
+	if len(e.series) >= maxSeries {
+		e.forget()
+	}
+	own := telemetry.Series{ // the strings may belong to a buffer that is reused
+		Class: strings.Clone(name.Class), Device: strings.Clone(name.Device), Zone: strings.Clone(name.Zone),
+		Point: strings.Clone(name.Point), Kind: name.Kind,
+	}
+	s := &series{kind: own.Kind, index: int32(len(e.series))}
+	var b []byte
+	tag := func(key, value string) {
+		if value == "" {
+			return // line protocol has no empty tags
+		}
+		b = append(append(append(append(b, ','), key...), '='), value...)
+	}
+	escaped := func(v string) string { return string(appendTagValue(nil, v)) }
+	b = appendName(b, own.Class)
+	field := own.Point
+	if own.Class == telemetry.Derived {
+		tag("gateway", e.gw)
+		tag("rule", escaped(own.Point))
+		tag("site", e.site)
+		tag("subject", escaped(own.Device))
+		// One measurement holds the results of all rules, and a database fixes a field's type: numbers and
+		// bools are floats there, text has a field of its own.
+		field = "value"
+		if s.kind == telemetry.KindText {
+			field = "text"
+		} else {
+			s.kind = telemetry.Float
+		}
+	} else {
+		tag("device", escaped(own.Device))
+		tag("gateway", e.gw)
+		tag("site", e.site)
+	}
+	tag("zone", escaped(own.Zone))
+	s.prefix = string(b)
+	line, ok := e.lines[s.prefix]
+	if !ok {
+		line = int32(len(e.lines))
+		e.lines[s.prefix] = line
+	}
+	s.line = line
+	s.field = string(appendName(nil, field)) + "="
+	s.fieldQ = string(appendName(nil, field)) + "_q="
+	e.series[own] = s
+	return s
+}
+
+// appendName appends a measurement, tag key or field key. These are ids; whatever else gets in becomes "_".
+func appendName(dst []byte, s string) []byte {
+	if s == "" {
+		return append(dst, '_')
+	}
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; nameByte(c) {
+			dst = append(dst, c)
+		} else {
+			dst = append(dst, '_')
+		}
+	}
+	return dst
+}
+
+// appendTagValue appends a tag's value, escaped. What no parser agrees about (quotes, backslashes, control
+// characters) becomes "_": tags carry ids and names of rules, never free text.
+func appendTagValue(dst []byte, s string) []byte {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == ' ' || c == ',' || c == '=':
+			dst = append(dst, '\\', c)
+		case c < 0x20 || c == 0x7f || c == '"' || c == '\\':
+			dst = append(dst, '_')
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
+// appendString appends a field's text, quoted. Line breaks stay as they are (line protocol allows them in quotes);
+// bytes that are no UTF-8, and zero bytes, become U+FFFD.
+func appendString(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	if !utf8.ValidString(s) {
+		s = strings.ToValidUTF8(s, "\uFFFD")
+	}
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; c {
+		case '"', '\\':
+			dst = append(dst, '\\', c)
+		case 0:
+			dst = append(dst, "\uFFFD"...)
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return append(dst, '"')
+}

@@ -1,0 +1,113 @@
+package wire
+
+import (
+	"strconv"
+	"time"
+)
+
+// The measurements that the city side writes besides what gateways send.
+const (
+	MeasurementAlert  = "alert"
+	MeasurementEvent  = "event"
+	MeasurementLoss   = "linli_loss"
+	MeasurementLedger = "linli_ledger"
+)
+
+// AppendAlertLine appends the row of an alert transition: tags alert, gateway, severity, site, subject, zone. Its
+// time is the transition's, or fallback where the gateway's clock was not set.
+func AppendAlertLine(dst []byte, site, gateway string, e *AlertEvent, fallback time.Time) []byte {
+	d := &e.Data
+	dst = append(dst, MeasurementAlert...)
+	dst = appendTag(dst, "alert", d.Alert)
+	dst = appendTag(dst, "gateway", gateway)
+	dst = appendTag(dst, "severity", d.Severity)
+	dst = appendTag(dst, "site", site)
+	dst = appendTag(dst, "subject", d.Subject)
+	dst = appendTag(dst, "zone", d.Zone)
+	dst = appendString(append(dst, " id="...), d.ID)
+	dst = appendString(append(dst, ",state="...), d.State)
+	dst = appendString(append(dst, ",what="...), e.What())
+	for _, f := range [...]struct{ key, value string }{
+		{",title_zh=", d.Title.Zh}, {",title_en=", d.Title.En}, {",detail_zh=", d.Detail.Zh}, {",detail_en=", d.Detail.En},
+		{",place_zh=", d.Place.Zh}, {",place_en=", d.Place.En}, {",device=", d.Device}, {",class=", d.Class},
+		{",acknowledged_by=", d.AcknowledgedBy}, {",close_reason=", d.CloseReason},
+	} {
+		if f.value != "" {
+			dst = appendString(append(dst, f.key...), f.value)
+		}
+	}
+	for _, f := range [...]struct {
+		key   string
+		value bool
+	}{
+		{",unknown=", d.Unknown}, {",life_safety=", d.LifeSafety}, {",durable=", d.Durable}, {",time_uncertain=", d.TimeUncertain},
+	} {
+		dst = strconv.AppendBool(append(dst, f.key...), f.value)
+	}
+	dst = append(strconv.AppendInt(append(dst, ",revision="...), d.Revision, 10), 'i')
+	at := e.Time
+	if d.TimeUncertain && at.Year() < 2020 || at.Year() < 1971 || at.Year() > 2200 {
+		at = fallback
+	}
+	return appendStamp(dst, at.UnixNano())
+}
+
+// AppendLossLine appends the row of a loss: tags gateway, reason, site; its time is the last moment lost.
+func AppendLossLine(dst []byte, site, gateway string, l *Lost) []byte {
+	dst = append(dst, MeasurementLoss...)
+	dst = appendTag(dst, "gateway", gateway)
+	dst = appendTag(dst, "reason", l.Reason)
+	dst = appendTag(dst, "site", site)
+	dst = appendEpochField(append(dst, ' '), l.Epoch)
+	dst = appendSpan(dst, l.From, l.To, l.T0, l.T1)
+	dst = append(strconv.AppendInt(append(dst, ",count="...), int64(min(l.Count, 1<<62)), 10), 'i')
+	return appendStamp(dst, distinct(l.T1, l.From, 0))
+}
+
+// AppendLedgerLine appends the row that says that a message has been written: tags gateway, site; its time is the
+// last moment covered. Two messages that end with the same frame stay two rows: the last three digits of the time
+// are taken from the first frame's number.
+func AppendLedgerLine(dst []byte, site, gateway string, h *Header) []byte {
+	dst = append(dst, MeasurementLedger...)
+	dst = appendTag(dst, "gateway", gateway)
+	dst = appendTag(dst, "site", site)
+	dst = appendEpochField(append(dst, ' '), h.Epoch)
+	dst = appendSpan(dst, h.From, h.To, h.T0, h.T1)
+	dst = append(strconv.AppendInt(append(dst, ",count="...), int64(h.Count), 10), 'i')
+	dst = append(strconv.AppendInt(append(dst, ",part="...), int64(h.Part), 10), 'i')
+	dst = append(strconv.AppendInt(append(dst, ",parts="...), int64(h.Parts), 10), 'i')
+	dst = strconv.AppendBool(append(dst, ",late="...), h.Late)
+	return appendStamp(dst, distinct(h.T1, h.From, h.Part))
+}
+
+func distinct(t int64, from uint64, part int) int64 {
+	return t - t%1000 + int64((from+uint64(part))%1000)
+}
+
+func appendEpochField(dst []byte, epoch uint64) []byte {
+	dst = append(dst, `epoch="`...)
+	const hex = "0123456789abcdef"
+	for shift := 60; shift >= 0; shift -= 4 {
+		dst = append(dst, hex[epoch>>shift&15])
+	}
+	return append(dst, '"')
+}
+
+func appendSpan(dst []byte, from, to uint64, t0, t1 int64) []byte {
+	dst = append(strconv.AppendInt(append(dst, ",from="...), int64(from), 10), 'i')
+	dst = append(strconv.AppendInt(append(dst, ",to="...), int64(to), 10), 'i')
+	dst = append(strconv.AppendInt(append(dst, ",t0="...), t0, 10), 'i')
+	return append(strconv.AppendInt(append(dst, ",t1="...), t1, 10), 'i')
+}
+
+func appendTag(dst []byte, key, value string) []byte {
+	if value == "" {
+		return dst
+	}
+	dst = append(append(append(dst, ','), key...), '=')
+	return appendTagValue(dst, value)
+}
+
+func appendStamp(dst []byte, ns int64) []byte {
+	return append(strconv.AppendInt(append(dst, ' '), ns, 10), '\n')
+}
