@@ -1,9 +1,69 @@
 // Package alert owns the alerts: which exist, in what state, who did what to them, and what is still to be told to
-// whom. To be written: the package comment states guarantees and the table layout.
+// whom.
+//
+// # What it guarantees
+//
+//   - A transition and its outbox rows, one per channel, are one SQLite transaction (WAL, synchronous=FULL).
+//   - It is committed before it is announced. Where the commit fails or takes longer than Config.CommitLimit, it is
+//     announced all the same with Durable false; the commit is retried until it succeeds, and the alert is announced
+//     again as durable. To announce means: OpenAlerts, Get and Recent show it, Pending lists it, Changed fires.
+//   - Submit never waits for the disk and never drops an alert. What waits for the disk is kept per alert, as its
+//     newest state and its history, so memory is bounded by the number of identities (rules times devices) and not by
+//     how long the disk fails; see the bounds below.
+//   - What was announced as durable is there after a crash at any instant, and is told to every channel at least once
+//     in its newest state. After a crash something may be told twice.
+//
+// # What it does not do
+//
+// It does not evaluate conditions (package rules), does not send (uplink, notify read Pending and answer Told), and does
+// not judge whether the clock is right: times are as given, at a resolution of a millisecond, in UTC.
+//
+// # States
+//
+//	          raise                acknowledge
+//	(none) ----------> active     ------------> active
+//	                   unack.     <------------ acknowledged
+//	                    |   ^    worse severity    |
+//	              clear |   | raise                | clear
+//	                    v   | (raised_again)       v
+//	                   returned  ------------->  closed
+//	                   unack.     acknowledge
+//
+// CloseByHand leads to closed from everywhere, provided the condition is gone or cannot be decided; Remove does
+// always. After closed, the next raise is a new alert with a new ULID. Beside the state, an active alert is marked
+// Unknown while its condition cannot be decided: silence neither clears nor closes anything. Rules that are not
+// obvious, each decided in decide.go:
+//
+//   - a second raise of an active alert changes nothing, except that it settles Unknown;
+//   - known and changed for an identity without an open alert raise one: the engine believes in an alert that was
+//     closed by hand while its condition was unknown, and its condition can be decided again;
+//   - changed to a worse severity takes an acknowledgement back: nobody has seen the alert that it now is;
+//   - acknowledging a returned alert writes two lines of history, acknowledged and closed, and two revisions.
+//
+// # Tables
+//
+//	alerts   one row per alert as it stands; states, severities and times as words (times UTC, milliseconds);
+//	         closed_n numbers the closed ones in the order of closing, which no clock can disturb
+//	history  (alert, revision): one line per transition
+//	outbox   (channel, alert): the newest revision of that alert that was not yet told on channel
+//
+// # Bounds
+//
+//	history of one alert     revision 1 and the newest 255; what is dropped before it reached the disk is counted
+//	closed alerts on disk    Config.Keep; the first closed go first, except while still to be told
+//	closed, not on disk      4,096 while the disk fails; the oldest that are announced are dropped and counted
+//	outbox                   one row per alert and channel; of closed alerts 10,000 per channel, oldest dropped and counted
+//	one transaction          256 alerts
+//
+// # Concurrency
+//
+// A Book is safe for concurrent use. One mutex guards its memory and is never held while the disk is used. Run owns the
+// announcing and starts one goroutine that owns the writing. Only Recent, and Get of a closed alert, read the disk.
 package alert
 
 import (
-	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"linli/internal/telemetry"
@@ -20,7 +80,35 @@ const (
 	Closed
 )
 
-// Alert is one alert as it stands after a transition.
+var stateNames = [...]string{"", "active_unacknowledged", "active_acknowledged", "returned_unacknowledged", "closed"}
+
+// String returns the state as messages, the API and the store write it.
+func (s State) String() string {
+	if int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return fmt.Sprintf("state(%d)", uint8(s))
+}
+
+// MarshalText writes the state as its name.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (s *State) UnmarshalText(text []byte) error {
+	for i, name := range stateNames {
+		if name == string(text) {
+			*s = State(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown alert state %q", text)
+}
+
+// Active reports whether the condition holds, or held when last it could be decided.
+func (s State) Active() bool { return s == ActiveUnacknowledged || s == ActiveAcknowledged }
+
+// Alert is one alert as it stands after a transition. Its JSON form is the same in the API and on the wire, see
+// MarshalJSON; note that a struct that embeds an Alert inherits that method and with it loses its other fields.
 type Alert struct {
 	ID string // ULID
 	telemetry.Identity
@@ -52,13 +140,40 @@ type Alert struct {
 // Open reports whether the alert is not closed.
 func (a *Alert) Open() bool { return a.State != Closed }
 
+// The words of Alert.CloseReason.
+const (
+	ReasonReturned = "returned" // the condition cleared and somebody acknowledged
+	ReasonByHand   = "by_hand"
+	ReasonRemoved  = "removed" // its device, zone or rule is no longer there
+)
+
+// The words of Entry.What.
+const (
+	WhatRaised       = "raised"
+	WhatAcknowledged = "acknowledged"
+	WhatReturned     = "returned"
+	WhatUnknown      = "unknown"
+	WhatKnown        = "known"
+	WhatChanged      = "changed"
+	WhatRaisedAgain  = "raised_again"
+	WhatClosed       = "closed"
+)
+
+// The names in Entry.By of what is not a person.
+const (
+	BySensor = "sensor" // the rules engine
+	BySite   = "site"   // a new revision of the site file
+)
+
 // Entry is one line of an alert's history.
 type Entry struct {
-	Revision int64
-	Time     time.Time
-	What     string // raised, acknowledged, returned, unknown, known, changed, raised_again, closed
-	By       string // who; "sensor" for the engine
-	Note     string
+	Revision int64     `json:"revision"`
+	Time     time.Time `json:"time"`
+	What     string    `json:"what"` // raised, acknowledged, returned, unknown, known, changed, raised_again, closed
+	By       string    `json:"by"`   // who; "sensor" for the engine, "site" for a removal
+	Note     string    `json:"note,omitempty"`
+	// Detail is what decided, for lines by the engine.
+	Detail telemetry.Text `json:"detail,omitzero"`
 }
 
 // Outgoing is one transition still to be told on a channel.
@@ -68,56 +183,12 @@ type Outgoing struct {
 	What  string // as Entry.What
 }
 
-// Book is the register of alerts. It is safe for concurrent use.
-type Book struct{}
-
-// Config says where the book is kept.
-type Config struct {
-	Path        string        // alerts.db
-	CommitLimit time.Duration // a commit that takes longer is announced without it; 0 means 200 ms
-	Keep        int           // closed alerts kept; 0 means 100,000
-}
-
-// Open opens or creates the book and reads what is open and what is still to be told.
-func Open(cfg Config, inv *telemetry.Inventory) (*Book, error) { panic("to be written") }
-
-// Active returns the alerts whose condition held when last heard of, for the engine to take over.
-func (b *Book) Active() []telemetry.ActiveAlert { panic("to be written") }
-
-// Run commits and announces until ctx ends; then it commits what is left.
-func (b *Book) Run(ctx context.Context) error { panic("to be written") }
-
-// Close closes the store. Run must have returned.
-func (b *Book) Close() error { panic("to be written") }
-
-// Submit takes what the engine said. It never blocks on the disk.
-func (b *Book) Submit(now telemetry.Now, ts []telemetry.Transition) { panic("to be written") }
-
-// Acknowledge acknowledges an open alert for by; acknowledging twice is not an error.
-func (b *Book) Acknowledge(ctx context.Context, id, by, note string) (Alert, error) {
-	panic("to be written")
-}
-
-// CloseByHand closes an open alert whose condition is gone or unknown.
-func (b *Book) CloseByHand(ctx context.Context, id, by, note string) (Alert, error) {
-	panic("to be written")
-}
-
-// OpenAlerts returns every open alert, worst first, then newest first.
-func (b *Book) OpenAlerts() []Alert { panic("to be written") }
-
-// Recent returns up to n closed alerts, newest first.
-func (b *Book) Recent(n int) ([]Alert, error) { panic("to be written") }
-
-// Get returns an alert and its history, oldest entry first.
-func (b *Book) Get(id string) (Alert, []Entry, error) { panic("to be written") }
-
-// Changed returns a channel that is closed at the next announcement: wait on it, then look again.
-func (b *Book) Changed() <-chan struct{} { panic("to be written") }
-
-// Pending returns up to n transitions not yet told on channel, oldest first; of one alert only the newest need be
-// returned.
-func (b *Book) Pending(channel string, n int) []Outgoing { panic("to be written") }
-
-// Told records that everything up to and including seq of that alert was told on channel.
-func (b *Book) Told(channel string, id string, seq int64) { panic("to be written") }
+// The errors that callers decide on.
+var (
+	// ErrNotFound: no alert has this id.
+	ErrNotFound = errors.New("no such alert")
+	// ErrStillActive: an alert cannot be closed by hand while its condition holds.
+	ErrStillActive = errors.New("the condition of the alert still holds")
+	// ErrBadInput: a name or note is missing, too long or not text.
+	ErrBadInput = errors.New("bad input")
+)

@@ -1,0 +1,181 @@
+package alert
+
+import (
+	"time"
+
+	"linli/internal/telemetry"
+)
+
+// op is what can happen to an alert: what the engine says, what people do, what a new site file does.
+type op uint8
+
+const (
+	opRaise op = iota + 1
+	opClear
+	opUnknown
+	opKnown
+	opChanged
+	opAcknowledge
+	opClose
+	opRemove
+)
+
+// command is one thing that happens to an alert.
+type command struct {
+	op   op
+	at   time.Time // UTC, milliseconds
+	by   string
+	note string
+	// said holds, for what the engine says, the fields that are its to say: identity, severity, texts, place and
+	// whether the time is uncertain.
+	said Alert
+}
+
+// decide returns the alert after c, and the lines of history that this makes: none where c changes nothing. State 0
+// stands for "there is no open alert"; a closed alert stays as it is whatever happens. The revisions of the alert
+// and of its lines are counted here; the id of a new alert is the caller's to give.
+func decide(a Alert, c command) (Alert, []Entry, error) {
+	switch c.op {
+	case opRaise:
+		switch a.State {
+		case 0:
+			a, entries := raise(c)
+			return a, entries, nil
+		case ReturnedUnacknowledged:
+			a.State, a.ReturnedAt = ActiveUnacknowledged, time.Time{}
+			a.say(c.said)
+			return a, []Entry{line(&a, c, WhatRaisedAgain)}, nil
+		case ActiveUnacknowledged, ActiveAcknowledged:
+			// Raised already. But whoever raises has decided the condition.
+			c.op = opKnown
+			return decide(a, c)
+		}
+
+	case opClear:
+		switch a.State {
+		case ActiveUnacknowledged:
+			a.State, a.Unknown, a.ReturnedAt = ReturnedUnacknowledged, false, c.at
+			return a, []Entry{line(&a, c, WhatReturned)}, nil
+		case ActiveAcknowledged:
+			a.ReturnedAt = c.at
+			entry := shut(&a, c, ReasonReturned)
+			return a, []Entry{entry}, nil
+		}
+
+	case opUnknown:
+		if a.State.Active() && !a.Unknown {
+			a.Unknown = true
+			return a, []Entry{line(&a, c, WhatUnknown)}, nil
+		}
+
+	case opKnown:
+		if a.State == 0 {
+			// Closed by hand while unknown, and it turns out to hold: silence was not safety.
+			a, entries := raise(c)
+			return a, entries, nil
+		}
+		if a.State.Active() && a.Unknown {
+			a.Unknown = false
+			return a, []Entry{line(&a, c, WhatKnown)}, nil
+		}
+
+	case opChanged:
+		if a.State == 0 {
+			a, entries := raise(c)
+			return a, entries, nil
+		}
+		s := &c.said
+		if !a.State.Active() || a.Severity == s.Severity && a.Title == s.Title && a.Detail == s.Detail {
+			break
+		}
+		if s.Severity > a.Severity && a.State == ActiveAcknowledged {
+			a.State, a.AcknowledgedAt, a.AcknowledgedBy = ActiveUnacknowledged, time.Time{}, ""
+		}
+		a.say(c.said)
+		return a, []Entry{line(&a, c, WhatChanged)}, nil
+
+	case opAcknowledge:
+		switch a.State {
+		case 0:
+			return a, nil, ErrNotFound
+		case ActiveUnacknowledged:
+			a.State, a.AcknowledgedAt, a.AcknowledgedBy = ActiveAcknowledged, c.at, c.by
+			return a, []Entry{line(&a, c, WhatAcknowledged)}, nil
+		case ReturnedUnacknowledged:
+			a.AcknowledgedAt, a.AcknowledgedBy = c.at, c.by
+			acknowledged := line(&a, c, WhatAcknowledged)
+			c.note = ""
+			closed := shut(&a, c, ReasonReturned)
+			return a, []Entry{acknowledged, closed}, nil
+		}
+
+	case opClose:
+		if a.State == 0 {
+			return a, nil, ErrNotFound
+		}
+		if a.State.Active() && !a.Unknown {
+			return a, nil, ErrStillActive
+		}
+		if a.State != Closed {
+			if a.AcknowledgedAt.IsZero() { // Who closes it has seen it.
+				a.AcknowledgedAt, a.AcknowledgedBy = c.at, c.by
+			}
+			entry := shut(&a, c, ReasonByHand)
+			return a, []Entry{entry}, nil
+		}
+
+	case opRemove:
+		if a.State != 0 && a.State != Closed {
+			entry := shut(&a, c, ReasonRemoved)
+			return a, []Entry{entry}, nil
+		}
+	}
+	return a, nil, nil
+}
+
+// raise makes a new alert of what the engine said.
+func raise(c command) (Alert, []Entry) {
+	a := c.said
+	a.State, a.RaisedAt = ActiveUnacknowledged, c.at
+	return a, []Entry{line(&a, c, WhatRaised)}
+}
+
+// say takes over what is the engine's to say about an alert that exists.
+func (a *Alert) say(s Alert) {
+	a.Severity, a.LifeSafety, a.Title, a.Detail = s.Severity, s.LifeSafety, s.Title, s.Detail
+	a.Device, a.Class, a.Zone, a.Place = s.Device, s.Class, s.Zone, s.Place
+}
+
+// shut closes a.
+func shut(a *Alert, c command, reason string) Entry {
+	a.State, a.Unknown, a.ClosedAt, a.CloseReason = Closed, false, c.at, reason
+	return line(a, c, WhatClosed)
+}
+
+// line counts a transition of a and returns its line of history.
+func line(a *Alert, c command, what string) Entry {
+	a.Revision++
+	a.Durable = false
+	e := Entry{Revision: a.Revision, Time: c.at, What: what, By: c.by, Note: c.note}
+	if c.by == BySensor {
+		e.Detail = c.said.Detail
+	}
+	return e
+}
+
+// opOf returns the op of what the engine said, 0 for an operation that this package does not know.
+func opOf(t telemetry.TransitionOp) op {
+	switch t {
+	case telemetry.Raise:
+		return opRaise
+	case telemetry.Clear:
+		return opClear
+	case telemetry.Unknown:
+		return opUnknown
+	case telemetry.Known:
+		return opKnown
+	case telemetry.Changed:
+		return opChanged
+	}
+	return 0
+}

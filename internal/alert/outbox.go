@@ -1,0 +1,108 @@
+package alert
+
+import (
+	"cmp"
+	"slices"
+)
+
+// channel mirrors the outbox of one channel in memory: of each alert the newest transition not yet told. Book.mu
+// guards it.
+type channel struct {
+	name   string
+	items  map[string]Outgoing // by alert id
+	closed int                 // how many of the items are closed alerts
+	// told holds the revision up to which each alert was told and its row can be deleted. What the disk does not
+	// know to be told is told again after a crash; it is never the other way round.
+	told map[string]int64
+}
+
+func newChannel(name string) *channel {
+	return &channel{name: name, items: map[string]Outgoing{}, told: map[string]int64{}}
+}
+
+// put makes o the newest of its alert and reports whether an older closed alert had to be dropped for it.
+func (c *channel) put(o Outgoing) (dropped bool) {
+	c.take(o.Alert.ID)
+	c.items[o.Alert.ID] = o
+	if o.Alert.State != Closed {
+		return false
+	}
+	c.closed++
+	if c.closed <= outboxKept {
+		return false
+	}
+	oldest := o
+	for _, it := range c.items {
+		if it.Alert.State == Closed && it.Seq < oldest.Seq {
+			oldest = it
+		}
+	}
+	c.take(oldest.Alert.ID)
+	c.told[oldest.Alert.ID] = oldest.Alert.Revision
+	return true
+}
+
+func (c *channel) take(id string) {
+	if o, ok := c.items[id]; ok {
+		delete(c.items, id)
+		if o.Alert.State == Closed {
+			c.closed--
+		}
+	}
+}
+
+// Pending returns up to n transitions not yet told on channel: those of life safety first, then oldest first; of one
+// alert only the newest. It lists them until Told is called, so the caller remembers what it has in flight.
+func (b *Book) Pending(channel string, n int) []Outgoing {
+	b.mu.Lock()
+	var out []Outgoing
+	for _, c := range b.outbox {
+		if c.name == channel {
+			out = make([]Outgoing, 0, len(c.items))
+			for _, o := range c.items {
+				out = append(out, o)
+			}
+		}
+	}
+	b.mu.Unlock()
+	slices.SortFunc(out, func(x, y Outgoing) int {
+		if x.Alert.LifeSafety != y.Alert.LifeSafety {
+			if x.Alert.LifeSafety {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(x.Seq, y.Seq)
+	})
+	return out[:min(max(n, 0), len(out))]
+}
+
+// Told records that everything up to and including seq of that alert was told on channel. It reaches the disk within
+// a second or two; until then a crash makes the alert be told again.
+func (b *Book) Told(channel string, id string, seq int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.outbox {
+		o, ok := c.items[id]
+		if c.name != channel || !ok || o.Seq > seq {
+			continue
+		}
+		c.take(id)
+		// What was told before it was committed is told again after, and only then is its row deleted.
+		if o.Alert.Durable {
+			c.told[id] = o.Alert.Revision
+			b.poke()
+		}
+	}
+}
+
+// announce makes a, about r, visible. b.mu is held; the caller fires Changed.
+func (b *Book) announce(r *record, a Alert, what string) {
+	r.shown = a
+	for _, c := range b.outbox {
+		b.seq++
+		if c.put(Outgoing{Seq: b.seq, Alert: a, What: what}) {
+			b.stats.OutboxDropped++
+		}
+	}
+}
