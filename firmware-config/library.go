@@ -1,8 +1,84 @@
 // Package firmwareconfig holds what is known about devices as data: classes (classes/*.yaml) and device profiles
-// (profiles/*.yaml), their loader and their linter.
+// (profiles/*.yaml), with their loader and their linter, which are one and the same: what loads is right.
+//
+// A class promises canonical points; a profile describes one model of device as its Modbus registers. A new model
+// needs a file here, no Go. The package reads files from the file systems it is given and does nothing else: no
+// devices, no clock, no logging. It has no state; a Library is read-only once loaded and may be shared.
+//
+// Both kinds of file are read by yamlfile: unknown keys are mistakes, and all mistakes are reported together with
+// their places. A file is named after the id it defines. Ids, point and channel names are [a-z][a-z0-9_]{0,31}.
+//
+// # Class files
+//
+//	version: 1
+//	class: smoke_detector
+//	title: {zh: 烟感, en: Smoke detector}
+//	points:
+//	  alarm:
+//	    kind: bool                # float, int, bool, enum, text; never changes once published
+//	    title: {zh: 火警, en: Smoke}
+//	    life_safety: true         # polled first, never thinned out
+//	    alarm_when: true          # the state of a bool that deserves colour
+//	  obscuration_dbm: {kind: float, unit: dB/m, optional: true, title: {zh: 减光率, en: Obscuration}}
+//	  mounted: {kind: bool, optional: true, default: true, alarm_when: false, title: {zh: 在位, en: Mounted}}
+//
+// An optional point that no unit provides is its default, or simply absent where there is no default. Points may
+// be `writable` (outputs). An enum point lists `enum: [{code: 1, name: recyclable, title: {...}}, ...]`; its
+// default is a name.
+//
+// # Profile files
+//
+//	version: 1
+//	profile: xy_md02
+//	vendor: generic
+//	model: XY-MD02
+//	title: {zh: 温湿度变送器, en: Temperature and humidity transmitter}
+//	status: confirmed             # confirmed, partial or unverified: how far the register facts are known
+//	sources: [where the facts come from]
+//	line: {baud: 9600, format: 8N1}   # factory settings, where they are known
+//	address: 1                        # factory unit id, 1 to 255
+//	timing: {timeout: 300ms, gap: 0s, warm_up: 0s, read_delay: 20ms}  # see Timing
+//	limits: {max_registers: 125, max_bits: 2000, max_gap: 8}          # see Limits; max_gap -1 never reads through
+//	channels:
+//	  - name: temperature
+//	    title: {zh: 温度, en: Temperature}  # optional
+//	    table: input              # coil, discrete, holding, input
+//	    address: 0x0001           # zero-based, as in the PDU
+//	    type: s16                 # bool u16 s16 u32 s32 u64 s64 f32 f64 s16_offset_10000; coils and inputs are bool
+//	    words: little             # low word first; without it the high word comes first
+//	    scale: 0.1                # value = raw*scale + offset, in unit
+//	    offset: 0
+//	    unit: °C
+//	    invalid: [0x7FFF]         # raw values that mean "no reading"
+//	    min: -40                  # measuring range in unit
+//	    max: 80
+//	    every: 5s                 # how often it is worth reading
+//	  - {name: alarm, table: holding, address: 0x00C9, type: bool, bit: 0,      # one bit of a register
+//	     valid: {table: holding, address: 0x00C8, bit: 0}}                      # counts only while that bit is set
+//	  - {name: state, table: input, address: 34, type: u16, bit: 0, width: 4}   # a field of four bits
+//	  - {name: "di{n}", table: discrete, address: 0, repeat: 8, invert: true}   # di1 to di8 at 0 to 7
+//	  - {name: "do{n}", table: coil, address: 0, repeat: 8, writable: true}     # outputs
+//	device:                       # only where the unit is exactly one device
+//	  class: temp_humidity
+//	  points:
+//	    temperature_c: temperature
+//	    humidity_pct: {from: humidity}   # also invert: true, map: [[1200, 0], [300, 100]]
+//	golden:                       # frames known to be right, checked by the driver's tests
+//	  - name: 53.6 dB             # request and response with CRC; the response may be missing
+//	    request: 01 03 00 00 00 01 84 0A
+//	    response: 01 03 02 02 18 B9 2E
+//	    values: {noise: 53.6}     # a number, true or false, or none for "no reading"
+//
+// `repeat: N` makes channels for n from 1 to N: {n} is replaced in name and title, and the address (that of `valid`
+// too) moves by `step` each time, which is the size of the value unless set.
+//
+// A map leads through two pairs of channel value and point value and is clamped between them; the channel's value
+// is taken in the channel's own unit then. Without a map, a channel in another unit of the same quantity is
+// converted (kW to W).
 package firmwareconfig
 
 import (
+	"embed"
 	"io/fs"
 
 	"linli/internal/telemetry"
@@ -14,14 +90,18 @@ type Library struct {
 	Profiles map[string]*Profile
 }
 
-// Load reads classes/*.yaml and profiles/*.yaml from each layer; an entry of a later layer replaces the one of the
-// same id in an earlier one (site-local files over the shipped ones). All mistakes are reported together, as
-// yamlfile.Errors.
-func Load(layers ...fs.FS) (*Library, error) { panic("to be written") }
+//go:embed classes/*.yaml profiles/*.yaml
+var shipped embed.FS
 
 // Shipped returns the classes and profiles embedded in the binary.
-func Shipped() fs.FS { panic("to be written") }
+func Shipped() fs.FS { return shipped }
 
-// ConvertUnit returns the factor and offset that turn a value in unit from into unit to, and false where they are
-// not the same quantity.
-func ConvertUnit(from, to string) (factor, offset float64, ok bool) { panic("to be written") }
+// Load reads classes/*.yaml and profiles/*.yaml from each layer; an entry of a later layer replaces the one of the
+// same id in an earlier one (site-local files over the shipped ones). All mistakes are reported together, as
+// yamlfile.Errors; the Library holds what could be read, so that later checks can go on.
+func Load(layers ...fs.FS) (*Library, error) {
+	l := &loader{lib: &Library{Classes: map[string]*telemetry.Class{}, Profiles: map[string]*Profile{}}}
+	l.eachFile(layers, "classes", l.class)
+	l.eachFile(layers, "profiles", l.profile)
+	return l.lib, l.errs.Err()
+}

@@ -26,6 +26,23 @@ type Profile struct {
 	Channels []Channel
 	// Device is set where the unit is exactly one device: the class it is, and which channel provides which point.
 	Device *DeviceBinding
+	// Golden frames were seen on the wire or printed in a manual; the driver must build and decode exactly these.
+	Golden []Golden
+}
+
+// Golden is one transaction with known contents, as RTU frames with their CRC.
+type Golden struct {
+	Name     string
+	Request  []byte // unit, function 1 to 4, address, count, CRC
+	Response []byte // nil where only the request is known
+	Values   []GoldenValue
+}
+
+// GoldenValue is what one channel must read as in a Golden's response.
+type GoldenValue struct {
+	Channel int // index in Profile.Channels
+	// Value is a bool, or a float in the channel's unit; the zero Value stands for "no reading" (BadSensor).
+	Value telemetry.Value
 }
 
 // Channel returns the index of the channel named name, or -1.
