@@ -1,8 +1,17 @@
 // Package drivers says what the gateway needs from any driver, and supervises buses: one goroutine for each.
+//
+// A Bus is driven by Supervise, which calls Step whenever something is due and hands the samples on. Writes come
+// from other goroutines through a Line: they overtake reads, and are carried out by the supervisor's goroutine
+// between two Steps, so that a bus never sees two callers at once.
+//
+// Supervise logs changes of state only (a unit fell silent, a unit is back), never repetitions. It has no opinion
+// about what a bus does within a Step; pacing, demotion of dead units and reconnecting belong to the bus.
 package drivers
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"linli/internal/telemetry"
@@ -25,6 +34,40 @@ type Writer interface {
 	Write(ctx context.Context, point telemetry.PointID, v telemetry.Value) error
 }
 
+// Errors of writes. Decide on them with errors.Is.
+var (
+	// ErrNotWritable: the point is no output of this bus.
+	ErrNotWritable = errors.New("not an output")
+	// ErrRange: the value lies outside what the output accepts. Nothing was sent.
+	ErrRange = errors.New("value out of range")
+	// ErrClosed: the bus is no longer supervised. Nothing was sent.
+	ErrClosed = errors.New("bus closed")
+	// ErrBusy: too many writes are waiting for the bus. Nothing was sent.
+	ErrBusy = errors.New("too many writes waiting")
+)
+
+// OutcomeUnknownError says that a write was sent, or may have been, and that nobody knows whether it took effect.
+// The write is not repeated. Found with errors.As.
+type OutcomeUnknownError struct {
+	Err error // why: usually that no answer came
+}
+
+// Error returns the reason.
+func (e *OutcomeUnknownError) Error() string { return "outcome unknown: " + e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *OutcomeUnknownError) Unwrap() error { return e.Err }
+
+// NotTakenError says that the unit accepted a write but reads back another value.
+type NotTakenError struct {
+	Want, Got telemetry.Value
+}
+
+// Error tells both values.
+func (e *NotTakenError) Error() string {
+	return fmt.Sprintf("wrote %v but it reads back as %v", e.Want, e.Got)
+}
+
 // BusHealth is what a bus knows about itself. Counters count since start.
 type BusHealth struct {
 	Bus       string
@@ -38,7 +81,7 @@ type BusHealth struct {
 type UnitHealth struct {
 	Unit       string
 	Address    int
-	Online     bool // the last transaction got a valid answer; false until the first
+	Online     bool // the unit answers: false until its first answer, and again once the bus has given it up as silent
 	Answers    uint64
 	Timeouts   uint64
 	Errors     uint64 // CRC, wrong length, wrong unit, wrong function

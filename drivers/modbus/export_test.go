@@ -1,0 +1,105 @@
+package modbus
+
+import (
+	"context"
+	"net"
+
+	firmwareconfig "linli/firmware-config"
+	"linli/internal/telemetry"
+)
+
+// NewOver returns a bus over a test's own connections.
+func NewOver(c Config, dial func(context.Context) (net.Conn, error)) (*Bus, error) {
+	if c.Address == "" {
+		c.Address = "test:502"
+	}
+	if c.Device == "" {
+		c.Device = "test"
+	}
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	return newBus(c, func(ctx context.Context) (port, error) { return dial(ctx) })
+}
+
+// Names for what tests look at from outside.
+var (
+	CRC16       = crc16
+	AppendRTU   = appendRTU
+	AppendTCP   = appendTCP
+	CheckAnswer = checkAnswer
+	FindRTU     = findRTU
+	FindTCP     = findTCP
+	ForeignRTU  = foreignRTU
+	OpenSerial  = openSerial
+	QuietTime   = quietTime
+)
+
+// The verdicts of FindRTU.
+const (
+	More  = more
+	Found = found
+	Bad   = bad
+)
+
+// Block is a planned read.
+type Block struct {
+	Table    firmwareconfig.Table
+	Addr     int
+	Count    int
+	Channels []string
+	Life     bool
+}
+
+func show(blocks []*block) []Block {
+	var out []Block
+	for _, b := range blocks {
+		n := Block{Table: b.table, Addr: b.addr, Count: b.count, Life: b.life}
+		for _, it := range b.items {
+			n.Channels = append(n.Channels, it.name)
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+// Plan returns the planned reads of a unit.
+func Plan(u *firmwareconfig.Unit) ([]Block, error) {
+	b, _, err := plan(u, resolve(u.Profile.Limits))
+	return show(b), err
+}
+
+// Blocks returns the reads of unit number i as learned so far.
+func (b *Bus) Blocks(i int) []Block { return show(b.units[i].blocks) }
+
+// Quarantined returns the channels of unit i that it refuses.
+func (b *Bus) Quarantined(i int) []string {
+	var out []string
+	for _, bl := range b.units[i].blocks {
+		if bl.out {
+			for _, it := range bl.items {
+				out = append(out, it.name)
+			}
+		}
+	}
+	return out
+}
+
+// Decode decodes registers (big-endian bytes) as channel ch for binding b.
+func Decode(ch *firmwareconfig.Channel, b firmwareconfig.Binding, data []byte) (telemetry.Value, telemetry.Quality) {
+	c, n := newCodec(ch), newBinder(b)
+	if ch.Table.Bits() {
+		return n.value(c.decodeBit(data[0]&1 != 0))
+	}
+	return n.value(c.decodeRaw(c.rawBits(data)))
+}
+
+// Encode is the inverse of Decode.
+func Encode(ch *firmwareconfig.Channel, b firmwareconfig.Binding, v telemetry.Value) ([]byte, error) {
+	c, n := newCodec(ch), newBinder(b)
+	raw, err := n.raw(&c, v)
+	if err != nil {
+		return nil, err
+	}
+	return c.words(raw), nil
+}

@@ -1,0 +1,290 @@
+// Package modbus reads and writes Modbus units: over TCP, over a serial line (RTU), and RTU framing over TCP.
+//
+// # What it does
+//
+// A Bus is one serial line or one TCP endpoint with its units. Each Step carries out at most one transaction:
+//
+//   - The planner (plan.go) makes the fewest read requests out of the channels that are bound to points, within
+//     the limits of the protocol and of the unit's profile. Points of one request share their time.
+//   - The scheduler (schedule.go) picks the request whose deadline is nearest, life-safety points first.
+//   - The line (line.go) sends it, under one deadline for the whole exchange, and resynchronises after anything odd.
+//   - The codec (codec.go) turns words into values of the point's kind, with quality.
+//
+// PDUs and the client are goburrow/modbus; its transports are not used (no context, no late-reply handling).
+//
+// # Guarantees
+//
+//   - One dead unit costs at most the dead-time share (10 %) of the line. After two failed transactions in a row all
+//     its points are BadComm, and it is only probed: first after 1 s, then more and more rarely, at least every 15 s
+//     or units x probe / share, with a short timeout and every fifth time with the full one. When it answers,
+//     everything of it is read at once.
+//   - A late, foreign or damaged frame is never taken for an answer, with the one exception that no master can
+//     exclude on RTU: an answer from the right unit, of the right function and size, that arrives after the line was
+//     found silent and flushed. After a timeout a unit is therefore left alone for its timeout before it is asked again.
+//   - A write is sent once. Where its outcome is unknown, the register is read back, and if that does not
+//     tell, the error is a *drivers.OutcomeUnknownError.
+//   - Step and Write end at once when their context does, and otherwise within the unit's timeout plus the time the
+//     frames take; connecting is bounded by 1 s.
+//
+// # Quality
+//
+//	BadComm     no valid answer twice in a row (also: gateway says its target is away, exceptions 10 and 11; no link)
+//	BadSensor   invalid sentinel, NaN, validity bit not set; the unit refuses the register (exceptions 1, 2, 3; a
+//	            request for several is bisected until the refused one stands alone); faults (exceptions 4 to 8) twice
+//	OverRange   beyond Channel.Max, at the bound; UnderRange below Min (turned around where the point falls as the
+//	            channel rises)
+//	Uncertain   good, but within the profile's warm-up after the unit appeared
+//
+// Points that stay bad are told again at most once a minute.
+//
+// It does not scan, does not configure units, and does not speak Modbus ASCII.
+//
+// # Concurrency
+//
+// Step, Write and Close belong to one goroutine (see drivers.Supervise). Health may be called from any.
+package modbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"linli/drivers"
+	firmwareconfig "linli/firmware-config"
+	"linli/internal/telemetry"
+)
+
+// The transports of a Config.
+const (
+	TCP        = "tcp"
+	RTU        = "rtu"
+	RTUOverTCP = "rtu_over_tcp"
+)
+
+const (
+	defaultTimeout = 300 * time.Millisecond
+	defaultDelay   = 20 * time.Millisecond
+	connectTimeout = time.Second
+	// holdMax is the longest that one transaction may hold a line with life-safety points on it.
+	holdMax = 300 * time.Millisecond
+)
+
+// Config describes one bus.
+type Config struct {
+	Name      string
+	Transport string // TCP, RTU or RTUOverTCP
+	Address   string // host:port, for TCP and RTUOverTCP
+	Device    string // for RTU: the tty, preferably by a stable name (/dev/serial/by-id/...)
+	// Line is the setting of the serial line; the zero value means 9600 8N1. RTUOverTCP uses it to know how long
+	// frames take behind the converter.
+	Line firmwareconfig.Line
+	// Timeout is the longest wait for an answer of units whose profile states none; 0 means 300 ms.
+	Timeout time.Duration
+	Units   []firmwareconfig.Unit
+	// Clock measures how long a transaction took, so that samples carry the moment their answer was complete. It is
+	// the clock whose Monos Step is given; nil uses one of the bus's own, set by each Step.
+	Clock *telemetry.Clock
+	Log   *zap.Logger // nil logs nothing
+}
+
+// validate applies the defaults and collects everything wrong.
+func (c *Config) validate() error {
+	var errs []error
+	wrong := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("bus %s: "+format, append([]any{c.Name}, args...)...))
+	}
+	if c.Line.Baud == 0 {
+		c.Line.Baud = 9600
+	}
+	if c.Line.Format == "" {
+		c.Line.Format = "8N1"
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = defaultTimeout
+	}
+	if c.Clock == nil {
+		c.Clock = telemetry.NewClock("", 0, time.Time{})
+	}
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
+	if c.Line.Baud < 50 || c.Line.Baud > 4_000_000 {
+		wrong("%d baud", c.Line.Baud)
+	}
+	switch c.Line.Format {
+	case "8N1", "8N2", "8E1", "8E2", "8O1", "8O2":
+	default:
+		wrong("line format %q (8N1, 8N2, 8E1, 8E2, 8O1 or 8O2)", c.Line.Format)
+	}
+	switch c.Transport {
+	case TCP, RTUOverTCP:
+		if _, _, err := net.SplitHostPort(c.Address); err != nil {
+			wrong("address: %w", err)
+		}
+	case RTU:
+		if c.Device == "" {
+			wrong("no device")
+		}
+	default:
+		wrong("unknown transport %q (tcp, rtu or rtu_over_tcp)", c.Transport)
+	}
+	seen := map[int]string{}
+	for i := range c.Units {
+		u := &c.Units[i]
+		switch other := seen[u.Address]; {
+		case u.Profile == nil:
+			wrong("unit %s has no profile", u.ID)
+		case u.Address < 0 || u.Address > 255:
+			wrong("unit %s: address %d", u.ID, u.Address)
+		case u.Address == 0 && c.Transport != TCP:
+			wrong("unit %s: address 0 is broadcast, which nobody answers", u.ID)
+		case other != "":
+			wrong("units %s and %s share address %d", other, u.ID, u.Address)
+		}
+		seen[u.Address] = u.ID
+	}
+	return errors.Join(errs...)
+}
+
+// Bus is one serial line or Modbus endpoint. It implements drivers.Bus and drivers.Writer.
+type Bus struct {
+	name  string
+	log   *zap.Logger
+	clock *telemetry.Clock
+	line  *line
+	units []*unit
+	out   map[telemetry.PointID]output
+	rand  *rand.Rand // jitter; seeded by the bus's name so that runs can be repeated
+
+	gapUntil  telemetry.Mono // a unit's pause after its transaction
+	deadFree  telemetry.Mono // when the dead-time share allows the next probe
+	lifeRun   int            // life-safety transactions in a row
+	linkAt    telemetry.Mono // no attempt to connect before
+	linkWait  time.Duration  // the next backoff
+	busy      [60]time.Duration
+	busySlot  int64
+	busyFirst telemetry.Mono
+	started   bool
+	stepNow   telemetry.Mono // what the last Step was told
+	stepClock telemetry.Mono // what the clock said at that moment
+
+	mu     sync.Mutex // guards what Health reads: health of the bus and of each unit
+	health drivers.BusHealth
+}
+
+// New returns a bus. It connects to nothing: that happens in Step.
+func New(c Config) (*Bus, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	open := func(ctx context.Context) (port, error) {
+		d := net.Dialer{Timeout: connectTimeout}
+		return d.DialContext(ctx, "tcp", c.Address)
+	}
+	if c.Transport == RTU {
+		open = func(context.Context) (port, error) { return openSerial(c.Device, c.Line.Baud, c.Line.Format) }
+	}
+	return newBus(c, open)
+}
+
+// newBus builds a bus over the given way to open its port. c is validated.
+func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
+	b := &Bus{
+		name: c.Name, log: c.Log, clock: c.Clock,
+		line:   &line{open: open, rtu: c.Transport != TCP},
+		out:    map[telemetry.PointID]output{},
+		rand:   rand.New(rand.NewPCG(seed(c.Name), 1)),
+		health: drivers.BusHealth{Bus: c.Name},
+	}
+	b.stepNow = c.Clock.Mono()
+	b.stepClock = b.stepNow
+	b.line.heard = b.hear
+	if b.line.rtu {
+		b.line.char = charTime(c.Line.Baud, c.Line.Format)
+		b.line.quiet = quietTime(c.Line.Baud)
+	}
+	life := false
+	for i := range c.Units {
+		for _, bind := range c.Units[i].Bindings {
+			life = life || bind.Def != nil && bind.Def.LifeSafety
+		}
+	}
+	var errs []error
+	for i := range c.Units {
+		u := &unit{cfg: c.Units[i], bus: b, limits: resolve(c.Units[i].Profile.Limits), timeout: c.Timeout, index: i}
+		t := u.cfg.Profile.Timing
+		if t.Timeout > 0 {
+			u.timeout = t.Timeout
+		}
+		u.delay = t.ReadDelay
+		if u.delay <= 0 {
+			u.delay = defaultDelay
+		}
+		if life && b.line.rtu {
+			u.limits.registers = min(u.limits.registers, b.registersWithin(holdMax, u.delay))
+		}
+		var err error
+		u.blocks, u.points, err = plan(&u.cfg, u.limits)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("bus %s: %w", c.Name, err))
+			continue
+		}
+		for _, bl := range u.blocks {
+			bl.unit = u
+		}
+		for j := range u.cfg.Bindings {
+			bind := u.cfg.Bindings[j]
+			if ch := &u.cfg.Profile.Channels[bind.Channel]; ch.Writable && bind.Def.Writable {
+				b.out[bind.Point] = output{unit: u, codec: newCodec(ch), binder: newBinder(bind)}
+			}
+		}
+		b.units = append(b.units, u)
+		b.health.Units = append(b.health.Units, drivers.UnitHealth{Unit: u.cfg.ID, Address: u.cfg.Address})
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// now returns the present moment on the time line that Step is given.
+func (b *Bus) now() telemetry.Mono { return b.stepNow.Add(b.clock.Mono().Sub(b.stepClock)) }
+
+// registersWithin returns how many registers one read may have so that it holds the line no longer than d. Four are
+// always allowed: the widest value.
+func (b *Bus) registersWithin(d, delay time.Duration) int {
+	rest := d - delay - 2*b.line.quiet - b.line.wire(8+5)
+	return max(4, int(rest/b.line.wire(2)))
+}
+
+// seed makes a number of a name (FNV-1a).
+func seed(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
+}
+
+// Close closes the port. A later Step would open it again.
+func (b *Bus) Close() error {
+	b.mu.Lock()
+	b.health.Up = false
+	b.mu.Unlock()
+	return b.line.close()
+}
+
+// Health returns the state of the bus. It may be called from any goroutine.
+func (b *Bus) Health() drivers.BusHealth {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := b.health
+	h.Units = append([]drivers.UnitHealth(nil), h.Units...)
+	return h
+}
