@@ -1,0 +1,118 @@
+package console
+
+import (
+	"encoding/json"
+	"sync"
+	"time"
+
+	"linli/internal/live"
+	"linli/internal/telemetry"
+)
+
+const (
+	// valuesEvery is how often changed values are sent. People cannot read faster, and a batch costs the same for
+	// one value as for a hundred.
+	valuesEvery = time.Second
+	// confirmEvery is how often it is said again that an unchanged value was read.
+	confirmEvery = 5 * time.Second
+	// feedKept is how many batches are kept for clients that are a little behind; one that is further behind gets
+	// a snapshot.
+	feedKept = 16
+)
+
+// feed turns the live table into batches of changes, each made and encoded once for all clients. It has no goroutine:
+// the client that asks first after an interval makes the next batch.
+type feed struct {
+	live *live.Table
+
+	mu        sync.Mutex
+	entries   []live.Entry     // guarded by mu: the table as of the last batch
+	scratch   []live.Entry     // guarded by mu: memory for the next one
+	confirmed []telemetry.Mono // guarded by mu: what clients were last told about each point
+	version   uint64           // guarded by mu: the table's at the last batch
+	last      telemetry.Mono   // guarded by mu: when the last batch was made
+	next      uint64           // guarded by mu: number of the next batch
+	batches   [feedKept][]byte // guarded by mu: batch n is at n modulo feedKept; empty where nothing changed
+}
+
+// valuesJSON is one batch of changes.
+type valuesJSON struct {
+	MonoMS int64       `json:"mono_ms"`
+	Values []valueJSON `json:"values"`
+	// Confirmed says of unchanged points that they were read again: when, and which.
+	Confirmed []confirmedJSON `json:"confirmed,omitempty"`
+}
+
+type confirmedJSON struct {
+	MS     int64    `json:"ms"`
+	Points []uint32 `json:"points"`
+}
+
+func newFeed(table *live.Table) *feed { return &feed{live: table, last: -1 << 62} }
+
+// advance makes a batch when the last one is old enough. The caller holds mu.
+func (f *feed) advance(now telemetry.Mono) {
+	if now.Sub(f.last) < valuesEvery {
+		return
+	}
+	f.last = now
+	entries, version := f.live.Snapshot(f.scratch[:0])
+	f.scratch, f.entries = f.entries, entries
+	if len(f.confirmed) != len(entries) {
+		f.confirmed = make([]telemetry.Mono, len(entries))
+	}
+	batch := valuesJSON{MonoMS: millis(now)}
+	groups := map[telemetry.Mono]int{}
+	for i := range entries {
+		e := &entries[i]
+		switch {
+		case !e.Known:
+		case e.Version > f.version:
+			batch.Values = append(batch.Values, encodeEntry(e))
+			f.confirmed[i] = e.Confirmed
+		case e.Confirmed.Sub(f.confirmed[i]) >= confirmEvery:
+			f.confirmed[i] = e.Confirmed
+			g, ok := groups[e.Confirmed]
+			if !ok {
+				g = len(batch.Confirmed)
+				groups[e.Confirmed] = g
+				batch.Confirmed = append(batch.Confirmed, confirmedJSON{MS: millis(e.Confirmed)})
+			}
+			batch.Confirmed[g].Points = append(batch.Confirmed[g].Points, uint32(i))
+		}
+	}
+	f.version = version
+	if len(batch.Values) == 0 && len(batch.Confirmed) == 0 {
+		return // Nothing to say: clients stay where they are.
+	}
+	if batch.Values == nil {
+		batch.Values = []valueJSON{}
+	}
+	// Values are finite numbers, booleans and strings: encoding them cannot fail.
+	f.batches[f.next%feedKept], _ = json.Marshal(batch)
+	f.next++
+}
+
+// snapshot returns a copy of all entries, and the number of the batch that follows it.
+func (f *feed) snapshot(now telemetry.Mono) ([]live.Entry, uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.advance(now)
+	return append([]live.Entry(nil), f.entries...), f.next
+}
+
+// since returns the batches from number next on, with the number after them, and false where some of them are no
+// longer kept.
+func (f *feed) since(now telemetry.Mono, next uint64) ([][]byte, uint64, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.advance(now)
+	if f.next-next > feedKept {
+		return nil, f.next, false
+	}
+	var batches [][]byte
+	for ; next < f.next; next++ {
+		batches = append(batches, f.batches[next%feedKept])
+	}
+	return batches, next, true
+}
