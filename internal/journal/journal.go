@@ -1,9 +1,103 @@
-// Package journal keeps every sample on the box. To be written: the package comment specifies the format with byte
-// drawings.
+// Package journal keeps every sample on the box until somebody has acknowledged it, and as history afterwards: an
+// append-only log of numbered frames in preallocated segment files.
+//
+// # Guarantees
+//
+//   - Only synced frames are visible: what Bounds, Changed and Read show survives a power cut.
+//   - A frame's number (epoch, seq) never means two different frames to a reader. Within an epoch seq only grows.
+//   - Samples come back exactly as they were appended, in order, once; a frame's times are the same at every read.
+//   - Append never waits for the disk. While the disk fails, samples wait in memory up to Config.MaxPending; then the
+//     oldest are dropped and counted.
+//   - Every loss that can be told is a numbered frame itself, a tombstone: how many, when, why, which frames.
+//   - Bytes on disk stay within Config.MaxBytes (see Journal.Release for what goes first).
+//   - Damage is contained: what can still be read is kept, the damaged file set aside as *.damaged (at most
+//     maxAside of them) and counted. No file is removed to get past an error.
+//
+// Each has a test of the same name (TestInvariant...). Lost without a tombstone: at a crash, what was appended since
+// the last commit, at most one commit interval.
+//
+// It does not interpret samples, suppress repetitions, or know who reads; alerts are not in it.
+//
+// Concurrency: everything exported on Journal may be called from any goroutine. A Frame belongs to one goroutine.
+// Only one process may have a journal open for writing; a lock file sees to that.
+//
+// # Files
+//
+// One directory holds `lock` and the segments, named <epoch, 16 hex digits>-<first seq, 20 decimal digits>.seg. All
+// integers of fixed size are little-endian; "uvarint" and "varint" (zig-zag) are those of encoding/binary. Every
+// CRC is CRC-32C and is started with the segment's epoch and first seq (16 bytes, as in the name), so that a stale
+// block of another segment is never taken for a frame.
+//
+//	segment = header | frame ... | zeros up to the preallocated size        while it is written
+//	          header | frame ... | footer                                  sealed: after rotation or a clean stop
+//
+//	header, 128 bytes
+//	  0         8       10        12  13      14  16       24          32            40        104       124   128
+//	  +---------+-------+---------+---+-------+---+--------+-----------+-------------+---------+---------+-----+
+//	  |LINLIJNL |version| 128     |flg|boot n | 0 | epoch  | first seq | boot offset | boot id | 0       | CRC |
+//	  +---------+-------+---------+---+-------+---+--------+-----------+-------------+---------+---------+-----+
+//	  version 1. flags bit 0: the boot offset is known. A process starts a new segment, so that a segment has one boot.
+//
+//	frame, 56 bytes and the payload
+//	  0      4     8     9   12        16          20      24    32            40   48   56
+//	  +------+-----+-----+---+---------+-----------+-------+-----+-------------+----+----+-----------------+
+//	  | LJF1 | CRC |flags| 0 | payload | raw bytes | count | seq | wall offset | t0 | t1 | payload         |
+//	  +------+-----+-----+---+---------+-----------+-------+-----+-------------+----+----+-----------------+
+//	  The CRC covers everything after itself. flags: 1 tombstone, 2 the clock was set, 4 has dictionary entries,
+//	  8 the payload is zstd (otherwise as it is). wall offset: wall clock minus monotonic time at the commit, in ns.
+//	  t0, t1: the earliest and the latest sample, monotonic ns. count: samples. "raw bytes" is the size unpacked.
+//
+//	payload, unpacked = section ...        section = tag (1 byte) | uvarint length | contents
+//	  1 dictionary: uvarint n, n entries. Entries are numbered from 0 through the segment, in the order they come;
+//	    entry = class, device, zone, point (each uvarint length | bytes) | kind (1) | form (1) | varint base
+//	  2 samples: uvarint n, then twelve streams, each uvarint length | bytes:
+//	     1 entry:    varint, minus (the previous one + 1)
+//	     2 time:     varint ns per group of samples with equal time, minus the group before (the first: minus t0)
+//	     3 group:    uvarint number of samples, per group
+//	     4 quality:  runs: quality (1) | uvarint number of samples
+//	     5 kind:     runs of the value's kind XOR the expected one (the entry's; 0 where the quality is bad)
+//	     6 bools:    8 to a byte, the lowest bit first
+//	     7 integers: (int, enum) varint, minus base
+//	     8 forms:    runs of the float's form XOR the entry's form
+//	     9 decimals: varint m, minus base; the value is m / 10^exponent
+//	    10 float32:  bits XOR base; four planes: all lowest bytes first
+//	    11 float64:  bits XOR base; eight planes
+//	    12 text:     uvarint length | bytes
+//	    A float's form: 0x2e = decimal with exponent e, as float64; 0x3e = the same rounded to float32; 0x10 float32;
+//	    0x00 float64. The base is the entry's only where the value has the entry's kind and form, otherwise 0.
+//	  3 loss (of a tombstone): uvarint count | uvarint first seq | uvarint last seq | reason (uvarint length | bytes)
+//	  4 is reserved for events. Unknown sections are skipped.
+//
+//	footer = LJX1 | contents, zstd | trailer, 24 bytes:
+//	  0        4            8     12  16        24
+//	  +--------+------------+-----+---+---------+      "packed" is the size of LJX1 and the zstd contents. The CRC
+//	  | packed | unpacked   | CRC | 0 | LINLISEG|      covers these and bytes 0 to 8.
+//	  +--------+------------+-----+---+---------+
+//	  contents: boot id (uvarint length | bytes) | boot offset known (1) | varint boot offset
+//	    | uvarint frames, for each: uvarint seqs missing before it, bytes skipped before it, its length, its count
+//	    | varint t0, t1 of all | uvarint losses, for each: first seq, last seq | uvarint entries, the dictionary
+//
+// The footer only saves reading the segment at start; a segment without a good one is read through.
+//
+// # Reading a directory
+//
+// A segment's frames end where the next segment's name begins: after a failed sync the batch is written again, with
+// the same numbers, into a new segment, since nobody can have read it. Zeros or an end of file after the last good
+// frame are a torn tail and dropped. Anything else there may have been a frame that was read, so its number is not
+// used again and a tombstone says so (reason torn). A hole before a good frame is damage.
+//
+// # Time
+//
+// Samples carry monotonic time. A frame written with the clock set carries its own wall offset. A frame written
+// before the clock was set takes the boot's offset: that of the first frame of the boot that has one; every later
+// segment's header repeats it.
 package journal
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"linli/internal/telemetry"
@@ -12,88 +106,270 @@ import (
 // Config says where the journal is and how large it may be.
 type Config struct {
 	Dir          string
-	SegmentBytes int64         // preallocated size of a segment; 0 means 4 MiB
+	SegmentBytes int64         // preallocated size of a segment; 0 means 4 MiB; at most an eighth of MaxBytes is used
 	MaxBytes     int64         // bound of all segments together; 0 means 1 GiB
 	MaxAge       time.Duration // 0 means 7 days
 	CommitEvery  time.Duration // group commit; 0 means 1 s
 	MaxPending   int           // samples waiting in memory for a commit; 0 means 200,000; beyond it the oldest are dropped and told by a tombstone
+
+	// ReadOnly opens a journal to look at it, also while another process writes it: nothing is changed, nothing is
+	// locked, Append and Commit do nothing.
+	ReadOnly bool
 }
 
-// Journal is an append-only log of frames. Append, Read and the accessors are safe for concurrent use.
-type Journal struct{}
+const (
+	minSegmentBytes = 16 << 10
+	maxSegmentBytes = 64 << 20
+)
 
-// Open opens or creates the journal. Damaged segments are set aside and counted; the rest is kept.
+// withDefaults returns the configuration with zero values replaced, or what is wrong with it.
+func (c Config) withDefaults() (Config, error) {
+	if c.SegmentBytes == 0 {
+		c.SegmentBytes = 4 << 20
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 1 << 30
+	}
+	if c.MaxAge == 0 {
+		c.MaxAge = 7 * 24 * time.Hour
+	}
+	if c.CommitEvery == 0 {
+		c.CommitEvery = time.Second
+	}
+	if c.MaxPending == 0 {
+		c.MaxPending = 200_000
+	}
+	c.SegmentBytes = min(c.SegmentBytes, c.MaxBytes/8)
+	var errs []error
+	if c.Dir == "" {
+		errs = append(errs, errors.New("no directory"))
+	}
+	if c.SegmentBytes < minSegmentBytes || c.SegmentBytes > maxSegmentBytes {
+		errs = append(errs, fmt.Errorf("segments of %d bytes (an eighth of all at most): want %d to %d", c.SegmentBytes, minSegmentBytes, maxSegmentBytes))
+	}
+	if c.MaxAge < 0 || c.CommitEvery < 0 || c.MaxPending < 0 {
+		errs = append(errs, errors.New("a negative bound"))
+	}
+	return c, errors.Join(errs...)
+}
+
+// ErrNotFound is what Read returns (wrapped) for a frame that is not, or no longer, there: not committed yet, deleted
+// for space or age, or damaged. Reading it again later does not help unless it was not committed yet.
+var ErrNotFound = errors.New("frame not found")
+
+// Journal is an append-only log of frames. See the package comment for what it guarantees.
+type Journal struct {
+	cfg   Config
+	fs    fileSystem
+	clock *telemetry.Clock
+	lock  interface{ Close() error }
+	kick  chan struct{} // wakes Run before its interval when much is pending
+
+	// amu guards what Append touches. It is never held during I/O.
+	amu  sync.Mutex
+	pend pending
+
+	// mu guards what readers see. It is never held during I/O.
+	mu       sync.Mutex
+	epoch    uint64
+	segs     []*segment // in order of seq; the last may be the active one
+	next     uint64     // seq of the next frame to be committed
+	released uint64     // frames below are acknowledged
+	offsets  map[string]int64
+	told     ranges
+	losses   []loss // to be told by the next commit
+	changed  chan struct{}
+	stats    Stats
+	aside    []*segment // damaged, still to be copied aside
+
+	// cmu guards the committer's state: one commit at a time.
+	cmu sync.Mutex
+	w   writer
+
+	// rmu guards the readers' scratch memory and open files.
+	rmu sync.Mutex
+	r   reader
+}
+
+// Open opens or creates the journal. Damaged segments are set aside and counted; the rest is kept. It fails when the
+// configuration is wrong, another process has the journal open, the directory cannot be made, listed or synced, or a
+// segment was written by a newer version.
 func Open(cfg Config, inv *telemetry.Inventory, clock *telemetry.Clock) (*Journal, error) {
-	panic("to be written")
+	return open(cfg, inv, clock, osFS{})
 }
 
-// Run commits at the interval until ctx ends, then once more.
-func (j *Journal) Run(ctx context.Context) error { panic("to be written") }
+func open(cfg Config, inv *telemetry.Inventory, clock *telemetry.Clock, fs fileSystem) (*Journal, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	if len(clock.Boot) > maxBootID {
+		return nil, fmt.Errorf("journal: boot id of %d bytes, want at most %d", len(clock.Boot), maxBootID)
+	}
+	j := &Journal{
+		cfg: cfg, fs: fs, clock: clock,
+		kick:    make(chan struct{}, 1),
+		changed: make(chan struct{}),
+		offsets: map[string]int64{},
+	}
+	j.pend.max = cfg.MaxPending
+	j.pend.inv = inv
+	if err := j.w.init(); err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	if err := j.r.init(); err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	if err := j.recover(); err != nil {
+		j.closeFiles()
+		return nil, fmt.Errorf("open journal %s: %w", cfg.Dir, err)
+	}
+	return j, nil
+}
 
-// Close closes the files. Run must have returned.
-func (j *Journal) Close() error { panic("to be written") }
+// Run commits at the interval until ctx ends, then once more. A failing disk does not end it (see Stats.LastError);
+// the error returned is that of the last commit.
+func (j *Journal) Run(ctx context.Context) error {
+	t := time.NewTicker(j.cfg.CommitEvery)
+	defer t.Stop()
+	for failed := false; ; {
+		select {
+		case <-ctx.Done():
+			return j.Commit()
+		case <-t.C:
+			failed = j.Commit() != nil
+		case <-j.kick:
+			if !failed { // A failing disk is asked again at the interval only.
+				failed = j.Commit() != nil
+			}
+		}
+	}
+}
 
-// Append takes samples for the next commit. It copies them and never waits for the disk.
-func (j *Journal) Append(samples []telemetry.Sample) { panic("to be written") }
+// Close seals the active segment and closes the files. Run must have returned. It does not commit.
+func (j *Journal) Close() error {
+	j.cmu.Lock()
+	defer j.cmu.Unlock()
+	err := j.sealActive()
+	return errors.Join(err, j.closeFiles())
+}
+
+// closeFiles closes what is open without writing anything.
+func (j *Journal) closeFiles() error {
+	var err error
+	if j.w.file != nil {
+		err = j.w.file.Close()
+		j.w.file, j.w.seg = nil, nil
+	}
+	j.rmu.Lock()
+	j.r.close()
+	j.rmu.Unlock()
+	if j.lock != nil {
+		err = errors.Join(err, j.lock.Close())
+		j.lock = nil
+	}
+	return err
+}
+
+// Append takes samples for the next commit. It copies them and never waits for the disk. Text values longer than
+// 1,024 bytes are cut. Samples of points that the inventory does not have are dropped and counted as lost.
+func (j *Journal) Append(samples []telemetry.Sample) {
+	if j.cfg.ReadOnly {
+		return
+	}
+	j.amu.Lock()
+	j.pend.add(samples)
+	kick := j.pend.len() > j.cfg.MaxPending/2
+	j.amu.Unlock()
+	if kick {
+		select {
+		case j.kick <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// SetInventory says what the samples appended from now on refer to, after a new site file has become active.
+func (j *Journal) SetInventory(inv *telemetry.Inventory) {
+	j.amu.Lock()
+	defer j.amu.Unlock()
+	j.pend.inv = inv
+}
 
 // Epoch identifies this journal: sequence numbers count from 1 in each epoch, and a new disk is a new epoch.
-func (j *Journal) Epoch() uint64 { panic("to be written") }
+func (j *Journal) Epoch() uint64 { return j.epoch }
 
-// Bounds returns the committed frames that can be read: first <= seq < next. Only synced frames are counted.
-func (j *Journal) Bounds() (first, next uint64) { panic("to be written") }
+// Bounds returns the committed frames that can be read: first <= seq < next. Only synced frames are counted. Single
+// frames between them may be missing (damage); Read says so.
+func (j *Journal) Bounds() (first, next uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.bounds()
+}
+
+func (j *Journal) bounds() (first, next uint64) {
+	for _, s := range j.segs {
+		if len(s.offs) > 0 && !s.gone {
+			return s.first, j.next
+		}
+	}
+	return j.next, j.next
+}
 
 // Changed returns a channel that is closed at the next commit.
-func (j *Journal) Changed() <-chan struct{} { panic("to be written") }
-
-// Read reads frame seq into f, reusing its memory. ErrNotFound: the frame is not (or no longer) there.
-func (j *Journal) Read(seq uint64, f *Frame) error { panic("to be written") }
+func (j *Journal) Changed() <-chan struct{} {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.changed
+}
 
 // Release says that every frame before seq has been acknowledged: it is history, and goes first when space is
-// needed.
-func (j *Journal) Release(seq uint64) { panic("to be written") }
+// needed. It is not stored: say it again after Open, before the first commit. Where nobody acknowledges anything
+// (no uplink), release math.MaxUint64: otherwise all that gets too old is told as a loss.
+func (j *Journal) Release(seq uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.released = max(j.released, seq)
+}
 
 // Stats returns the journal's counters.
-func (j *Journal) Stats() Stats { panic("to be written") }
+func (j *Journal) Stats() Stats {
+	j.amu.Lock()
+	pend, lost := j.pend.len(), j.pend.lostTotal
+	j.amu.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s := j.stats
+	s.Epoch = j.epoch
+	s.First, s.Next = j.bounds()
+	s.Released = min(j.released, s.Next)
+	s.Bytes = j.bytes()
+	s.Segments = len(j.segs)
+	s.Pending = pend
+	s.SamplesLost += lost
+	return s
+}
+
+func (j *Journal) bytes() int64 {
+	var n int64
+	for _, s := range j.segs {
+		n += s.size
+	}
+	return n
+}
 
 // Stats are counters since the journal was opened, and its size now.
 type Stats struct {
 	Epoch          uint64
 	First, Next    uint64
+	Released       uint64 // frames below are acknowledged
 	Bytes          int64
+	Segments       int
+	Pending        int // samples waiting in memory
 	Commits        uint64
 	CommitFailures uint64
 	SamplesWritten uint64
-	SamplesLost    uint64 // told by tombstones
+	SamplesLost    uint64 // told by tombstones, or about to be
 	DamagedFrames  uint64
 	LastError      string // of the last failed commit, empty after a good one
 }
-
-// Frame is one group commit.
-type Frame struct {
-	Epoch, Seq uint64
-	T0, T1     telemetry.Mono
-	Boot       string
-	Records    []Record
-	// Lost is set in a tombstone: a frame that stands for samples that could not be kept.
-	Lost *Loss
-	// contents of the wall clock offset to be written
-}
-
-// Record is one sample of a frame.
-type Record struct {
-	Series  *telemetry.Series // owned by the frame, valid until the next Read into it
-	Time    telemetry.Mono
-	Quality telemetry.Quality
-	Value   telemetry.Value
-}
-
-// Loss says what a tombstone stands for.
-type Loss struct {
-	Count  uint64
-	Reason string // pending_full, disk_error, space, age
-	// FirstSeq and LastSeq are the frames lost, both 0 where the samples never were in a frame.
-	FirstSeq, LastSeq uint64
-}
-
-// Wall returns the wall clock time of m in the frame's boot, and false while that boot's clock has never been set.
-func (f *Frame) Wall(m telemetry.Mono) (time.Time, bool) { panic("to be written") }

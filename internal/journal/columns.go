@@ -1,0 +1,390 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+
+	"linli/internal/telemetry"
+)
+
+// Sections of a payload.
+const (
+	sectionDictionary = 1
+	sectionSamples    = 2
+	sectionLoss       = 3
+)
+
+// The streams of a samples section, in their order.
+const (
+	colEntry = iota
+	colTime
+	colGroup
+	colQuality
+	colKind
+	colBool
+	colInt
+	colForm
+	colDecimal
+	colF32
+	colF64
+	colText
+	columns
+)
+
+// Forms of a float: how it is written without losing a bit.
+const (
+	formF64       = 0x00
+	formF32       = 0x10
+	formDecimal   = 0x20 // | exponent
+	formDecimal32 = 0x30 // | exponent; the decimal rounded to float32, as meters send it
+	maxExponent   = 6
+)
+
+var errCorrupt = errors.New("corrupt frame")
+
+// entry is one entry of a segment's dictionary.
+type entry struct {
+	series telemetry.Series
+	form   byte
+	base   int64
+
+	based   bool  // the encoder's: base and form come from a value
+	renewed uint8 // the encoder's: how often the series has got a new entry in this segment
+}
+
+// pow10 returns ten to the power of e, exactly.
+func pow10(e byte) float64 {
+	switch e {
+	case 0:
+		return 1
+	case 1:
+		return 10
+	case 2:
+		return 100
+	case 3:
+		return 1e3
+	case 4:
+		return 1e4
+	case 5:
+		return 1e5
+	default:
+		return 1e6
+	}
+}
+
+// decimal returns m so that form stands for exactly v, and false when it cannot.
+func decimal(v float64, form byte) (int64, bool) {
+	p := pow10(form & 0x0f)
+	m := math.Round(v * p)
+	if !(math.Abs(m) < 1<<53) {
+		return 0, false
+	}
+	return int64(m), math.Float64bits(undecimal(int64(m), form)) == math.Float64bits(v)
+}
+
+func undecimal(m int64, form byte) float64 {
+	v := float64(m) / pow10(form&0x0f)
+	if form&0xf0 == formDecimal32 {
+		v = float64(float32(v))
+	}
+	return v
+}
+
+// floatForm returns the shortest form for v, the form like where that fits, and the number to write.
+func floatForm(v float64, like byte) (form byte, m int64) {
+	if like >= formDecimal {
+		if m, ok := decimal(v, like); ok {
+			return like, m
+		}
+	}
+	narrow := math.Float64bits(float64(float32(v))) == math.Float64bits(v)
+	if like == formF32 && narrow {
+		return formF32, int64(math.Float32bits(float32(v)))
+	}
+	for e := byte(0); e <= maxExponent; e++ {
+		if m, ok := decimal(v, formDecimal|e); ok {
+			return formDecimal | e, m
+		}
+	}
+	if !narrow {
+		return formF64, int64(math.Float64bits(v))
+	}
+	for e := byte(1); e <= maxExponent; e++ {
+		// A float32 has about seven digits: with more, the decimal is no shorter than the bits.
+		if m, ok := decimal(v, formDecimal32|e); ok && m > -1e7 && m < 1e7 {
+			return formDecimal32 | e, m
+		}
+	}
+	return formF32, int64(math.Float32bits(float32(v)))
+}
+
+// encoder writes payloads. It owns the dictionary of the segment being written.
+type encoder struct {
+	entries  []entry
+	bySeries map[telemetry.Series]int32
+	inv      *telemetry.Inventory
+	byPoint  []int32 // entry + 1, of inv's points
+	told     int     // entries before this one are in a frame that has been written
+
+	col [columns][]byte
+	f32 []uint32
+	f64 []uint64
+	raw []byte
+}
+
+// reset starts a new segment's dictionary. The old one's memory now belongs to readers.
+func (e *encoder) reset() {
+	e.entries, e.told = nil, 0
+	e.bySeries = map[telemetry.Series]int32{}
+	clear(e.byPoint)
+}
+
+// forget takes back the entries that were added after told, with the frame that held them.
+func (e *encoder) forget() {
+	// The memory beyond told may be shared with no reader yet: readers see published entries only.
+	e.entries = e.entries[:e.told:e.told]
+	clear(e.bySeries)
+	for i := range e.entries {
+		e.bySeries[e.entries[i].series] = int32(i)
+	}
+	clear(e.byPoint)
+}
+
+func (e *encoder) setInventory(inv *telemetry.Inventory) {
+	if inv == e.inv && len(e.byPoint) >= len(inv.Points) {
+		return
+	}
+	e.inv = inv
+	e.byPoint = make([]int32, len(inv.Points))
+}
+
+// entry returns the index of the dictionary entry for s, adding one where there is none or the one there is does not
+// fit the value well.
+func (e *encoder) entry(s *telemetry.Sample) int32 {
+	k := e.byPoint[s.Point] - 1
+	if k < 0 {
+		series := e.inv.Series(s.Point)
+		var ok bool
+		if k, ok = e.bySeries[series]; !ok {
+			k = e.add(entry{series: series})
+		}
+		e.byPoint[s.Point] = k + 1
+	}
+	x := &e.entries[k]
+	kind := s.Value.Kind()
+	if kind != x.series.Kind || x.renewed > 3 {
+		return k
+	}
+	n := entry{series: x.series, renewed: x.renewed + 1, based: true}
+	switch kind {
+	case telemetry.Float:
+		form, m := floatForm(s.Value.Float(), x.form)
+		if x.based && (form == x.form || form < formDecimal) {
+			return k
+		}
+		n.form, n.base = form, m
+	case telemetry.Int, telemetry.Enum:
+		if x.based {
+			return k
+		}
+		n.base = s.Value.Int()
+	default:
+		return k
+	}
+	if int(k) >= e.told && !x.based {
+		*x = n // It was added by this very frame, and nothing used its base.
+		x.renewed--
+		return k
+	}
+	k = e.add(n)
+	e.byPoint[s.Point] = k + 1
+	return k
+}
+
+func (e *encoder) add(x entry) int32 {
+	e.entries = append(e.entries, x)
+	k := int32(len(e.entries) - 1)
+	e.bySeries[x.series] = k
+	return k
+}
+
+// samples encodes as many of samples as fit into limit bytes, at least one, and returns the payload, how many they
+// are, and their earliest and latest time. The payload is valid until the next call.
+func (e *encoder) samples(inv *telemetry.Inventory, samples []telemetry.Sample, limit int) (raw []byte, n int, t0, t1 telemetry.Mono) {
+	e.setInventory(inv)
+	// First the extent, since times are written relative to the earliest.
+	size := 0
+	t0, t1 = samples[0].Time, samples[0].Time
+	for n < len(samples) && n < maxFrameSamples {
+		s := &samples[n]
+		size += 32 + len(s.Value.Text())
+		if e.byPoint[s.Point] == 0 {
+			size += 192
+		}
+		if n > 0 && size > limit {
+			break
+		}
+		t0, t1 = min(t0, s.Time), max(t1, s.Time)
+		n++
+	}
+	for i := range e.col {
+		e.col[i] = e.col[i][:0]
+	}
+	e.f32, e.f64 = e.f32[:0], e.f64[:0]
+	quality, kind, form := runs{col: &e.col[colQuality]}, runs{col: &e.col[colKind]}, runs{col: &e.col[colForm]}
+	var prev int32 = -1
+	last, group := t0, uint64(0)
+	var bits, nbits byte
+	for i := range samples[:n] {
+		s := &samples[i]
+		k := e.entry(s)
+		x := &e.entries[k]
+		e.put(colEntry, int64(k)-int64(prev)-1)
+		prev = k
+		if i == 0 || s.Time != samples[i-1].Time {
+			if group > 0 {
+				e.col[colGroup] = binary.AppendUvarint(e.col[colGroup], group)
+			}
+			e.put(colTime, int64(s.Time-last))
+			last, group = s.Time, 0
+		}
+		group++
+		quality.add(byte(s.Quality))
+		vk := s.Value.Kind()
+		kind.add(byte(vk) ^ byte(expectedKind(x, s.Quality)))
+		same := vk == x.series.Kind
+		switch vk {
+		case telemetry.Bool:
+			bits |= byte(s.Value.Int()&1) << nbits
+			if nbits++; nbits == 8 {
+				e.col[colBool] = append(e.col[colBool], bits)
+				bits, nbits = 0, 0
+			}
+		case telemetry.Int, telemetry.Enum:
+			v := s.Value.Int()
+			if same {
+				v -= x.base
+			}
+			e.put(colInt, v)
+		case telemetry.Float:
+			f, m := floatForm(s.Value.Float(), x.form)
+			form.add(f ^ x.form)
+			var base int64
+			if same && f == x.form {
+				base = x.base
+			}
+			switch f {
+			case formF32:
+				e.f32 = append(e.f32, uint32(m)^uint32(base))
+			case formF64:
+				e.f64 = append(e.f64, uint64(m^base))
+			default:
+				e.put(colDecimal, m-base)
+			}
+		case telemetry.KindText:
+			e.col[colText] = appendString(e.col[colText], s.Value.Text())
+		}
+	}
+	e.col[colGroup] = binary.AppendUvarint(e.col[colGroup], group)
+	quality.flush()
+	kind.flush()
+	form.flush()
+	if nbits > 0 {
+		e.col[colBool] = append(e.col[colBool], bits)
+	}
+	e.col[colF32] = appendPlanes(e.col[colF32], e.f32, 4)
+	e.col[colF64] = appendPlanes(e.col[colF64], e.f64, 8)
+
+	e.raw = e.raw[:0]
+	if len(e.entries) > e.told {
+		body := appendEntries(nil, e.entries[e.told:])
+		e.raw = appendString(append(e.raw, sectionDictionary), body)
+	}
+	body := 0
+	for i := range e.col {
+		body += uvarintLen(uint64(len(e.col[i]))) + len(e.col[i])
+	}
+	e.raw = append(e.raw, sectionSamples)
+	e.raw = binary.AppendUvarint(e.raw, uint64(body+uvarintLen(uint64(n))))
+	e.raw = binary.AppendUvarint(e.raw, uint64(n))
+	for i := range e.col {
+		e.raw = appendString(e.raw, e.col[i])
+	}
+	return e.raw, n, t0, t1
+}
+
+func (e *encoder) put(col int, v int64) { e.col[col] = binary.AppendVarint(e.col[col], v) }
+
+// expectedKind is the kind a value of entry x has when nothing is unusual.
+func expectedKind(x *entry, q telemetry.Quality) telemetry.Kind {
+	if q.Bad() {
+		return 0
+	}
+	return x.series.Kind
+}
+
+// runs writes a run-length column.
+type runs struct {
+	col *[]byte
+	v   byte
+	n   uint64
+}
+
+func (r *runs) add(v byte) {
+	if v != r.v && r.n > 0 {
+		r.flush()
+	}
+	r.v = v
+	r.n++
+}
+
+func (r *runs) flush() {
+	if r.n > 0 {
+		*r.col = binary.AppendUvarint(append(*r.col, r.v), r.n)
+	}
+	r.n = 0
+}
+
+func appendPlanes[T uint32 | uint64](b []byte, v []T, width int) []byte {
+	for p := range width {
+		for _, x := range v {
+			b = append(b, byte(x>>(8*p)))
+		}
+	}
+	return b
+}
+
+func appendString[T string | []byte](b []byte, s T) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func appendEntries(b []byte, entries []entry) []byte {
+	b = binary.AppendUvarint(b, uint64(len(entries)))
+	for i := range entries {
+		x := &entries[i]
+		for _, s := range [...]string{x.series.Class, x.series.Device, x.series.Zone, x.series.Point} {
+			b = appendString(b, s)
+		}
+		b = append(b, byte(x.series.Kind), x.form)
+		b = binary.AppendVarint(b, x.base)
+	}
+	return b
+}
+
+func appendLoss(b []byte, l *Loss) []byte {
+	var c []byte
+	c = binary.AppendUvarint(c, l.Count)
+	c = binary.AppendUvarint(c, l.FirstSeq)
+	c = binary.AppendUvarint(c, l.LastSeq)
+	c = appendString(c, l.Reason)
+	return appendString(append(b, sectionLoss), c)
+}
+
+func uvarintLen(v uint64) int {
+	n := 1
+	for ; v >= 0x80; v >>= 7 {
+		n++
+	}
+	return n
+}

@@ -1,0 +1,416 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/klauspost/compress/zstd"
+
+	"linli/internal/telemetry"
+)
+
+// batchSamples is how many samples one write takes at most.
+const batchSamples = 1 << 16
+
+// writer is the committer's own state. Journal.cmu guards it.
+type writer struct {
+	enc  encoder
+	zstd *zstd.Encoder
+	dec  *zstd.Decoder
+
+	file  file // the active segment, nil when there is none
+	seg   *segment
+	since telemetry.Mono // when it was begun
+
+	losses  []loss             // taken from the queue, not yet written
+	samples []telemetry.Sample // memory of pending.batch
+	buf     []byte             // frames to be written
+	frames  []frameHeader
+	told    []seqRange // by the tombstones in buf
+	packed  []byte
+
+	unsealed []*segment // to be sealed once a commit has succeeded
+}
+
+func (w *writer) init() (err error) {
+	w.enc.reset()
+	w.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(64<<10), zstd.WithEncoderLevel(zstd.SpeedBetterCompression))
+	if err != nil {
+		return err
+	}
+	w.dec, err = newDecoder(maxFooter)
+	return err
+}
+
+// Commit writes what is pending, syncs it and makes it visible. Run calls it; others may, to have something visible
+// at once. After an error everything not written is still pending.
+func (j *Journal) Commit() error {
+	if j.cfg.ReadOnly {
+		return nil
+	}
+	j.cmu.Lock()
+	defer j.cmu.Unlock()
+	err := j.commit()
+	j.amu.Lock()
+	j.pend.writing, j.pend.failing = false, err != nil
+	j.amu.Unlock()
+	failed := err != nil
+	if !failed {
+		// What is left to do concerns old segments: it does not make the commit a failure.
+		err = j.tidy()
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if failed {
+		j.stats.CommitFailures++
+	}
+	j.stats.LastError = ""
+	if err != nil {
+		j.stats.LastError = err.Error()
+	}
+	if !failed {
+		return nil
+	}
+	return fmt.Errorf("commit journal %s: %w", j.cfg.Dir, err)
+}
+
+func (j *Journal) commit() error {
+	for {
+		if err := j.retain(); err != nil {
+			return err
+		}
+		if !j.takeWork() {
+			return nil
+		}
+		if err := j.write(); err != nil {
+			return err
+		}
+	}
+}
+
+// takeWork takes losses and samples to be written, and reports whether there is anything.
+func (j *Journal) takeWork() bool {
+	w := &j.w
+	j.mu.Lock()
+	losses := j.losses
+	j.losses = nil
+	j.mu.Unlock()
+	j.amu.Lock()
+	defer j.amu.Unlock()
+	p := &j.pend
+	losses = append(losses, p.dropped...)
+	p.dropped = nil
+	for _, l := range losses {
+		w.addLoss(l, j.clock.Boot)
+	}
+	if len(p.batch.samples) == 0 {
+		p.take(w.samples, batchSamples)
+		w.samples = p.batch.samples
+	}
+	p.writing = true
+	return len(w.losses) > 0 || len(p.batch.samples) > 0
+}
+
+// addLoss queues a tombstone, joined to one that it continues, so that a long failure does not fill the memory.
+func (w *writer) addLoss(l loss, boot string) {
+	if l.boot == "" {
+		l.boot = boot
+	}
+	for i := range w.losses {
+		o := &w.losses[i]
+		if o.Reason != l.Reason || o.boot != l.boot || o.timed != l.timed || (o.FirstSeq == 0) != (l.FirstSeq == 0) {
+			continue
+		}
+		if l.FirstSeq != 0 && o.LastSeq+1 != l.FirstSeq {
+			continue
+		}
+		if (o.Count == 0) != (l.Count == 0) {
+			continue // 0 means unknown: a sum would hide that.
+		}
+		o.Count += l.Count
+		o.LastSeq = l.LastSeq
+		o.t0, o.t1 = min(o.t0, l.t0), max(o.t1, l.t1)
+		return
+	}
+	w.losses = append(w.losses, l)
+}
+
+// write writes the taken losses and the batch, over as many segments as it takes. What has been written and synced
+// is gone from them, also when it returns an error.
+func (j *Journal) write() error {
+	w, p := &j.w, &j.pend
+	for {
+		// Only this goroutine changes the batch while pending.writing is set.
+		batch := p.batch.samples
+		if len(w.losses) == 0 && len(batch) == 0 {
+			return nil
+		}
+		now := j.clock.Now()
+		if w.seg != nil && now.Mono.Sub(w.since) > j.cfg.MaxAge/8 && len(w.seg.offs) > 0 {
+			if err := j.sealActive(); err != nil {
+				return err
+			}
+		}
+		if w.seg == nil {
+			if err := j.create(now); err != nil {
+				if errors.Is(err, syscall.ENOSPC) {
+					err = errors.Join(err, j.giveWay())
+				}
+				return err
+			}
+		}
+		losses, samples, full := j.assemble(now, batch)
+		if len(w.frames) > 0 {
+			if err := j.flush(); err != nil {
+				return err
+			}
+			w.losses = w.losses[losses:]
+			j.amu.Lock()
+			p.batch.samples = batch[samples:]
+			j.amu.Unlock()
+		}
+		if full {
+			if err := j.sealActive(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// assemble fills w.buf with the frames that the active segment has room for. It returns how many losses and samples
+// they hold, and whether the segment is full.
+func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses, samples int, full bool) {
+	w := &j.w
+	w.buf, w.frames, w.told = w.buf[:0], w.frames[:0], w.told[:0]
+	h := frameHeader{}
+	if !now.Wall.IsZero() {
+		h.flags, h.offset = flagClockSet, now.Wall.UnixNano()-int64(now.Mono)
+	}
+	for losses < len(w.losses) || samples < len(batch) {
+		size := len(w.buf)
+		n := 0
+		if losses < len(w.losses) {
+			l := &w.losses[losses]
+			f := h
+			f.flags |= flagTombstone
+			t0, t1 := j.lossTime(l, now, h)
+			f.t0, f.t1 = int64(t0), int64(t1)
+			j.appendFrame(f, appendLoss(nil, &l.Loss))
+		} else {
+			raw, k, t0, t1 := w.enc.samples(j.pend.batch.inv, batch[samples:], int(j.cfg.SegmentBytes/4))
+			n = k
+			f := h
+			f.count, f.t0, f.t1 = uint32(n), int64(t0), int64(t1)
+			if len(w.enc.entries) > w.enc.told {
+				f.flags |= flagDictionary
+			}
+			j.appendFrame(f, raw)
+		}
+		if w.seg.end+int64(len(w.buf)) > j.cfg.SegmentBytes && (len(w.seg.offs) > 0 || len(w.frames) > 1) {
+			w.buf, w.frames = w.buf[:size], w.frames[:len(w.frames)-1]
+			w.enc.forget()
+			return losses, samples, true
+		}
+		w.enc.told = len(w.enc.entries)
+		if n == 0 {
+			if l := &w.losses[losses]; l.FirstSeq != 0 {
+				w.told = append(w.told, seqRange{l.FirstSeq, l.LastSeq})
+			}
+			losses++
+		}
+		samples += n
+	}
+	return losses, samples, false
+}
+
+// lossTime returns the time of a loss on the time line of this boot.
+func (j *Journal) lossTime(l *loss, now telemetry.Now, h frameHeader) (t0, t1 telemetry.Mono) {
+	if !l.timed {
+		return now.Mono, now.Mono
+	}
+	if l.boot == j.clock.Boot {
+		return l.t0, l.t1
+	}
+	j.mu.Lock()
+	offset, ok := j.offsets[l.boot]
+	j.mu.Unlock()
+	if !ok || h.flags&flagClockSet == 0 {
+		return now.Mono, now.Mono
+	}
+	return l.t0 + telemetry.Mono(offset-h.offset), l.t1 + telemetry.Mono(offset-h.offset)
+}
+
+// appendFrame appends one frame to w.buf and w.frames, packed when that is shorter.
+func (j *Journal) appendFrame(h frameHeader, raw []byte) {
+	w := &j.w
+	payload := raw
+	w.packed = w.zstd.EncodeAll(raw, w.packed[:0])
+	if len(w.packed) < len(raw) {
+		payload = w.packed
+		h.flags |= flagZstd
+	}
+	h.payload, h.raw = uint32(len(payload)), uint32(len(raw))
+	h.seq = j.next + uint64(len(w.frames)) // Only the committer changes next.
+	at := len(w.buf)
+	w.buf = append(w.buf, make([]byte, frameHeaderBytes)...)
+	w.buf = append(w.buf, payload...)
+	h.put(w.buf[at:], w.seg.seed)
+	w.frames = append(w.frames, h)
+}
+
+// flush writes and syncs w.buf and makes its frames visible. When that fails the segment is left for good: the
+// kernel may have dropped what it could not write, and a second sync would say yes.
+func (j *Journal) flush() error {
+	w := &j.w
+	_, err := w.file.WriteAt(w.buf, w.seg.end)
+	if err == nil {
+		err = w.file.Sync()
+	}
+	if err != nil {
+		j.abandon()
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s := w.seg
+	pos := s.end
+	for i := range w.frames {
+		h := &w.frames[i]
+		s.add(h, uint32(pos))
+		pos += int64(h.length())
+		j.stats.SamplesWritten += uint64(h.count)
+		if _, known := j.offsets[s.boot]; !known && h.flags&flagClockSet != 0 {
+			j.offsets[s.boot] = h.offset
+		}
+	}
+	s.size = max(s.size, s.end)
+	s.dict = w.enc.entries[:w.enc.told:w.enc.told]
+	for _, l := range w.told {
+		s.losses = append(s.losses, l)
+		j.told.add(l.first, l.last)
+	}
+	j.next += uint64(len(w.frames))
+	j.stats.Commits++
+	close(j.changed)
+	j.changed = make(chan struct{})
+	return nil
+}
+
+// create begins a new segment.
+func (j *Journal) create(now telemetry.Now) error {
+	w := &j.w
+	s := &segment{
+		path:  filepath.Join(j.cfg.Dir, segmentName(j.epoch, j.next)),
+		epoch: j.epoch, first: j.next, seed: seed(j.epoch, j.next),
+		boot: j.clock.Boot, end: headerBytes, size: j.cfg.SegmentBytes,
+	}
+	j.mu.Lock()
+	s.offset, s.hasWall = j.offsets[s.boot]
+	j.mu.Unlock()
+
+	f, err := j.fs.Create(s.path)
+	if errors.Is(err, syscall.EEXIST) {
+		// Left by a failed attempt. No frame from next on has ever been visible, so there is nothing in it.
+		if err = j.fs.Remove(s.path); err == nil {
+			f, err = j.fs.Create(s.path)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	err = f.Allocate(j.cfg.SegmentBytes)
+	if err == nil {
+		_, err = f.WriteAt(s.putHeader(), 0)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = j.fs.SyncDir(j.cfg.Dir)
+	}
+	if err != nil {
+		f.Close()
+		return errors.Join(fmt.Errorf("new segment: %w", err), j.fs.Remove(s.path))
+	}
+	w.file, w.seg, w.since = f, s, now.Mono
+	w.enc.reset()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.segs = append(j.segs, s)
+	return nil
+}
+
+// abandon leaves the active segment as it is.
+func (j *Journal) abandon() {
+	w := &j.w
+	w.file.Close() // The segment is given up already; there is nothing more to learn.
+	s := w.seg
+	w.file, w.seg = nil, nil
+	if len(s.offs) == 0 {
+		j.forgetSegment(s)
+		_ = j.fs.Remove(s.path) // If that fails, create meets the file again.
+		return
+	}
+	w.unsealed = append(w.unsealed, s)
+}
+
+// forgetSegment takes s out of the list.
+func (j *Journal) forgetSegment(s *segment) {
+	j.rmu.Lock()
+	j.r.drop(s)
+	j.rmu.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s.gone = true
+	if i := slices.Index(j.segs, s); i >= 0 {
+		j.segs = slices.Delete(j.segs, i, i+1)
+	}
+}
+
+// sealActive writes the footer of the active segment, gives back the space it did not need and closes it.
+func (j *Journal) sealActive() error {
+	w := &j.w
+	if w.seg == nil {
+		return nil
+	}
+	if len(w.seg.offs) == 0 {
+		j.abandon()
+		return nil
+	}
+	s := w.seg
+	err := j.seal(w.file, s)
+	if err != nil {
+		j.abandon()
+		return fmt.Errorf("seal %s: %w", s.path, err)
+	}
+	w.file, w.seg = nil, nil
+	return nil
+}
+
+// seal writes the footer of s through f, and closes f when that has worked.
+func (j *Journal) seal(f file, s *segment) error {
+	footer := s.putFooter(j.w.zstd, s.dict)
+	err := f.Truncate(s.end)
+	if err == nil {
+		_, err = f.WriteAt(footer, s.end)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return err
+	}
+	err = f.Close()
+	j.rmu.Lock()
+	j.r.drop(s) // Its dictionary comes from the footer from now on.
+	j.rmu.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s.sealed, s.dict = true, nil
+	s.size = s.end + int64(len(footer))
+	return err
+}

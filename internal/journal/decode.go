@@ -1,0 +1,240 @@
+package journal
+
+import (
+	"encoding/binary"
+	"math"
+
+	"linli/internal/telemetry"
+)
+
+// cursor reads a byte slice. After the first thing that is not there, bad is set and everything read is zero.
+type cursor struct {
+	b   []byte
+	bad bool
+}
+
+func (c *cursor) uvarint() uint64 {
+	v, n := binary.Uvarint(c.b)
+	if n <= 0 {
+		c.bad, c.b = true, nil
+		return 0
+	}
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *cursor) varint() int64 {
+	v, n := binary.Varint(c.b)
+	if n <= 0 {
+		c.bad, c.b = true, nil
+		return 0
+	}
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *cursor) byte() byte {
+	if len(c.b) == 0 {
+		c.bad = true
+		return 0
+	}
+	v := c.b[0]
+	c.b = c.b[1:]
+	return v
+}
+
+// bytes reads uvarint length | bytes, without copying.
+func (c *cursor) bytes() []byte {
+	n := c.uvarint()
+	if n > uint64(len(c.b)) {
+		c.bad, c.b = true, nil
+		return nil
+	}
+	v := c.b[:n]
+	c.b = c.b[n:]
+	return v
+}
+
+// count reads a number of things that take at least one byte each, so that it cannot be absurd.
+func (c *cursor) count() int {
+	n := c.uvarint()
+	if n > uint64(len(c.b)) {
+		c.bad, c.b = true, nil
+		return 0
+	}
+	return int(n)
+}
+
+func (c *cursor) string() string { return string(c.bytes()) }
+
+// entries reads what appendEntries wrote, onto dst.
+func (c *cursor) entries(dst []entry) []entry {
+	for range c.count() {
+		x := entry{series: telemetry.Series{Class: c.string(), Device: c.string(), Zone: c.string(), Point: c.string()}}
+		x.series.Kind = telemetry.Kind(c.byte())
+		x.form = c.byte()
+		x.base = c.varint()
+		if c.bad || x.series.Kind > telemetry.KindText || !validForm(x.form) {
+			c.bad = true
+			return dst
+		}
+		dst = append(dst, x)
+	}
+	return dst
+}
+
+func validForm(f byte) bool {
+	switch f & 0xf0 {
+	case formF64, formF32:
+		return f&0x0f == 0
+	case formDecimal, formDecimal32:
+		return f&0x0f <= maxExponent
+	}
+	return false
+}
+
+// section returns the contents of the first section with tag, and false when there is none.
+func section(raw []byte, tag byte) (cursor, bool) {
+	c := cursor{b: raw}
+	for len(c.b) > 0 {
+		t, body := c.byte(), c.bytes()
+		if c.bad {
+			break
+		}
+		if t == tag {
+			return cursor{b: body}, true
+		}
+	}
+	return cursor{}, false
+}
+
+// runReader reads a run-length column.
+type runReader struct {
+	c cursor
+	v byte
+	n uint64
+}
+
+func (r *runReader) next() byte {
+	if r.n == 0 {
+		r.v, r.n = r.c.byte(), r.c.uvarint()
+		if r.n == 0 {
+			r.c.bad = true
+			return 0
+		}
+	}
+	r.n--
+	return r.v
+}
+
+// decodeSamples appends the samples section of raw to dst. Names point into dict.
+func decodeSamples(raw []byte, h *frameHeader, dict []entry, dst []Record) ([]Record, error) {
+	c, ok := section(raw, sectionSamples)
+	if !ok {
+		if h.count != 0 {
+			return dst, errCorrupt
+		}
+		return dst, nil
+	}
+	n := c.count()
+	var col [columns]cursor
+	for i := range col {
+		col[i].b = c.bytes()
+	}
+	// Each sample takes a byte of the first column at least, so n is bounded by what was read from the disk.
+	if c.bad || n != int(h.count) || n > len(col[colEntry].b) {
+		return dst, errCorrupt
+	}
+	quality, kind, form := runReader{c: col[colQuality]}, runReader{c: col[colKind]}, runReader{c: col[colForm]}
+	f32, f64 := col[colF32].b, col[colF64].b
+	n32, n64 := len(f32)/4, len(f64)/8
+	i32, i64 := 0, 0
+	var nbool, group uint64
+	t := h.t0
+	k := int64(-1)
+	for range n {
+		k += col[colEntry].varint() + 1
+		if k < 0 || k >= int64(len(dict)) {
+			return dst, errCorrupt
+		}
+		x := &dict[k]
+		if group == 0 {
+			t += col[colTime].varint()
+			if group = col[colGroup].uvarint(); group == 0 {
+				return dst, errCorrupt
+			}
+		}
+		group--
+		q := telemetry.Quality(quality.next())
+		vk := telemetry.Kind(kind.next()) ^ expectedKind(x, q)
+		var v telemetry.Value
+		switch vk {
+		case 0:
+		case telemetry.Bool:
+			b := col[colBool].b
+			if nbool/8 >= uint64(len(b)) {
+				return dst, errCorrupt
+			}
+			v = telemetry.BoolValue(b[nbool/8]>>(nbool%8)&1 != 0)
+			nbool++
+		case telemetry.Int, telemetry.Enum:
+			m := col[colInt].varint()
+			if vk == x.series.Kind {
+				m += x.base
+			}
+			v = telemetry.ValueFromBits(vk, uint64(m))
+		case telemetry.Float:
+			f := form.next() ^ x.form
+			var base int64
+			if f == x.form && vk == x.series.Kind {
+				base = x.base
+			}
+			switch {
+			case !validForm(f):
+				return dst, errCorrupt
+			case f == formF32:
+				if i32 >= n32 {
+					return dst, errCorrupt
+				}
+				u := uint32(f32[i32]) | uint32(f32[n32+i32])<<8 | uint32(f32[2*n32+i32])<<16 | uint32(f32[3*n32+i32])<<24
+				i32++
+				v = telemetry.ValueFromBits(vk, math.Float64bits(float64(math.Float32frombits(u^uint32(base)))))
+			case f == formF64:
+				if i64 >= n64 {
+					return dst, errCorrupt
+				}
+				var u uint64
+				for p := range 8 {
+					u |= uint64(f64[p*n64+i64]) << (8 * p)
+				}
+				i64++
+				v = telemetry.ValueFromBits(vk, u^uint64(base))
+			default:
+				v = telemetry.ValueFromBits(vk, math.Float64bits(undecimal(col[colDecimal].varint()+base, f)))
+			}
+		case telemetry.KindText:
+			v = telemetry.TextValue(col[colText].string())
+		default:
+			return dst, errCorrupt
+		}
+		dst = append(dst, Record{Series: &x.series, Time: telemetry.Mono(t), Quality: q, Value: v})
+	}
+	bad := quality.c.bad || kind.c.bad || form.c.bad
+	for i := range col {
+		bad = bad || col[i].bad
+	}
+	if bad {
+		return dst, errCorrupt
+	}
+	return dst, nil
+}
+
+// decodeLoss reads the loss section of a tombstone.
+func decodeLoss(raw []byte) (*Loss, error) {
+	c, ok := section(raw, sectionLoss)
+	l := &Loss{Count: c.uvarint(), FirstSeq: c.uvarint(), LastSeq: c.uvarint(), Reason: c.string()}
+	if !ok || c.bad || l.LastSeq < l.FirstSeq || l.LastSeq > maxSeq || (l.FirstSeq == 0) != (l.LastSeq == 0) {
+		return nil, errCorrupt
+	}
+	return l, nil
+}

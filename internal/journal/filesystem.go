@@ -1,0 +1,133 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// fileSystem is what the journal asks of files; the tests have others that fail and crash. Paths are joined by the
+// caller. One goroutine changes files at a time; reading goes on meanwhile.
+type fileSystem interface {
+	MkdirAll(dir string) error
+	// Lock takes the lock file at path, or fails when another process has it. It ends with the process.
+	Lock(path string) (io.Closer, error)
+	// List returns the names in dir, in no order.
+	List(dir string) ([]string, error)
+	// Create makes a new, empty file for reading and writing, and fails when there is one of that name.
+	Create(path string) (file, error)
+	// Open opens an existing file, for writing too when write is set.
+	Open(path string, write bool) (file, error)
+	Rename(from, to string) error
+	Remove(path string) error
+	// SyncDir makes creations, removals and renames in dir survive a power cut.
+	SyncDir(dir string) error
+}
+
+// file is an open file.
+type file interface {
+	io.ReaderAt
+	io.WriterAt
+	// Allocate makes the file size bytes long and reserves the space where the file system can.
+	Allocate(size int64) error
+	Truncate(size int64) error
+	// Sync makes what was written survive a power cut. After it failed the file is not to be used again: the kernel
+	// may have dropped what it could not write, and say yes the next time.
+	Sync() error
+	Size() (int64, error)
+	Close() error
+}
+
+// osFS is the real file system.
+type osFS struct{}
+
+func (osFS) MkdirAll(dir string) error { return os.MkdirAll(dir, 0o750) }
+
+func (osFS) Lock(path string) (io.Closer, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s (another process has the journal open): %w", path, err)
+	}
+	return f, nil
+}
+
+func (osFS) List(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.Readdirnames(-1)
+}
+
+func (osFS) Create(path string) (file, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (osFS) Open(path string, write bool) (file, error) {
+	flag := os.O_RDONLY
+	if write {
+		flag = os.O_RDWR
+	}
+	f, err := os.OpenFile(path, flag, 0)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
+func (osFS) Remove(path string) error     { return os.Remove(path) }
+
+func (osFS) SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+type osFile struct{ *os.File }
+
+// Allocate falls back to a sparse file where the file system has no fallocate: a commit may then find the disk full,
+// which it survives anyway.
+func (f osFile) Allocate(size int64) error {
+	for {
+		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
+			return f.File.Truncate(size)
+		}
+		return err
+	}
+}
+
+func (f osFile) Sync() error {
+	for {
+		if err := unix.Fdatasync(int(f.Fd())); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func (f osFile) Size() (int64, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return fi.Size(), nil
+}

@@ -1,0 +1,250 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/klauspost/compress/zstd"
+
+	"linli/internal/telemetry"
+)
+
+// openSegments is how many segment files are kept open for reading: one per reader (live, late, console, command
+// line) is enough, since each goes forward.
+const openSegments = 4
+
+// readTries is how often reading a frame may fail before it counts as lost.
+const readTries = 3
+
+// reader is the readers' scratch memory and open files. Journal.rmu guards it.
+type reader struct {
+	dec  *zstd.Decoder
+	open []openSegment // the most recently used first
+	buf  []byte
+	raw  []byte
+
+	failing uint64 // seq whose last read failed
+	tries   int
+}
+
+type openSegment struct {
+	seg  *segment
+	file file
+	dict []entry // of a sealed segment
+}
+
+func (r *reader) init() (err error) {
+	r.dec, err = newDecoder(maxFooter)
+	return err
+}
+
+func (r *reader) close() {
+	for _, o := range r.open {
+		o.file.Close()
+	}
+	r.open = nil
+	r.dec.Close()
+}
+
+// drop closes the file of a segment that has been deleted, so that its space comes free.
+func (r *reader) drop(s *segment) {
+	for i := range r.open {
+		if r.open[i].seg == s {
+			r.open[i].file.Close()
+			r.open = append(r.open[:i], r.open[i+1:]...)
+			return
+		}
+	}
+}
+
+// use returns the open file of segment s.
+func (j *Journal) use(s *segment) (*openSegment, error) {
+	r := &j.r
+	for i := range r.open {
+		if r.open[i].seg == s {
+			o := r.open[i]
+			copy(r.open[1:i+1], r.open[:i])
+			r.open[0] = o
+			return &r.open[0], nil
+		}
+	}
+	f, err := j.fs.Open(s.path, false)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.open) == openSegments {
+		r.open[len(r.open)-1].file.Close()
+		r.open = r.open[:len(r.open)-1]
+	}
+	r.open = append(r.open, openSegment{})
+	copy(r.open[1:], r.open)
+	r.open[0] = openSegment{seg: s, file: f}
+	return &r.open[0], nil
+}
+
+// loadDict reads the dictionary from the segment's footer.
+func (o *openSegment) loadDict(dec *zstd.Decoder) error {
+	size, err := o.file.Size()
+	if err != nil {
+		return err
+	}
+	s := segment{seed: o.seg.seed}
+	b, err := s.readFooter(o.file, size, dec)
+	if err == nil {
+		s.dict, err = s.parseFooter(b, size)
+	}
+	if errors.Is(err, errCorrupt) { // The footer was good at start: the frames may be good still.
+		b := make([]byte, size)
+		if _, err := o.file.ReadAt(b, 0); err != nil && err != io.EOF {
+			return err
+		}
+		s.first = o.seg.first
+		s.scan(b, maxSeq, dec)
+	} else if err != nil {
+		return err
+	}
+	if o.dict = s.dict; o.dict == nil {
+		o.dict = []entry{}
+	}
+	return nil
+}
+
+// Read reads frame seq into f, reusing its memory. ErrNotFound: the frame is not (or no longer) there, also because
+// it is damaged; the loss is then told by a tombstone. Other errors are the disk's and may pass; after a few of them
+// the frame counts as damaged. What a Record points to stays valid when f is read into again.
+func (j *Journal) Read(seq uint64, f *Frame) error {
+	j.rmu.Lock()
+	defer j.rmu.Unlock()
+
+	j.mu.Lock()
+	s, at, length, dict := j.find(seq)
+	if s != nil {
+		f.Epoch, f.Boot = j.epoch, s.boot
+	}
+	j.mu.Unlock()
+	if s == nil {
+		return fmt.Errorf("journal frame %d: %w", seq, ErrNotFound)
+	}
+
+	err := j.readFrame(s, at, length, seq, dict, f)
+	if err == nil {
+		j.r.failing, j.r.tries = 0, 0
+		j.mu.Lock()
+		if !f.known {
+			f.offset, f.known = j.offsets[f.Boot]
+		}
+		j.mu.Unlock()
+		return nil
+	}
+	if errors.Is(err, os.ErrNotExist) { // deleted since, for space or age, or by hand
+		err = errCorrupt
+	}
+	if !errors.Is(err, errCorrupt) {
+		if j.r.failing != seq {
+			j.r.failing, j.r.tries = seq, 0
+		}
+		if j.r.tries++; j.r.tries < readTries {
+			j.r.drop(s) // The next try uses a new descriptor.
+			return fmt.Errorf("read journal frame %d in %s: %w", seq, s.path, err)
+		}
+	}
+	j.damaged(s, seq)
+	return fmt.Errorf("journal frame %d in %s is damaged: %w", seq, s.path, ErrNotFound)
+}
+
+// find returns where frame seq is. The length is that of the frame, or a little more.
+func (j *Journal) find(seq uint64) (s *segment, at int64, length int, dict []entry) {
+	lo, hi := 0, len(j.segs)
+	for lo < hi {
+		if m := (lo + hi) / 2; j.segs[m].first <= seq {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	if lo == 0 || seq >= j.next {
+		return nil, 0, 0, nil
+	}
+	s = j.segs[lo-1]
+	i := seq - s.first
+	if s.gone || i >= uint64(len(s.offs)) || s.offs[i] == 0 {
+		return nil, 0, 0, nil
+	}
+	end := s.end
+	for _, o := range s.offs[i+1:] {
+		if o != 0 {
+			end = int64(o)
+			break
+		}
+	}
+	return s, int64(s.offs[i]), int(end - int64(s.offs[i])), s.dict
+}
+
+func (j *Journal) readFrame(s *segment, at int64, length int, seq uint64, dict []entry, f *Frame) error {
+	o, err := j.use(s)
+	if err != nil {
+		return err
+	}
+	r := &j.r
+	if cap(r.buf) < length {
+		r.buf = make([]byte, length+length/4)
+	}
+	r.buf = r.buf[:length]
+	if n, err := o.file.ReadAt(r.buf, at); err != nil && n < length {
+		if err == io.EOF {
+			return errCorrupt
+		}
+		return err
+	}
+	h, payload, ok := parseFrame(r.buf, s.seed)
+	if !ok || h.seq != seq {
+		return errCorrupt
+	}
+	if dict == nil && h.flags&flagTombstone == 0 {
+		if o.dict == nil {
+			if err := o.loadDict(r.dec); err != nil {
+				return err
+			}
+		}
+		dict = o.dict
+	}
+	raw, err := unpack(&h, payload, r.raw, r.dec)
+	if err != nil {
+		return err
+	}
+	if h.flags&flagZstd != 0 {
+		r.raw = raw
+	}
+	f.Seq = seq
+	f.T0, f.T1 = telemetry.Mono(h.t0), telemetry.Mono(h.t1)
+	f.ClockSet = h.flags&flagClockSet != 0
+	f.offset, f.known = h.offset, f.ClockSet
+	f.Lost = nil
+	f.Records = f.Records[:0]
+	if h.flags&flagTombstone != 0 {
+		f.Lost, err = decodeLoss(raw)
+		return err
+	}
+	f.Records, err = decodeSamples(raw, &h, dict, f.Records)
+	return err
+}
+
+// damaged notes that frame seq of s cannot be read.
+func (j *Journal) damaged(s *segment, seq uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	i := seq - s.first
+	if s.gone || i >= uint64(len(s.offs)) || s.offs[i] == 0 {
+		return
+	}
+	count := uint64(s.counts[i])
+	s.offs[i] = 0
+	j.stats.DamagedFrames++
+	if !s.noted {
+		s.noted = true
+		j.aside = append(j.aside, s)
+	}
+	j.tell(loss{Loss: Loss{Count: count, Reason: LossDamage, FirstSeq: seq, LastSeq: seq}, t0: telemetry.Mono(s.t0), t1: telemetry.Mono(s.t1), boot: s.boot, timed: len(s.offs) > 0})
+}

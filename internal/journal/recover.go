@@ -1,0 +1,222 @@
+package journal
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+func notExist(err error) bool { return errors.Is(err, os.ErrNotExist) }
+
+// recover reads the directory: which segments there are, what is in them, which number comes next, and what is
+// missing. It runs before anybody else knows the journal, and changes as little as it can.
+func (j *Journal) recover() error {
+	if !j.cfg.ReadOnly {
+		if err := j.fs.MkdirAll(j.cfg.Dir); err != nil {
+			return err
+		}
+		lock, err := j.fs.Lock(filepath.Join(j.cfg.Dir, "lock"))
+		if err != nil {
+			return err
+		}
+		j.lock = lock
+		if err := j.fs.SyncDir(j.cfg.Dir); err != nil {
+			return err
+		}
+	}
+	names, err := j.fs.List(j.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	segs := ours(names, j.cfg.Dir)
+	if len(segs) == 0 {
+		if err := j.newEpoch(); err != nil {
+			return err
+		}
+		return nil
+	}
+	j.epoch, j.next = segs[0].epoch, segs[0].first
+
+	// From the last to the first: where a segment ends depends on the one after it.
+	limit := uint64(maxSeq)
+	for i := len(segs) - 1; i >= 0; i-- {
+		s := segs[i]
+		keep, t, err := j.load(s, limit)
+		if err != nil {
+			return fmt.Errorf("%s: %w", filepath.Base(s.path), err)
+		}
+		j.next = max(j.next, s.first, s.next())
+		if t.torn && s.next() <= t.last && limit == maxSeq {
+			j.next = max(j.next, t.last+1)
+		}
+		if keep {
+			j.segs = append(j.segs, s)
+			limit = s.first
+		}
+	}
+	slices.Reverse(j.segs)
+	for _, s := range j.segs {
+		if _, known := j.offsets[s.boot]; !known && s.hasWall {
+			j.offsets[s.boot] = s.offset
+		}
+		for _, l := range s.losses {
+			j.told.add(l.first, l.last)
+		}
+		if !s.sealed {
+			j.w.unsealed = append(j.w.unsealed, s)
+		}
+	}
+	j.tellHoles()
+	return nil
+}
+
+// newEpoch begins numbering anew, in a directory without segments.
+func (j *Journal) newEpoch() error {
+	var b [8]byte
+	for j.epoch == 0 {
+		if _, err := rand.Read(b[:]); err != nil {
+			return err
+		}
+		j.epoch = binary.LittleEndian.Uint64(b[:])
+	}
+	j.next = 1
+	return nil
+}
+
+// ours returns the segments among names, in order of seq. Where there are segments of several epochs (somebody
+// copied files together), those of the epoch with the most count and the others are left alone.
+func ours(names []string, dir string) []*segment {
+	count := map[uint64]int{}
+	var segs []*segment
+	for _, name := range names {
+		if epoch, first, ok := parseSegmentName(name); ok {
+			count[epoch]++
+			segs = append(segs, &segment{path: filepath.Join(dir, name), epoch: epoch, first: first, seed: seed(epoch, first)})
+		}
+	}
+	slices.SortFunc(segs, func(a, b *segment) int {
+		return cmp.Or(cmp.Compare(count[b.epoch], count[a.epoch]), cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.first, b.first))
+	})
+	for i, s := range segs {
+		if s.epoch != segs[0].epoch {
+			return segs[:i]
+		}
+	}
+	return segs
+}
+
+// load fills s from its file. keep is false when there is nothing in it for readers.
+func (j *Journal) load(s *segment, limit uint64) (keep bool, t tail, err error) {
+	f, err := j.fs.Open(s.path, false)
+	if err != nil {
+		return false, t, err
+	}
+	defer f.Close()
+	if s.size, err = f.Size(); err != nil {
+		return false, t, err
+	}
+	var head [headerBytes]byte
+	headErr := errCorrupt
+	if n, _ := f.ReadAt(head[:], 0); n == headerBytes {
+		headErr = s.parseHeader(head[:])
+	}
+	if errors.Is(headErr, errNewer) {
+		return false, t, headErr
+	}
+	if b, err := s.readFooter(f, s.size, j.w.dec); err == nil {
+		if _, err := s.parseFooter(b, s.size); err == nil && s.next() <= limit {
+			return true, t, nil
+		}
+	}
+
+	// No footer: it was being written when the process ended, or a sync failed. The kernel may have it in memory
+	// only, and readers may see only what is synced.
+	if !j.cfg.ReadOnly {
+		if err := f.Sync(); err != nil {
+			return false, t, err
+		}
+	}
+	b, err := readAll(j.fs, s.path)
+	if err != nil {
+		return false, t, err
+	}
+	missing, t := s.scan(b, limit, j.w.dec)
+	if headErr == nil {
+		j.stats.DamagedFrames += missing
+		if missing > 0 {
+			s.noted = true
+			j.aside = append(j.aside, s)
+		}
+		if len(s.offs) == 0 && !t.torn {
+			return false, t, j.discard(s)
+		}
+		return true, t, nil
+	}
+	if len(b) <= headerBytes || len(bytes.TrimLeft(b[headerBytes:], "\x00")) == 0 {
+		return false, t, j.discard(s) // The header is synced before the first frame is written.
+	}
+	// Without its header the frames' times mean nothing.
+	j.stats.DamagedFrames += max(1, uint64(len(s.offs)))
+	last := max(t.last, s.next()-1, s.first)
+	j.next = max(j.next, last+1)
+	for _, r := range j.told.missing(s.first, min(last, limit-1)) {
+		j.tell(loss{Loss: Loss{Count: s.samples, Reason: LossDamage, FirstSeq: r.first, LastSeq: r.last}})
+	}
+	s.offs, s.counts = nil, nil
+	if j.cfg.ReadOnly {
+		return false, t, nil
+	}
+	if err := j.fs.Rename(s.path, s.path+damagedSuffix); err != nil {
+		return false, t, err
+	}
+	return false, t, j.pruneAside()
+}
+
+// discard removes a segment that was begun and never written to.
+func (j *Journal) discard(s *segment) error {
+	if j.cfg.ReadOnly {
+		return nil
+	}
+	if err := j.fs.Remove(s.path); err != nil {
+		return err
+	}
+	return j.fs.SyncDir(j.cfg.Dir)
+}
+
+// tellHoles queues tombstones for the numbers that no frame has and no tombstone has told.
+func (j *Journal) tellHoles() {
+	hole := func(first, last uint64, reason string) {
+		if first > last {
+			return
+		}
+		for _, r := range j.told.missing(first, last) {
+			j.tell(loss{Loss: Loss{Reason: reason, FirstSeq: r.first, LastSeq: r.last}})
+		}
+	}
+	if len(j.segs) == 0 {
+		return
+	}
+	want := j.segs[0].first
+	for _, s := range j.segs {
+		hole(want, s.first-1, LossDamage)
+		from := uint64(0)
+		for i, o := range s.offs {
+			seq := s.first + uint64(i)
+			if o == 0 && from == 0 {
+				from = seq
+			}
+			if o != 0 && from != 0 {
+				hole(from, seq-1, LossDamage)
+				from = 0
+			}
+		}
+		want = s.next()
+	}
+	hole(want, j.next-1, LossTorn)
+}

@@ -1,0 +1,213 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"linli/internal/telemetry"
+)
+
+const (
+	damagedSuffix = ".damaged"
+	maxAside      = 8 // damaged files kept, each at most a segment long; the oldest go
+)
+
+// tell queues a tombstone for frames lost. Journal.mu is held.
+func (j *Journal) tell(l loss) {
+	j.told.add(l.FirstSeq, l.LastSeq)
+	j.stats.SamplesLost += l.Count
+	j.losses = append(j.losses, l)
+}
+
+// retain keeps the bounds of bytes and age, oldest segment first. Acknowledged ones go at once. For others a
+// tombstone is queued, and they go when it has been written.
+func (j *Journal) retain() error {
+	now := j.clock.Now()
+	var goes []*segment
+	j.mu.Lock()
+	// Room for the segment being begun and for one whose tombstone is being written.
+	total, bound := j.bytes(), j.cfg.MaxBytes-2*j.cfg.SegmentBytes
+	for _, s := range j.segs {
+		old := j.age(s, now) > j.cfg.MaxAge
+		if s == j.w.seg || total <= bound && !old && !s.gone {
+			break
+		}
+		total -= s.size
+		if j.lose(s, old && total+s.size <= bound) {
+			goes = append(goes, s)
+		}
+	}
+	j.mu.Unlock()
+	return j.remove(goes)
+}
+
+// lose makes sure that the unacknowledged frames of s are told as lost, and reports whether s may go now.
+func (j *Journal) lose(s *segment, old bool) bool {
+	if s.doomed || len(s.offs) == 0 || s.next() <= j.released {
+		return s.gone || !s.doomed
+	}
+	reason := LossSpace
+	if old {
+		reason = LossAge
+	}
+	for _, r := range j.told.missing(max(s.first, j.released), s.next()-1) {
+		l := loss{Loss: Loss{Reason: reason, FirstSeq: r.first, LastSeq: r.last}, boot: s.boot, timed: true, t0: telemetry.Mono(s.t0), t1: telemetry.Mono(s.t1)}
+		for seq := r.first; seq <= r.last; seq++ {
+			l.Count += uint64(s.counts[seq-s.first])
+		}
+		s.doomed = true
+		j.tell(l)
+	}
+	return !s.doomed
+}
+
+// age returns how old the latest sample of s is, or 0 where that cannot be known.
+func (j *Journal) age(s *segment, now telemetry.Now) time.Duration {
+	if len(s.offs) == 0 {
+		return 0
+	}
+	if s.boot == j.clock.Boot {
+		return now.Mono.Sub(telemetry.Mono(s.t1))
+	}
+	offset, ok := j.offsets[s.boot]
+	if !ok || now.Wall.IsZero() {
+		return 0
+	}
+	return time.Duration(now.Wall.UnixNano() - offset - s.t1)
+}
+
+// remove deletes segments. Each is hidden from readers before.
+func (j *Journal) remove(segs []*segment) error {
+	for _, s := range segs {
+		j.mu.Lock()
+		s.gone = true
+		j.mu.Unlock()
+		j.rmu.Lock()
+		j.r.drop(s)
+		j.rmu.Unlock()
+		if err := j.fs.Remove(s.path); err != nil && !notExist(err) {
+			return fmt.Errorf("delete old segment: %w", err)
+		}
+		j.forgetSegment(s)
+		// Synced one by one: a hole that a power cut leaves between two would be told as damage.
+		if err := j.fs.SyncDir(j.cfg.Dir); err != nil {
+			return fmt.Errorf("delete old segment: %w", err)
+		}
+	}
+	return nil
+}
+
+// giveWay deletes the oldest acknowledged segment, because the disk is full.
+func (j *Journal) giveWay() error {
+	var goes []*segment
+	j.mu.Lock()
+	if len(j.segs) > 1 && j.segs[0] != j.w.seg && j.segs[0].next() <= j.released {
+		goes = j.segs[:1:1]
+	}
+	j.mu.Unlock()
+	return j.remove(goes)
+}
+
+// tidy does what waits for a good commit: deletes segments whose loss has been told, seals segments that were left
+// unsealed, and copies damaged ones aside.
+func (j *Journal) tidy() error {
+	w := &j.w
+	var goes []*segment
+	j.mu.Lock()
+	for _, s := range j.segs {
+		if s.doomed {
+			goes = append(goes, s)
+		}
+	}
+	aside := j.aside
+	j.aside = nil
+	j.mu.Unlock()
+
+	err := j.remove(goes)
+	for _, s := range aside {
+		err = errors.Join(err, j.copyAside(s))
+	}
+	if len(w.unsealed) == 0 || w.seg == nil || len(w.seg.offs) == 0 {
+		// Before the first commit of this process a torn tail has to stay: it keeps its numbers from being used.
+		return err
+	}
+	s := w.unsealed[0]
+	w.unsealed = w.unsealed[1:]
+	if s.gone {
+		return err
+	}
+	if len(s.offs) == 0 {
+		return errors.Join(err, j.remove([]*segment{s}))
+	}
+	f, e := j.fs.Open(s.path, true)
+	if e == nil {
+		if e = j.seal(f, s); e != nil {
+			f.Close()
+		}
+	}
+	if e != nil {
+		w.unsealed = append(w.unsealed, s)
+		err = errors.Join(err, fmt.Errorf("seal %s: %w", s.path, e))
+	}
+	return err
+}
+
+// copyAside keeps a copy of a damaged segment for people to look at.
+func (j *Journal) copyAside(s *segment) error {
+	b, err := readAll(j.fs, s.path)
+	if err != nil {
+		return fmt.Errorf("set damaged segment aside: %w", err)
+	}
+	f, err := j.fs.Create(s.path + damagedSuffix)
+	if err != nil {
+		return fmt.Errorf("set damaged segment aside: %w", err)
+	}
+	if _, err = f.WriteAt(b, 0); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("set damaged segment aside: %w", err)
+	}
+	return j.pruneAside()
+}
+
+// pruneAside keeps the files set aside within their bound.
+func (j *Journal) pruneAside() error {
+	names, err := j.fs.List(j.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, damagedSuffix) })
+	slices.Sort(names)
+	for ; len(names) > maxAside; names = names[1:] {
+		if err := j.fs.Remove(filepath.Join(j.cfg.Dir, names[0])); err != nil {
+			return err
+		}
+	}
+	return j.fs.SyncDir(j.cfg.Dir)
+}
+
+// readAll returns the file's contents. Segments are at most maxSegmentBytes and a little; of anything larger only
+// that much is read.
+func readAll(fs fileSystem, path string) ([]byte, error) {
+	f, err := fs.Open(path, false)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, min(size, 2*maxSegmentBytes))
+	n, err := f.ReadAt(b, 0)
+	if err == io.EOF {
+		err = nil
+	}
+	return b[:n], err
+}
