@@ -1,5 +1,34 @@
 // Package site decodes the site file, validates everything in it, and resolves it into zones, devices, points,
-// buses and units. To be written: the package comment specifies the file.
+// buses and units.
+//
+// # The file
+//
+// A site file is YAML, version 1. Every key, its bounds and its default stand in docs/site-file.md, and in
+// schema.json for editors. In short:
+//
+//	version: 1
+//	site: yangguang                     # ids: [a-z][a-z0-9_]{0,31}
+//	zones:   [{id: east_gate, kind: lane}]
+//	buses:   [{id: rs485_1, modbus_rtu: {device: /dev/ttyS1}, units: [{id: io1, address: 1, profile: waveshare_io_8ch}]}]
+//	devices: [{id: lane_1, class: fire_lane_sensor, zone: east_gate, points: {occupied: io1.di1}}]
+//	rules:   [{pack: fire_lane, params: {dwell: 3m}}]
+//
+// A device gets each point of its class from one of four places, in this order: its own points (a channel, or a
+// constant), the profile of the unit that it is, the class's default for an optional point. A mandatory point that
+// nothing provides is a mistake.
+//
+// # Guarantees
+//
+// Load is strict and complete: without an error every reference is resolved and every value lies within its bounds;
+// otherwise the error holds all mistakes at once, each with file:line:col. It never panics on any input, and gives
+// the same answer for the same arguments: it opens no file, device or connection and asks no clock. Whether a serial
+// device or a token file exists is found out by who opens it.
+//
+// It does not compile rules: it checks that packs and their parameters exist, and the caller compiles the packs
+// against the Inventory.
+//
+// A Site belongs to its caller. It is plain data and safe to read from several goroutines as long as nobody
+// changes it; the rule compiler adds derived points to its Inventory before anything runs.
 package site
 
 import (
@@ -7,10 +36,13 @@ import (
 
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/telemetry"
+	"linli/internal/yamlfile"
 	"linli/rules"
 )
 
-// Site is a site file, resolved: everything the gateway needs to start.
+// Site is a site file, resolved: everything the gateway needs to start. Settings that the file leaves out carry
+// their defaults. Paths are absolute or start at the working directory: those that the file gives relative to
+// itself are joined with its folder.
 type Site struct {
 	File      string // path the positions refer to
 	Inventory *telemetry.Inventory
@@ -21,8 +53,12 @@ type Site struct {
 	Console   Console
 	State     string // state directory; "" means the command line decides
 	Journal   Journal
-	// Constants lists the optional points that nothing provides, as "device.point = default", for `linli check`.
+	// Constants lists the points that no unit provides, as "device.point = value", for `linli check`. Those that the
+	// site file fixes end in "(set)", the others are the class's defaults.
 	Constants []string
+	// Warnings are what is allowed but probably not meant, sorted by place: a unit that nothing uses, a password that
+	// would travel in the clear.
+	Warnings yamlfile.Errors
 }
 
 // Bus is one serial line or one Modbus TCP endpoint.
@@ -35,6 +71,13 @@ type Bus struct {
 	Timeout   time.Duration       // overrides the profiles' where not 0
 	Units     []firmwareconfig.Unit
 }
+
+// The transports of a Bus, as its key in the site file.
+const (
+	ModbusRTU        = "modbus_rtu"
+	ModbusTCP        = "modbus_tcp"
+	ModbusRTUOverTCP = "modbus_rtu_over_tcp"
+)
 
 // Uplink says how to reach the city's broker.
 type Uplink struct {
@@ -50,19 +93,48 @@ type Uplink struct {
 
 // Console says where people look.
 type Console struct {
-	Listen    string // host:port; "" means 127.0.0.1:8080
+	Listen    string // host:port; Load fills in 127.0.0.1:8080
 	TokenFile string // holds the access token; required where Listen is not loopback
 }
 
 // Journal bounds what is kept on the box.
 type Journal struct {
-	MaxBytes    int64
-	MaxAge      time.Duration
-	CommitEvery time.Duration
+	MaxBytes    int64         // bytes of samples on the disk; default 1 GiB
+	MaxAge      time.Duration // of what the city has acknowledged; default 7 days
+	CommitEvery time.Duration // between syncs, 1 s to 10 s; default 1 s
 }
 
 // Load reads and resolves the site file src named file. lib is the class and profile library, packs the rule packs
 // that can be named (shipped, then site-local). The error is yamlfile.Errors with every mistake found.
+//
+// The Site is never nil. Beside an error it holds what could be resolved, so that further checks (the rules') can
+// tell their mistakes in the same go; it is not fit to run.
 func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string]*rules.Pack) (*Site, error) {
-	panic("to be written")
+	r := &resolver{
+		lib: lib, packs: packs,
+		site: &Site{
+			File:      file,
+			Inventory: &telemetry.Inventory{},
+			Params:    map[string]map[string]string{},
+		},
+		units:   map[string]*unitRef{},
+		refused: map[yamlfile.Pos]bool{},
+	}
+	r.inv = r.site.Inventory
+	r.decode(src)
+	r.head()
+	r.zones()
+	r.buses()
+	r.devices()
+	r.rules()
+	r.uplink()
+	r.console()
+	r.journal()
+	err := r.errs.Err()
+	if err == nil {
+		r.missing()
+	}
+	_ = r.warnings.Err() // sorts them
+	r.site.Warnings = r.warnings
+	return r.site, err
 }

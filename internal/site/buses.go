@@ -1,0 +1,218 @@
+package site
+
+import (
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	firmwareconfig "linli/firmware-config"
+	"linli/internal/yamlfile"
+)
+
+// unitRef is a declared unit as bindings see it.
+type unitRef struct {
+	id      string
+	profile *firmwareconfig.Profile // nil where the file names an unknown one
+	bus     int                     // index in Site.Buses
+	index   int                     // index in the bus's Units
+	used    bool                    // some point comes from it
+	device  string                  // what names the unit with unit: already
+	// writers says which point commands each channel, as device.point.
+	writers map[int]string
+}
+
+// endpoints is what the buses occupy, to find two on one.
+type endpoints struct {
+	device map[string]string // cleaned path -> bus
+	tcp    map[string]string // host:port -> bus
+	host   map[string]*bus   // host -> first bus there
+}
+
+func (r *resolver) buses() {
+	seen, unitSeen := map[string]yamlfile.Pos{}, map[string]yamlfile.Pos{}
+	taken := endpoints{device: map[string]string{}, tcp: map[string]string{}, host: map[string]*bus{}}
+	for i := range r.file.Buses {
+		b := &r.file.Buses[i]
+		r.newID("bus", b.ID, seen)
+		out := Bus{ID: b.ID.Value}
+		r.transport(b, &out, &taken)
+		out.Timeout = r.among("timeout", b.Timeout, 0, 20*time.Millisecond, 10*time.Second)
+
+		addresses := map[int]*unit{}
+		for j := range b.Units {
+			u := &b.Units[j]
+			profile := r.profile(u.Profile)
+			r.address(u, profile, addresses)
+			if !r.newID("unit", u.ID, unitSeen) {
+				continue
+			}
+			r.units[u.ID.Value] = &unitRef{
+				id: u.ID.Value, profile: profile, bus: len(r.site.Buses), index: len(out.Units), writers: map[int]string{},
+			}
+			out.Units = append(out.Units, firmwareconfig.Unit{ID: u.ID.Value, Address: u.Address.Value, Profile: profile})
+		}
+		r.site.Buses = append(r.site.Buses, out)
+	}
+}
+
+// transport resolves how a bus is reached and finds two buses on one line.
+func (r *resolver) transport(b *bus, out *Bus, taken *endpoints) {
+	ways := 0
+	if b.RTU != nil {
+		ways++
+		out.Transport = ModbusRTU
+		r.serial(b, out, taken)
+	}
+	if b.TCP != nil {
+		ways++
+		out.Transport = ModbusTCP
+		r.tcp(b, b.TCP, out, taken)
+	}
+	if b.RTUOverTCP != nil {
+		ways++
+		out.Transport = ModbusRTUOverTCP
+		r.tcp(b, b.RTUOverTCP, out, taken)
+	}
+	if ways != 1 && !r.refusedWithin(b) {
+		r.failf(b.Pos, "bus %s needs exactly one of %s, %s and %s", b.ID.Value, ModbusRTU, ModbusTCP, ModbusRTUOverTCP)
+	}
+}
+
+// refusedWithin reports whether the decoder found a mistake in the lines of the bus before its units: perhaps a
+// misspelt transport, which need not be reported a second time as missing.
+func (r *resolver) refusedWithin(b *bus) bool {
+	end := int(^uint(0) >> 1)
+	if len(b.Units) > 0 && b.Units[0].Pos.Line > 0 {
+		end = b.Units[0].Pos.Line
+	}
+	for i := range r.file.Buses {
+		if line := r.file.Buses[i].Pos.Line; line > b.Pos.Line {
+			end = min(end, line)
+		}
+	}
+	for pos := range r.refused {
+		// Missing keys are reported at the bus itself, and tell nothing.
+		if pos != b.Pos && pos.Line >= b.Pos.Line && pos.Line < max(end, b.Pos.Line+1) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *resolver) serial(b *bus, out *Bus, taken *endpoints) {
+	s := b.RTU
+	out.Line = firmwareconfig.Line{Baud: 9600, Format: "8N1"}
+	if present(r, s.Baud) {
+		out.Line.Baud = s.Baud.Value
+		if !known[serialLine]("baud", s.Baud.Value) {
+			r.failf(s.Baud.Pos, "%d is no usual baud rate (%s)", s.Baud.Value, strings.Join(choices[serialLine]("baud"), ", "))
+		}
+	}
+	if r.choice("line format", s.Format, choices[serialLine]("format")) {
+		out.Line.Format = s.Format.Value
+	}
+	if !present(r, s.Device) {
+		return
+	}
+	if !filepath.IsAbs(s.Device.Value) || strings.ContainsRune(s.Device.Value, 0) {
+		r.failf(s.Device.Pos, "%q is no device: write its whole path, as /dev/serial/by-id/...", s.Device.Value)
+		return
+	}
+	out.Device = filepath.Clean(s.Device.Value)
+	if other, ok := taken.device[out.Device]; ok {
+		r.failf(s.Device.Pos, "bus %s has this device already: put all units of one line on one bus", other)
+		return
+	}
+	taken.device[out.Device] = b.ID.Value
+}
+
+func (r *resolver) tcp(b *bus, e *endpoint, out *Bus, taken *endpoints) {
+	if !present(r, e.Address) {
+		return
+	}
+	host, _, problem := splitHostPort(e.Address.Value)
+	if problem == "" && host == "" {
+		problem = "the host is missing"
+	}
+	if problem != "" {
+		r.failf(e.Address.Pos, "%q is no address: %s (host:port, as 192.168.1.20:502)", e.Address.Value, problem)
+		return
+	}
+	out.Address = e.Address.Value
+	key := strings.ToLower(out.Address)
+	if other, ok := taken.tcp[key]; ok {
+		r.failf(e.Address.Pos, "bus %s has this address already: put all units of one endpoint on one bus", other)
+		return
+	}
+	taken.tcp[key] = b.ID.Value
+	host = strings.ToLower(host)
+	if first := taken.host[host]; first == nil {
+		taken.host[host] = b
+	} else if (first.TCP == nil) != (b.TCP == nil) {
+		r.warnf(e.Address.Pos, "%s is used as Modbus TCP and as RTU over TCP (bus %s): right only where its ports are set up so, each for a line of its own", host, first.ID.Value)
+	}
+}
+
+// splitHostPort splits host:port and says what is wrong with it. The port is a number from 0 to 65535.
+func splitHostPort(s string) (host, port, problem string) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		if !strings.Contains(s, ":") {
+			return "", "", "the port is missing"
+		}
+		return "", "", "that is not host:port"
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return "", "", "the port is a number up to 65535"
+	}
+	if strings.ContainsAny(host, " \t\r\n\x00/@") {
+		return "", "", "that is no host name"
+	}
+	return host, port, ""
+}
+
+// profile returns the profile named, or nil.
+func (r *resolver) profile(v yamlfile.At[string]) *firmwareconfig.Profile {
+	if !present(r, v) {
+		return nil
+	}
+	p := r.lib.Profiles[v.Value]
+	if p == nil {
+		r.failf(v.Pos, "unknown profile %q%s", v.Value, orList(v.Value, sortedKeys(r.lib.Profiles)))
+	}
+	return p
+}
+
+// address checks a unit's address on its bus.
+func (r *resolver) address(u *unit, profile *firmwareconfig.Profile, taken map[int]*unit) {
+	if !present(r, u.Address) {
+		return
+	}
+	n, most := u.Address.Value, 247
+	if profile != nil && profile.Address > most {
+		most = 255 // A few devices leave the factory with an address that the standard reserves.
+	}
+	if n < 1 || n > most {
+		r.failf(u.Address.Pos, "unit address %d: addresses are 1 to %d", n, most)
+		return
+	}
+	if first, ok := taken[n]; ok {
+		r.failf(u.Address.Pos, "address %d is unit %s already, in line %d: two units on one address answer at once", n, first.ID.Value, first.Address.Pos.Line)
+		return
+	}
+	taken[n] = u
+}
+
+// channels returns the names of a profile's channels, last first, so that of several equally near ones the highest
+// is suggested: for di9 on an eight-input module, di8.
+func channels(p *firmwareconfig.Profile) []string {
+	names := make([]string, len(p.Channels))
+	for i := range p.Channels {
+		names[i] = p.Channels[i].Name
+	}
+	slices.Reverse(names)
+	return names
+}

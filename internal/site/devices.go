@@ -1,0 +1,309 @@
+package site
+
+import (
+	"strings"
+
+	firmwareconfig "linli/firmware-config"
+	"linli/internal/telemetry"
+	"linli/internal/yamlfile"
+)
+
+// source is what a device says about one point of its class.
+type source struct {
+	pos      yamlfile.Pos
+	unit     *unitRef // nil where the point is a constant, or the binding is wrong and has been reported
+	channel  string
+	invert   bool
+	linear   *firmwareconfig.Linear
+	constant telemetry.Value
+}
+
+func (r *resolver) devices() {
+	seen := map[string]yamlfile.Pos{}
+	for i := range r.file.Devices {
+		r.device(&r.file.Devices[i], seen)
+	}
+}
+
+func (r *resolver) device(d *device, seen map[string]yamlfile.Pos) {
+	usable := r.newID("device", d.ID, seen)
+	zone := -1
+	if present(r, d.Zone) {
+		var ok bool
+		if zone, ok = r.inv.ZoneByID(d.Zone.Value); !ok {
+			r.failf(d.Zone.Pos, "unknown zone %q%s", d.Zone.Value, orList(d.Zone.Value, r.zoneList))
+		}
+	}
+	whole := r.wholeUnit(d)
+	class := r.class(d, whole)
+	if class == nil {
+		return
+	}
+
+	sources := make([]*source, len(class.Points))
+	for _, e := range d.Points {
+		def := class.Point(e.Key.Value)
+		if def < 0 {
+			r.failf(e.Key.Pos, "class %s has no point %q%s", class.ID, e.Key.Value, orList(e.Key.Value, pointNames(class)))
+			r.source(&e.Value, nil)
+			continue
+		}
+		sources[def] = r.source(&e.Value, &class.Points[def])
+	}
+	if whole != nil && whole.profile != nil {
+		for def := range class.Points {
+			if b, ok := whole.profile.Device.Points[class.Points[def].Name]; ok && sources[def] == nil {
+				sources[def] = &source{pos: d.Unit.Pos, unit: whole, channel: b.Channel, invert: b.Invert, linear: b.Map}
+			}
+		}
+	}
+	r.complete(d, class, sources, whole != nil && whole.profile == nil)
+
+	out := telemetry.Device{ID: d.ID.Value, Class: class, Zone: zone, Title: deviceTitle(d, class)}
+	for def, s := range sources {
+		if s != nil && !s.constant.IsZero() {
+			if out.Constants == nil {
+				out.Constants = make([]telemetry.Value, len(class.Points))
+			}
+			out.Constants[def] = s.constant
+		}
+	}
+	if zone < 0 {
+		usable = false
+	}
+	index := -1
+	if usable {
+		index = r.inv.AddDevice(out)
+	}
+	for def, s := range sources {
+		switch {
+		case s != nil && s.unit != nil:
+			r.bind(s, d.ID.Value, index, &class.Points[def], def)
+		case usable:
+			if text := constantText(&class.Points[def], s); text != "" {
+				r.site.Constants = append(r.site.Constants, d.ID.Value+"."+text)
+			}
+		}
+	}
+}
+
+// wholeUnit returns the unit that the device is, or nil where it names none.
+func (r *resolver) wholeUnit(d *device) *unitRef {
+	if !present(r, d.Unit) {
+		return nil
+	}
+	ref := r.unit(d.Unit.Value, d.Unit.Pos)
+	if ref == nil {
+		return &unitRef{} // reported; what it would have provided is not reported as missing
+	}
+	ref.used = true
+	if ref.profile == nil {
+		return ref
+	}
+	if ref.profile.Device == nil {
+		r.failf(d.Unit.Pos, "unit %s (%s) is not one device: name a class, and bind its points to channels (points: {...: %s.%s})",
+			ref.id, ref.profile.ID, ref.id, firstChannel(ref.profile))
+		return &unitRef{}
+	}
+	if ref.device != "" {
+		r.failf(d.Unit.Pos, "unit %s is %s already", ref.id, ref.device)
+		return ref
+	}
+	ref.device = d.name()
+	return ref
+}
+
+func firstChannel(p *firmwareconfig.Profile) string {
+	if len(p.Channels) == 0 {
+		return "channel"
+	}
+	return p.Channels[0].Name
+}
+
+// class returns the device's class, or nil where it cannot be told.
+func (r *resolver) class(d *device, whole *unitRef) *telemetry.Class {
+	fromProfile := whole != nil && whole.profile != nil
+	switch {
+	case present(r, d.Class):
+		class := r.lib.Classes[d.Class.Value]
+		if class == nil {
+			r.failf(d.Class.Pos, "unknown class %q%s", d.Class.Value, orList(d.Class.Value, sortedKeys(r.lib.Classes)))
+			return nil
+		}
+		if fromProfile && whole.profile.Device.Class != class.ID {
+			r.failf(d.Class.Pos, "the class of unit %s (%s) is %s, not %s: leave class out, or bind points instead of unit",
+				whole.id, whole.profile.ID, whole.profile.Device.Class, class.ID)
+			return nil
+		}
+		return class
+	case d.Class.Pos.Line > 0: // refused by the decoder
+		return nil
+	case fromProfile:
+		class := r.lib.Classes[whole.profile.Device.Class]
+		if class == nil {
+			r.failf(d.Unit.Pos, "profile %s names the unknown class %q", whole.profile.ID, whole.profile.Device.Class)
+		}
+		return class
+	case whole == nil && d.Unit.Pos.Line == 0:
+		r.failf(d.Pos, "%s needs a class (with points), or a unit that is exactly this device", d.name())
+	}
+	return nil
+}
+
+// unit returns the unit named, or nil after saying that there is none.
+func (r *resolver) unit(id string, pos yamlfile.Pos) *unitRef {
+	ref := r.units[id]
+	if ref == nil {
+		r.failf(pos, "unknown unit %q%s", id, orList(id, sortedKeys(r.units)))
+	}
+	return ref
+}
+
+// source resolves what the file says about one point. def is nil where the class has no such point: then only the
+// rest is checked. It never returns nil, so that what was said wrongly is not reported as missing too.
+func (r *resolver) source(p *pointSpec, def *telemetry.PointDef) *source {
+	s := &source{pos: p.From.Pos, invert: p.Invert, linear: (*firmwareconfig.Linear)(p.Map)}
+	switch {
+	case r.refused[p.Pos]:
+		return s
+	case p.Value != nil && (p.From.Pos.Line > 0 || p.Map != nil || p.Invert):
+		r.failf(p.Pos, "a point is either a constant (value) or comes from a channel (from, with invert or map)")
+		return s
+	case p.Value != nil:
+		if def != nil {
+			s.constant = r.constant(p.Value, def)
+		}
+		return s
+	case p.From.Pos.Line == 0:
+		r.failf(p.Pos, "write where the point comes from: unit.channel, {from: unit.channel} or {value: constant}")
+		return s
+	case !present(r, p.From):
+		return s
+	}
+	id, channel, ok := strings.Cut(p.From.Value, ".")
+	if !ok || id == "" || channel == "" {
+		r.failf(p.From.Pos, "%q is no channel: write unit.channel, as io1.di1 (a constant is {value: ...})", p.From.Value)
+		return s
+	}
+	ref := r.unit(id, p.From.Pos)
+	if ref == nil {
+		return s
+	}
+	ref.used = true
+	if ref.profile == nil {
+		return s
+	}
+	if ref.profile.Channel(channel) < 0 {
+		r.failf(p.From.Pos, "%s (%s) has no channel %q%s", ref.id, ref.profile.ID, channel, orList(channel, channels(ref.profile)))
+		return s
+	}
+	s.unit, s.channel = ref, channel
+	return s
+}
+
+// constant reads a value of the point's kind. The zero Value means that it was wrong.
+func (r *resolver) constant(n *yamlfile.Node, def *telemetry.PointDef) telemetry.Value {
+	switch {
+	case def.Writable:
+		r.failf(n.Pos, "%s is an output: a constant cannot be commanded", def.Name)
+		return telemetry.Value{}
+	case !def.Optional:
+		r.failf(n.Pos, "%s is what such a device is there to tell: it comes from a channel, not from a constant", def.Name)
+		return telemetry.Value{}
+	}
+	v, err := firmwareconfig.DecodeValue(n, def)
+	if err != nil {
+		r.errs.Append(n.Pos, err)
+		return telemetry.Value{}
+	}
+	return v
+}
+
+// complete reports the mandatory points that nothing provides. excused says that the device's unit is unknown.
+func (r *resolver) complete(d *device, class *telemetry.Class, sources []*source, excused bool) {
+	var lacking []string
+	for i, s := range sources {
+		if s == nil && !class.Points[i].Optional {
+			lacking = append(lacking, class.Points[i].Name)
+		}
+	}
+	if len(lacking) > 0 && !excused {
+		r.failf(d.Pos, "%s (%s) lacks %s: bind it to a channel (points: {%s: unit.channel})",
+			d.name(), class.ID, strings.Join(lacking, ", "), lacking[0])
+	}
+}
+
+// bind makes a point provided by a channel, after checking that the two fit. device is -1 where the device cannot be
+// added: then only the fit is checked.
+func (r *resolver) bind(s *source, deviceID string, device int, def *telemetry.PointDef, defIndex int) {
+	from := s.unit.id + "." + s.channel
+	if s.linear != nil && def.Kind == telemetry.Enum {
+		r.failf(s.pos, "%s: a map is for numbers, %s is enum", from, def.Name)
+		return
+	}
+	b, err := s.unit.profile.Bind(def, firmwareconfig.PointBinding{Channel: s.channel, Invert: s.invert, Map: s.linear})
+	if err != nil {
+		r.failf(s.pos, "%s: %v", from, err)
+		return
+	}
+	if def.Writable {
+		if first, taken := s.unit.writers[b.Channel]; taken {
+			r.failf(s.pos, "%s is commanded by %s already: two outputs on one channel would fight", from, first)
+			return
+		}
+		s.unit.writers[b.Channel] = deviceID + "." + def.Name
+	}
+	if device < 0 {
+		return
+	}
+	b.Point = r.inv.ProvidePoint(device, defIndex)
+	u := &r.site.Buses[s.unit.bus].Units[s.unit.index]
+	u.Bindings = append(u.Bindings, b)
+}
+
+func pointNames(class *telemetry.Class) []string {
+	names := make([]string, len(class.Points))
+	for i := range class.Points {
+		names[i] = class.Points[i].Name
+	}
+	return names
+}
+
+// name says in messages which device it is, with or without an id.
+func (d *device) name() string {
+	if d.ID.Value == "" {
+		return "the device"
+	}
+	return "device " + d.ID.Value
+}
+
+// deviceTitle returns the device's title, or one that says what it is and which.
+func deviceTitle(d *device, class *telemetry.Class) telemetry.Text {
+	return textOr(d.Title, telemetry.Text{
+		Zh: strings.TrimSpace(class.Title.In("zh") + " " + d.ID.Value),
+		En: strings.TrimSpace(class.Title.In("en") + " " + d.ID.Value),
+	})
+}
+
+// constantText renders the constant that a point is, for Site.Constants, or "" where it has none: an optional point
+// without default does not exist unless a unit provides it.
+func constantText(def *telemetry.PointDef, s *source) string {
+	v, mark := def.Default, ""
+	if s != nil && !s.constant.IsZero() {
+		v, mark = s.constant, " (set)"
+	}
+	if v.IsZero() {
+		return ""
+	}
+	text := v.String()
+	if def.Kind == telemetry.Enum {
+		for _, e := range def.Enum {
+			if e.Code == v.Int() {
+				text = e.Name
+			}
+		}
+	} else if def.Unit != "" {
+		text += " " + def.Unit
+	}
+	return def.Name + " = " + text + mark
+}

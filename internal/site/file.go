@@ -1,0 +1,231 @@
+package site
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	firmwareconfig "linli/firmware-config"
+	"linli/internal/yamlfile"
+)
+
+// The types below are the site file as it is written. The doc tags are the descriptions in the JSON schema; enum,
+// pattern, min and max tags bound what editors accept. They hold data only: resolving is the resolver's job.
+
+type siteFile struct {
+	Pos      yamlfile.Pos        `yaml:",pos"`
+	Version  yamlfile.At[int]    `yaml:"version,required" enum:"1" doc:"Format of this file. Always 1."`
+	Site     yamlfile.At[string] `yaml:"site,required" pattern:"id" doc:"Id of the site (one community)."`
+	Gateway  yamlfile.At[string] `yaml:"gateway" pattern:"id" doc:"Id of this gateway; default gw1. site.gateway is its name at the broker and in its certificate."`
+	Title    yamlfile.Text       `yaml:"title" doc:"Name of the community for people. Default: the site's id."`
+	Place    place               `yaml:"place" doc:"Where the community lies in the city's tree."`
+	Timezone yamlfile.At[string] `yaml:"timezone" doc:"IANA name of the local time of the site, as Asia/Shanghai (the default)."`
+	Zones    []zone              `yaml:"zones" doc:"Buildings, floors, lanes, bin stations. Zones nest."`
+	Buses    []bus               `yaml:"buses" doc:"Serial lines and Modbus TCP endpoints, with the units on each."`
+	Devices  []device            `yaml:"devices" doc:"What people name: a class in a zone, its points bound to channels of units."`
+	Rules    []ruleUse           `yaml:"rules" doc:"Rule packs in force, with their parameters."`
+	Uplink   *uplink             `yaml:"uplink" doc:"The city's MQTT broker. Without it the box works alone."`
+	Console  console             `yaml:"console" doc:"The web console."`
+	Journal  journal             `yaml:"journal" doc:"Bounds of what is kept on the box."`
+	State    yamlfile.At[string] `yaml:"state" doc:"State directory, absolute or relative to this file. Default: the command line decides."`
+}
+
+type place struct {
+	City     string `yaml:"city" doc:"City, as 沈阳市."`
+	District string `yaml:"district" doc:"District, as 浑南区."`
+	Street   string `yaml:"street" doc:"Street, as 五三街道."`
+}
+
+type zone struct {
+	Pos   yamlfile.Pos        `yaml:",pos"`
+	ID    yamlfile.At[string] `yaml:"id,required" pattern:"id" doc:"Id of the zone, unique among zones."`
+	Kind  yamlfile.At[string] `yaml:"kind,required" enum:"building,floor,unit,lane,bin_station,garage,gate,area" doc:"What the zone is."`
+	Title yamlfile.Text       `yaml:"title" doc:"Name for people. Default: the id."`
+	Zones []zone              `yaml:"zones" doc:"Zones within this one."`
+}
+
+type bus struct {
+	Pos        yamlfile.Pos               `yaml:",pos"`
+	ID         yamlfile.At[string]        `yaml:"id,required" pattern:"id" doc:"Id of the bus, unique among buses."`
+	RTU        *serialLine                `yaml:"modbus_rtu" doc:"A serial line (RS-485, RS-232)."`
+	TCP        *endpoint                  `yaml:"modbus_tcp" doc:"A Modbus TCP endpoint."`
+	RTUOverTCP *endpoint                  `yaml:"modbus_rtu_over_tcp" doc:"A transparent serial server: RTU frames, CRC included, over TCP."`
+	Timeout    yamlfile.At[time.Duration] `yaml:"timeout" doc:"Longest wait for an answer, 20ms to 10s. Overrides the profiles'."`
+	Units      []unit                     `yaml:"units" doc:"The units that answer on this bus."`
+}
+
+type serialLine struct {
+	Pos    yamlfile.Pos        `yaml:",pos"`
+	Device yamlfile.At[string] `yaml:"device,required" doc:"Path of the serial device; one under /dev/serial/by-id survives replugging."`
+	Baud   yamlfile.At[int]    `yaml:"baud" enum:"1200,2400,4800,9600,14400,19200,38400,57600,115200,230400" doc:"Bits a second. Default 9600."`
+	Format yamlfile.At[string] `yaml:"format" enum:"8N1,8N2,8E1,8O1" doc:"Data bits, parity, stop bits. Default 8N1."`
+}
+
+type endpoint struct {
+	Pos     yamlfile.Pos        `yaml:",pos"`
+	Address yamlfile.At[string] `yaml:"address,required" doc:"host:port, as 192.168.1.20:502."`
+}
+
+type unit struct {
+	Pos     yamlfile.Pos        `yaml:",pos"`
+	ID      yamlfile.At[string] `yaml:"id,required" pattern:"id" doc:"Id of the unit, unique in the site."`
+	Address yamlfile.At[int]    `yaml:"address,required" min:"1" max:"255" doc:"Unit id on the bus, 1 to 247; beyond only where the device leaves the factory so."`
+	Profile yamlfile.At[string] `yaml:"profile,required" doc:"Device profile (linli profiles list)."`
+}
+
+type device struct {
+	Pos    yamlfile.Pos            `yaml:",pos"`
+	ID     yamlfile.At[string]     `yaml:"id,required" pattern:"id" doc:"Id of the device, unique among devices."`
+	Class  yamlfile.At[string]     `yaml:"class" doc:"Class of the device. With unit: it comes from the profile."`
+	Zone   yamlfile.At[string]     `yaml:"zone,required" doc:"Id of the zone the device is in."`
+	Title  yamlfile.Text           `yaml:"title" doc:"Name for people. Default: the class's title and the id."`
+	Unit   yamlfile.At[string]     `yaml:"unit" doc:"A unit that is exactly this device: its profile binds every point."`
+	Points yamlfile.Map[pointSpec] `yaml:"points" doc:"Where each point of the class comes from: unit.channel, or a mapping with from or value. With unit: overrides the profile's binding."`
+}
+
+// pointSpec says where a point comes from: the short form is the channel alone.
+type pointSpec struct {
+	Pos    yamlfile.Pos        `yaml:",pos"`
+	From   yamlfile.At[string] `yaml:"from" doc:"unit.channel"`
+	Invert bool                `yaml:"invert" doc:"Turns a bool around, as for a contact that opens when something happens."`
+	Map    *line               `yaml:"map" doc:"Straight line from channel values to point values, clamped at both ends: [[1200, 0], [300, 100]]."`
+	Value  *yamlfile.Node      `yaml:"value" doc:"A constant instead of a channel: an enum's name, true or false, a number."`
+}
+
+type ruleUse struct {
+	Pos    yamlfile.Pos         `yaml:",pos"`
+	Pack   yamlfile.At[string]  `yaml:"pack,required" doc:"Id of the rule pack."`
+	Params yamlfile.Map[scalar] `yaml:"params" doc:"Parameters that differ from the pack's defaults."`
+}
+
+type uplink struct {
+	Pos          yamlfile.Pos               `yaml:",pos"`
+	Brokers      []yamlfile.At[string]      `yaml:"brokers,required" pattern:"^(tcp|tls)://[^/@]+:[0-9]+$" doc:"Brokers in order of preference: tls://host:8883 or tcp://host:1883."`
+	Username     yamlfile.At[string]        `yaml:"username" doc:"User name at the broker."`
+	PasswordFile yamlfile.At[string]        `yaml:"password_file" doc:"File that holds the password."`
+	CAFile       yamlfile.At[string]        `yaml:"ca_file" doc:"PEM file of the authorities that sign the broker's certificate. Default: the system's."`
+	CertFile     yamlfile.At[string]        `yaml:"cert_file" doc:"PEM file of the gateway's certificate, common name site.gateway."`
+	KeyFile      yamlfile.At[string]        `yaml:"key_file" doc:"PEM file of the key of cert_file."`
+	Compression  yamlfile.At[string]        `yaml:"compression" enum:"none,gzip,zstd" doc:"Of telemetry messages. Default none."`
+	Batch        yamlfile.At[time.Duration] `yaml:"batch" doc:"How much time of samples goes into one message, 100ms to 10s. Default 1s."`
+}
+
+type console struct {
+	Pos       yamlfile.Pos        `yaml:",pos"`
+	Listen    yamlfile.At[string] `yaml:"listen" doc:"host:port. Default 127.0.0.1:8080, which only this box reaches."`
+	TokenFile yamlfile.At[string] `yaml:"token_file" doc:"File that holds the access token. Required where listen is not loopback."`
+}
+
+type journal struct {
+	Pos         yamlfile.Pos               `yaml:",pos"`
+	MaxBytes    yamlfile.At[size]          `yaml:"max_bytes" doc:"Space for samples on the disk, as 1GiB (the default); at least 1MiB."`
+	MaxAge      yamlfile.At[time.Duration] `yaml:"max_age" doc:"How long sent samples are kept, as 7d (the default); 1h to 3650d."`
+	CommitEvery yamlfile.At[time.Duration] `yaml:"commit_every" doc:"How often samples are made safe on the disk: what a power cut may cost. 1s to 10s, default 1s."`
+}
+
+// UnmarshalYAMLFile accepts the short form (a channel) or a mapping.
+func (p *pointSpec) UnmarshalYAMLFile(n *yamlfile.Node) error {
+	if n.IsScalar() {
+		*p = pointSpec{Pos: n.Pos, From: yamlfile.At[string]{Value: n.Scalar(), Pos: n.Pos}}
+		return nil
+	}
+	type mapping pointSpec // without this method
+	err := n.Decode((*mapping)(p))
+	p.Pos = n.Pos
+	return err
+}
+
+// scalar is any single value as it is written, with its place.
+type scalar struct {
+	text string
+	pos  yamlfile.Pos
+}
+
+// UnmarshalYAMLFile accepts any scalar.
+func (s *scalar) UnmarshalYAMLFile(n *yamlfile.Node) error {
+	s.pos = n.Pos
+	if !n.IsScalar() {
+		return mistake(n, "want a single value (a name, true or false, a number)")
+	}
+	s.text = n.Scalar()
+	return nil
+}
+
+// line is a firmwareconfig.Linear written as two pairs.
+type line firmwareconfig.Linear
+
+// UnmarshalYAMLFile accepts [[x0, y0], [x1, y1]].
+func (l *line) UnmarshalYAMLFile(n *yamlfile.Node) error {
+	var pairs [][]float64
+	if err := n.Decode(&pairs); err != nil {
+		return err
+	}
+	linear, err := firmwareconfig.LinearFrom(pairs)
+	if err != nil {
+		return err
+	}
+	if linear.Y0 == linear.Y1 {
+		return mistake(n, "both pairs of the map have the point value %v: that is a constant", linear.Y0)
+	}
+	*l = line(*linear)
+	return nil
+}
+
+// durationText renders d as people write it in files, without the zero parts of Duration.String.
+func durationText(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= day && d%day == 0 {
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// size is a number of bytes written with its unit.
+type size int64
+
+// UnmarshalYAMLFile accepts a whole number with KiB, MiB, GiB or TiB.
+func (b *size) UnmarshalYAMLFile(n *yamlfile.Node) error {
+	if n.IsScalar() {
+		if v, ok := parseSize(n.Scalar()); ok {
+			*b = size(v)
+			return nil
+		}
+	}
+	return mistake(n, "want a size with its unit, as 64MiB or 1GiB")
+}
+
+// parseSize parses a whole number of KiB, MiB, GiB or TiB.
+func parseSize(s string) (int64, bool) {
+	for shift, suffix := range map[int]string{10: "KiB", 20: "MiB", 30: "GiB", 40: "TiB"} {
+		if digits, ok := strings.CutSuffix(s, suffix); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 63-shift)
+			return int64(n << shift), err == nil
+		}
+	}
+	return 0, false
+}
+
+// sizeText renders n in the largest unit that divides it.
+func sizeText(n int64) string {
+	for _, u := range []struct {
+		shift  int
+		suffix string
+	}{{40, "TiB"}, {30, "GiB"}, {20, "MiB"}, {10, "KiB"}} {
+		if n>>u.shift<<u.shift == n && n != 0 {
+			return fmt.Sprintf("%d%s", n>>u.shift, u.suffix)
+		}
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+func mistake(n *yamlfile.Node, format string, args ...any) error {
+	return &yamlfile.Error{Pos: n.Pos, Msg: fmt.Sprintf(format, args...)}
+}
