@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"linli/internal/alert"
-	"linli/internal/telemetry"
 )
 
 // alertType begins the CloudEvents type of an alert message; what happened follows.
@@ -23,33 +22,8 @@ type AlertEvent struct {
 	Subject         string    `json:"subject,omitempty"`
 	Time            time.Time `json:"time"` // of the transition
 	DataContentType string    `json:"datacontenttype"`
-	Data            AlertData `json:"data"`
-}
-
-// AlertData is the alert as it stands after the transition.
-type AlertData struct {
-	ID             string         `json:"id"`
-	Alert          string         `json:"alert"`
-	Subject        string         `json:"subject"`
-	Severity       string         `json:"severity"` // notice, warning, critical
-	State          string         `json:"state"`    // active_unacknowledged, active_acknowledged, returned_unacknowledged, closed
-	Unknown        bool           `json:"unknown"`
-	LifeSafety     bool           `json:"life_safety"`
-	Title          telemetry.Text `json:"title"`
-	Detail         telemetry.Text `json:"detail"`
-	Device         string         `json:"device,omitempty"`
-	Class          string         `json:"class,omitempty"`
-	Zone           string         `json:"zone,omitempty"`
-	Place          telemetry.Text `json:"place"`
-	RaisedAt       time.Time      `json:"raised_at,omitzero"`
-	AcknowledgedAt time.Time      `json:"acknowledged_at,omitzero"`
-	AcknowledgedBy string         `json:"acknowledged_by,omitempty"`
-	ReturnedAt     time.Time      `json:"returned_at,omitzero"`
-	ClosedAt       time.Time      `json:"closed_at,omitzero"`
-	CloseReason    string         `json:"close_reason,omitempty"`
-	Revision       int64          `json:"revision"`
-	Durable        bool           `json:"durable"`
-	TimeUncertain  bool           `json:"time_uncertain"`
+	// Data is the alert as it stands after the transition.
+	Data alert.Alert `json:"data"`
 }
 
 // What returns what happened: raised, acknowledged, returned, unknown, known, changed, raised_again, closed.
@@ -60,34 +34,12 @@ func (e *AlertEvent) What() string {
 	return ""
 }
 
-// StateName returns the word for an alert's state on the wire.
-func StateName(s alert.State) string {
-	switch s {
-	case alert.ActiveUnacknowledged:
-		return "active_unacknowledged"
-	case alert.ActiveAcknowledged:
-		return "active_acknowledged"
-	case alert.ReturnedUnacknowledged:
-		return "returned_unacknowledged"
-	case alert.Closed:
-		return "closed"
-	}
-	return "state_" + strconv.Itoa(int(s))
-}
-
 // NewAlertEvent returns the message for the transition what of a, at the time at.
 func NewAlertEvent(node string, a *alert.Alert, what string, at time.Time) AlertEvent {
 	return AlertEvent{
 		SpecVersion: "1.0", ID: a.ID + "/" + strconv.FormatInt(a.Revision, 10), Source: node,
 		Type: alertType + what, Subject: a.Subject, Time: at.UTC(), DataContentType: "application/json",
-		Data: AlertData{
-			ID: a.ID, Alert: a.Identity.Alert, Subject: a.Subject, Severity: a.Severity.String(),
-			State: StateName(a.State), Unknown: a.Unknown, LifeSafety: a.LifeSafety, Title: a.Title, Detail: a.Detail,
-			Device: a.Device, Class: a.Class, Zone: a.Zone, Place: a.Place,
-			RaisedAt: a.RaisedAt, AcknowledgedAt: a.AcknowledgedAt, AcknowledgedBy: a.AcknowledgedBy,
-			ReturnedAt: a.ReturnedAt, ClosedAt: a.ClosedAt, CloseReason: a.CloseReason,
-			Revision: a.Revision, Durable: a.Durable, TimeUncertain: a.TimeUncertain,
-		},
+		Data: *a,
 	}
 }
 
@@ -103,7 +55,6 @@ func ParseAlert(payload []byte) (AlertEvent, error) {
 	if err := json.Unmarshal(payload, &e); err != nil {
 		return AlertEvent{}, fmt.Errorf("%w: %w", ErrAlert, err)
 	}
-	severity, ok := telemetry.ParseSeverity(e.Data.Severity)
 	switch {
 	case e.SpecVersion != "1.0":
 		return AlertEvent{}, fmt.Errorf("%w: specversion %.16q", ErrAlert, e.SpecVersion)
@@ -111,10 +62,8 @@ func ParseAlert(payload []byte) (AlertEvent, error) {
 		return AlertEvent{}, fmt.Errorf("%w: type %.64q", ErrAlert, e.Type)
 	case !validTopicID(e.Data.ID), !validTopicID(e.Data.Alert), e.Data.Subject == "", len(e.Data.Subject) > 64:
 		return AlertEvent{}, fmt.Errorf("%w: id, alert or subject missing or malformed", ErrAlert)
-	case !ok || severity == 0:
-		return AlertEvent{}, fmt.Errorf("%w: severity %.16q", ErrAlert, e.Data.Severity)
-	case e.Data.State == "" || len(e.Data.State) > 32:
-		return AlertEvent{}, fmt.Errorf("%w: state %.32q", ErrAlert, e.Data.State)
+	case e.Data.State == 0:
+		return AlertEvent{}, fmt.Errorf("%w: state missing", ErrAlert)
 	}
 	return e, nil
 }

@@ -20,12 +20,12 @@ func AppendAlertLine(dst []byte, site, gateway string, e *AlertEvent, fallback t
 	dst = append(dst, MeasurementAlert...)
 	dst = appendTag(dst, "alert", d.Alert)
 	dst = appendTag(dst, "gateway", gateway)
-	dst = appendTag(dst, "severity", d.Severity)
+	dst = appendTag(dst, "severity", d.Severity.String())
 	dst = appendTag(dst, "site", site)
 	dst = appendTag(dst, "subject", d.Subject)
 	dst = appendTag(dst, "zone", d.Zone)
 	dst = appendString(append(dst, " id="...), d.ID)
-	dst = appendString(append(dst, ",state="...), d.State)
+	dst = appendString(append(dst, ",state="...), d.State.String())
 	dst = appendString(append(dst, ",what="...), e.What())
 	for _, f := range [...]struct{ key, value string }{
 		{",title_zh=", d.Title.Zh}, {",title_en=", d.Title.En}, {",detail_zh=", d.Detail.Zh}, {",detail_en=", d.Detail.En},
@@ -45,6 +45,16 @@ func AppendAlertLine(dst []byte, site, gateway string, e *AlertEvent, fallback t
 		dst = strconv.AppendBool(append(dst, f.key...), f.value)
 	}
 	dst = append(strconv.AppendInt(append(dst, ",revision="...), d.Revision, 10), 'i')
+	for _, f := range [...]struct {
+		key string
+		at  time.Time
+	}{
+		{",raised_at=", d.RaisedAt}, {",acknowledged_at=", d.AcknowledgedAt}, {",returned_at=", d.ReturnedAt}, {",closed_at=", d.ClosedAt},
+	} {
+		if !f.at.IsZero() {
+			dst = append(strconv.AppendInt(append(dst, f.key...), f.at.UnixNano(), 10), 'i')
+		}
+	}
 	at := e.Time
 	if d.TimeUncertain && at.Year() < 2020 || at.Year() < 1971 || at.Year() > 2200 {
 		at = fallback

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -178,12 +179,12 @@ func TestAlertMessage(t *testing.T) {
 		t.Errorf("data %v", data)
 	}
 	got, err := wire.ParseAlert(b)
-	if err != nil || got != e {
+	if err != nil || !reflect.DeepEqual(got, e) {
 		t.Errorf("parsed as %+v, %v; want %+v", got, err, e)
 	}
 	line := wire.AppendAlertLine(nil, "riverside", "gw1", &got, at)
 	want := "alert,alert=FireLaneBlocked,gateway=gw1,severity=warning,site=riverside,subject=lane1,zone=north id=\"01J9Z0ABCDEF\",state=\"active_unacknowledged\",what=\"raised\"," +
-		"title_zh=\"消防通道被占用\",title_en=\"Fire lane blocked\",device=\"lane1\",class=\"fire_lane_sensor\",unknown=false,life_safety=false,durable=true,time_uncertain=false,revision=3i 1795248000000000005\n"
+		"title_zh=\"消防通道被占用\",title_en=\"Fire lane blocked\",device=\"lane1\",class=\"fire_lane_sensor\",unknown=false,life_safety=false,durable=true,time_uncertain=false,revision=3i,raised_at=1795248000000000005i 1795248000000000005\n"
 	if string(line) != want {
 		t.Errorf("row\n%swant\n%s", line, want)
 	}

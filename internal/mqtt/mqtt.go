@@ -1,0 +1,339 @@
+// Package mqtt is how we use the paho client: one client object per connection, nothing kept in the library, and a
+// guarded network connection beneath it. The gateway's uplink and the city's ingest both stand on it.
+//
+// Guarantees: every write has a deadline, so a stalled peer is noticed; packets that are too large, of a kind that
+// a server never sends, or shaped to crash the library end the connection before the library sees them; loss of the
+// connection is known as soon as the socket knows it, whatever the library is doing. A Session never reconnects:
+// a publish that succeeded was acknowledged on this very connection.
+//
+// Not here: queues, retries of messages, and when to reconnect (Backoff only says how long to wait).
+// A Session's methods are safe for concurrent use.
+package mqtt
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+)
+
+// Config says who connects and how.
+type Config struct {
+	ClientID     string // stable: the broker keeps the session under it
+	Username     string
+	PasswordFile string // read at each connect
+	CAFile       string // empty: the system's authorities
+	CertFile     string // with KeyFile: the client's certificate, read at each connect
+	KeyFile      string
+
+	MaxPacket    int           // largest packet taken from the broker, in bytes; 0 means 256 KiB
+	KeepAlive    time.Duration // 0 means 30 s
+	PingTimeout  time.Duration // 0 means 10 s
+	DialTimeout  time.Duration // for dialling, TLS and the broker's answer; 0 means 10 s
+	WriteTimeout time.Duration // 0 means 10 s
+	// Now is the time by which certificates are judged; nil means the clock.
+	Now func() time.Time
+}
+
+// Will is what the broker publishes, retained, when the connection is lost.
+type Will struct {
+	Topic   string
+	Payload []byte
+}
+
+// Options are of one connection.
+type Options struct {
+	Will *Will
+	// OnMessage gets every message of every subscription, in order. It must not block; each message must be
+	// acknowledged by Ack, or it is delivered again. nil: messages are acknowledged and ignored.
+	OnMessage func(paho.Message)
+}
+
+func (c Config) withDefaults() Config {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&c.KeepAlive, 30*time.Second)
+	def(&c.PingTimeout, 10*time.Second)
+	def(&c.DialTimeout, 10*time.Second)
+	def(&c.WriteTimeout, 10*time.Second)
+	if c.MaxPacket == 0 {
+		c.MaxPacket = 256 << 10
+	}
+	return c
+}
+
+// ParseBroker checks a broker's address, tcp://host:port or tls://host:port (also mqtt:// and mqtts://, ssl://; the
+// ports default to 1883 and 8883), and returns host:port and whether it is TLS.
+func ParseBroker(broker string) (address string, secure bool, err error) {
+	u, err := url.Parse(broker)
+	if err != nil {
+		return "", false, fmt.Errorf("broker %q: %w", broker, err)
+	}
+	port := "1883"
+	switch u.Scheme {
+	case "tcp", "mqtt":
+	case "tls", "mqtts", "ssl":
+		secure, port = true, "8883"
+	default:
+		return "", false, fmt.Errorf("broker %q: must be tcp://host:port or tls://host:port", broker)
+	}
+	if u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+		return "", false, fmt.Errorf("broker %q: must be %s://host:port and no more", broker, u.Scheme)
+	}
+	if u.Port() != "" {
+		port = u.Port()
+	}
+	return net.JoinHostPort(u.Hostname(), port), secure, nil
+}
+
+// Session is one connection to a broker, from Connect until Lost.
+type Session struct {
+	Present bool // the broker still had the session of this client id
+	client  paho.Client
+	conn    *guard
+}
+
+// Connect connects to broker and waits for its answer, until the configured timeout or the end of ctx.
+func Connect(ctx context.Context, cfg Config, broker string, opts Options) (*Session, error) {
+	cfg = cfg.withDefaults()
+	address, secure, err := ParseBroker(broker)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
+	defer cancel()
+	password := ""
+	if cfg.PasswordFile != "" {
+		b, err := os.ReadFile(cfg.PasswordFile)
+		if err != nil {
+			return nil, fmt.Errorf("read password: %w", err)
+		}
+		password = strings.TrimRight(string(b), "\r\n")
+	}
+	raw, err := dial(ctx, &cfg, address, secure)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", broker, err)
+	}
+	g := newGuard(raw, cfg.MaxPacket, cfg.WriteTimeout)
+	o := paho.NewClientOptions()
+	o.AddBroker("tcp://" + address) // only for form: the connection is already open
+	o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) { return g, nil })
+	o.SetClientID(cfg.ClientID).SetCleanSession(false).SetProtocolVersion(4)
+	o.SetUsername(cfg.Username).SetPassword(password)
+	o.SetAutoReconnect(false).SetConnectRetry(false).SetResumeSubs(false)
+	o.SetStore(paho.NewOrderedMemoryStore())
+	o.SetKeepAlive(cfg.KeepAlive).SetPingTimeout(cfg.PingTimeout)
+	o.SetConnectTimeout(cfg.DialTimeout).SetWriteTimeout(cfg.WriteTimeout)
+	o.SetOrderMatters(true).SetAutoAckDisabled(true)
+	o.SetConnectionLostHandler(func(_ paho.Client, err error) { g.fail(err) })
+	if opts.Will != nil {
+		o.SetBinaryWill(opts.Will.Topic, opts.Will.Payload, 1, true)
+	}
+	onMessage := opts.OnMessage
+	if onMessage == nil {
+		onMessage = func(m paho.Message) { m.Ack() }
+	}
+	// The default handler sees everything: no route is ever added, and a message without a handler would stay
+	// unacknowledged and fill the broker's window.
+	o.SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) { onMessage(m) })
+
+	s := &Session{client: paho.NewClient(o), conn: g}
+	token := s.client.Connect()
+	select {
+	case <-token.Done():
+	case <-ctx.Done():
+		g.fail(ctx.Err()) // the library gives up when its connection fails
+		<-token.Done()
+	}
+	if err := token.Error(); err != nil {
+		if cause := g.err(); cause != nil && !errors.Is(cause, net.ErrClosed) {
+			err = cause
+		}
+		g.fail(err)
+		return nil, fmt.Errorf("connect to %s: %w", broker, err)
+	}
+	if t, ok := token.(*paho.ConnectToken); ok {
+		s.Present = t.SessionPresent()
+	}
+	return s, nil
+}
+
+func dial(ctx context.Context, cfg *Config, address string, secure bool) (net.Conn, error) {
+	var tlsConfig *tls.Config
+	if secure {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		tlsConfig = &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12, Time: cfg.Now}
+		if cfg.CAFile != "" {
+			pem, err := os.ReadFile(cfg.CAFile)
+			if err != nil {
+				return nil, err
+			}
+			tlsConfig.RootCAs = x509.NewCertPool()
+			if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
+				return nil, fmt.Errorf("%s holds no certificate", cfg.CAFile)
+			}
+		}
+		if cfg.CertFile != "" {
+			cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+			if err != nil {
+				return nil, err
+			}
+			tlsConfig.Certificates = []tls.Certificate{cert}
+		}
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	if err != nil || !secure {
+		return conn, err
+	}
+	t := tls.Client(conn, tlsConfig)
+	if err := t.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// Publish hands a message with QoS 1 to the connection. It blocks while the socket does, at most the write timeout.
+// The payload must not change until the token is done. The token may never be done once the connection is lost:
+// wait for Lost too. A token done without error has the broker's acknowledgement.
+func (s *Session) Publish(topic string, retained bool, payload []byte) paho.Token {
+	return s.client.Publish(topic, 1, retained, payload)
+}
+
+// Subscribe subscribes to one filter with QoS 1 and checks that the broker granted it.
+func (s *Session) Subscribe(ctx context.Context, filter string) error {
+	token, ok := s.client.Subscribe(filter, 1, nil).(*paho.SubscribeToken)
+	if !ok {
+		return fmt.Errorf("subscribe to %s: unexpected token", filter)
+	}
+	select {
+	case <-token.Done():
+	case <-s.Lost():
+		return fmt.Errorf("subscribe to %s: %w", filter, s.Err())
+	case <-ctx.Done():
+		return fmt.Errorf("subscribe to %s: %w", filter, ctx.Err())
+	}
+	// A refusal is reported by its code, and by some versions of the library also as an error.
+	if code, ok := token.Result()[filter]; ok && code > 2 {
+		return fmt.Errorf("subscribe to %s: the broker refuses it (code 0x%02x): check its access rules", filter, code)
+	}
+	if err := token.Error(); err != nil {
+		return fmt.Errorf("subscribe to %s: %w", filter, err)
+	}
+	return nil
+}
+
+// Lost is closed when the connection is gone, whoever ended it.
+func (s *Session) Lost() <-chan struct{} { return s.conn.lost }
+
+// Err says why the connection was lost, nil while it is not.
+func (s *Session) Err() error { return s.conn.err() }
+
+// Drop ends the connection without farewell; the broker publishes the will.
+func (s *Session) Drop(why error) { s.conn.fail(why) }
+
+// Close says farewell, waits at most quiesce for it to be sent, and ends the connection. The will is not published.
+func (s *Session) Close(quiesce time.Duration) {
+	s.client.Disconnect(uint(quiesce.Milliseconds()))
+	s.conn.fail(net.ErrClosed)
+}
+
+// Backoff says how long to wait before the next attempt to connect: nothing before the first, then a random share
+// of a limit that doubles from 1 s to 60 s, so that a city of boxes does not come back in step. It belongs to one
+// goroutine.
+type Backoff struct {
+	limit time.Duration
+	tried bool
+}
+
+// Next returns the wait before the next attempt.
+func (b *Backoff) Next() time.Duration {
+	if !b.tried {
+		b.tried, b.limit = true, time.Second
+		return 0
+	}
+	wait := rand.N(b.limit) + time.Millisecond
+	b.limit = min(2*b.limit, time.Minute)
+	return wait
+}
+
+// Lived says that a connection worked for a while: the next waits are short again, but not nothing.
+func (b *Backoff) Lived() { b.limit = time.Second }
+
+// guard is the connection beneath the library.
+type guard struct {
+	net.Conn
+	writeTimeout time.Duration
+	parser       packetParser // of what is read; the library has one reader
+
+	once  sync.Once
+	lost  chan struct{}
+	cause error // written before lost is closed
+}
+
+func newGuard(c net.Conn, maxPacket int, writeTimeout time.Duration) *guard {
+	return &guard{Conn: c, writeTimeout: writeTimeout, parser: packetParser{max: maxPacket}, lost: make(chan struct{})}
+}
+
+func (g *guard) fail(why error) {
+	g.once.Do(func() {
+		g.cause = why
+		close(g.lost)
+		g.Conn.Close()
+	})
+}
+
+func (g *guard) err() error {
+	select {
+	case <-g.lost:
+		return g.cause
+	default:
+		return nil
+	}
+}
+
+func (g *guard) Read(p []byte) (int, error) {
+	n, err := g.Conn.Read(p)
+	if bad := g.parser.feed(p[:n]); bad != nil {
+		g.fail(bad)
+		return 0, bad
+	}
+	if err != nil {
+		g.fail(err)
+	}
+	return n, err
+}
+
+func (g *guard) Write(p []byte) (int, error) {
+	// Every write, also of pings and acknowledgements: a peer that reads nothing must be noticed.
+	if err := g.Conn.SetWriteDeadline(time.Now().Add(g.writeTimeout)); err != nil {
+		g.fail(err)
+		return 0, err
+	}
+	n, err := g.Conn.Write(p)
+	if err != nil {
+		g.fail(err)
+	}
+	return n, err
+}
+
+func (g *guard) Close() error {
+	g.fail(net.ErrClosed)
+	return nil
+}

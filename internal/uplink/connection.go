@@ -1,0 +1,441 @@
+package uplink
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"linli/internal/alert"
+	"linli/internal/mqtt"
+	"linli/internal/wire"
+)
+
+// connection is one connection to a broker and what is in flight on it. It belongs to Run's goroutine; only the
+// waiters beside it touch results.
+type connection struct {
+	u       *Uplink
+	session *mqtt.Session
+	live    *lane
+	late    *lane
+	results chan result
+	waiters sync.WaitGroup
+
+	inFlight     int
+	ofTelemetry  int            // of inFlight
+	lateInFlight int            // bytes
+	alerts       map[string]int // messages in flight by alert id
+	open         []string       // ids last published on alerts/open
+	openTold     bool
+	bookChanged  bool // look at the book again
+	lastLive     time.Time
+	lastIdle     time.Time
+	lastStatus   time.Time
+	lastWaiting  time.Time
+}
+
+type result struct {
+	err  error
+	done func() // what an acknowledgement means
+	free func() // what the end of the message frees, acknowledged or not
+}
+
+var (
+	errAckTimeout = errors.New("the broker does not acknowledge")
+	errStopping   = errors.New("stopping")
+)
+
+// connection connects, calls up, and delivers until the connection is lost (the error says why) or ctx ends.
+func (u *Uplink) connection(ctx context.Context, broker string, up func()) error {
+	u.setStatus(func(s *Status) { s.Broker = broker })
+	will, err := json.Marshal(wire.Status{Node: u.node, State: "offline", Reason: "lost", StartedAt: u.started.UTC(), Version: u.cfg.Version})
+	if err != nil {
+		return err
+	}
+	session, err := mqtt.Connect(ctx, mqtt.Config{
+		ClientID: u.node, Username: u.cfg.Username, PasswordFile: u.cfg.PasswordFile,
+		CAFile: u.cfg.CAFile, CertFile: u.cfg.CertFile, KeyFile: u.cfg.KeyFile,
+		KeepAlive: u.cfg.KeepAlive, PingTimeout: u.cfg.PingTimeout,
+	}, broker, mqtt.Options{Will: &mqtt.Will{Topic: u.topic(wire.StatusTopic, ""), Payload: will}})
+	if err != nil {
+		return err
+	}
+	c := &connection{u: u, session: session, results: make(chan result, u.cfg.Window+8), alerts: map[string]int{}, bookChanged: true, lastIdle: time.Now()}
+	defer c.waiters.Wait()
+	defer session.Drop(errStopping)
+	if c.live, err = newLane(u, false); err != nil {
+		return err
+	}
+	if c.late, err = newLane(u, true); err != nil {
+		return err
+	}
+	up()
+	u.setStatus(func(s *Status) {
+		s.Connected, s.Since, s.LastError = true, time.Now(), ""
+		s.Connects++
+	})
+	u.update()
+	c.late.queue = slices.Clone(u.state.unacked)
+	for _, set := range u.waiting {
+		for _, r := range set {
+			c.late.queue = c.late.queue.remove(r.from, r.end)
+		}
+	}
+	c.takeLive(u.state.next)
+	if !session.Present {
+		c.repeatOpen()
+	}
+	return c.serve(ctx)
+}
+
+// takeLive moves the newest frames from late to live when they are few, or the last of them when they are many.
+func (c *connection) takeLive(next uint64) {
+	if c.late.queue.count() <= liveFrames {
+		c.live.queue, c.late.queue = c.late.queue, nil
+		return
+	}
+	from := next - 1
+	if c.late.queue[len(c.late.queue)-1].end == next {
+		// The newest frame is live, what lies before it is a backlog.
+		c.late.queue = c.late.queue.remove(from, next)
+		c.live.queue = c.live.queue.add(from, next)
+	}
+}
+
+func (c *connection) serve(ctx context.Context) error {
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	known := c.u.state.next
+	for {
+		// The channels first: what changes after this is seen in the next round.
+		journalChanged, bookChanged := c.u.journal.Changed(), c.u.book.Changed()
+		c.u.update()
+		if next := c.u.state.next; next > known {
+			c.live.queue = c.live.queue.add(known, next)
+			known = next
+			if c.live.queue.count() > liveFrames {
+				// Live cannot keep up: what has become old is late, the newest overtakes it.
+				old := c.live.queue.remove(next-1, next)
+				for _, r := range old {
+					c.late.queue = c.late.queue.add(r.from, r.end)
+				}
+				if h := c.live.held; h != nil {
+					c.late.queue = c.late.queue.add(h.seq, h.seq+1)
+					c.live.held = nil
+				}
+				c.live.queue = spans(nil).add(next-1, next)
+			}
+		}
+		c.sendStatus("online", "", false)
+		c.sendAlerts()
+		c.sendTelemetry()
+		c.u.save(false)
+		c.u.setStatus(func(s *Status) { s.InFlight = c.inFlight })
+		select {
+		case <-ctx.Done():
+			c.drain()
+			return errStopping
+		case <-c.session.Lost():
+			c.collect()
+			return c.session.Err()
+		case r := <-c.results:
+			c.take(r)
+			c.collect()
+		case <-journalChanged:
+		case <-bookChanged:
+			c.bookChanged = true
+		case <-tick.C:
+			c.bookChanged = true
+			c.live.stalled, c.late.stalled = false, false
+		}
+	}
+}
+
+// collect takes what has been acknowledged meanwhile, without waiting.
+func (c *connection) collect() {
+	for {
+		select {
+		case r := <-c.results:
+			c.take(r)
+		default:
+			return
+		}
+	}
+}
+
+func (c *connection) take(r result) {
+	c.inFlight--
+	if r.free != nil {
+		r.free()
+	}
+	if r.err != nil {
+		// Whatever is wrong with one message is wrong with the connection; it will be sent again on the next.
+		c.session.Drop(r.err)
+		return
+	}
+	c.u.setStatus(func(s *Status) { s.Acknowledged++ })
+	if r.done != nil {
+		r.done()
+	}
+}
+
+// drain waits for what is in flight, tells the city that the gateway stops, and says farewell.
+func (c *connection) drain() {
+	timeout := time.NewTimer(drainFor)
+	defer timeout.Stop()
+	c.sendStatus("offline", "stopped", true)
+	for c.inFlight > 0 {
+		select {
+		case r := <-c.results:
+			c.take(r)
+		case <-c.session.Lost():
+			c.collect()
+			return
+		case <-timeout.C:
+			c.session.Close(farewellFor)
+			return
+		}
+	}
+	c.session.Close(farewellFor)
+}
+
+// send hands one message to the connection. done runs in Run's goroutine after the acknowledgement, free in any case
+// when the message is over.
+func (c *connection) send(topic string, retained bool, payload []byte, done, free func()) {
+	token := c.session.Publish(topic, retained, payload)
+	c.inFlight++
+	c.u.setStatus(func(s *Status) { s.Sent++ })
+	c.waiters.Go(func() {
+		r := result{done: done, free: free}
+		timeout := time.NewTimer(c.u.cfg.AckTimeout)
+		defer timeout.Stop()
+		select {
+		case <-token.Done():
+			r.err = token.Error()
+		case <-c.session.Lost():
+			// The acknowledgement may have come just before the end.
+			select {
+			case <-token.Done():
+				r.err = token.Error()
+			default:
+				r.err = c.session.Err()
+			}
+		case <-timeout.C:
+			r.err = fmt.Errorf("%w: nothing for %v", errAckTimeout, c.u.cfg.AckTimeout)
+			c.session.Drop(r.err)
+		}
+		c.results <- r // never blocks: the channel holds the whole window
+	})
+}
+
+// room says whether a message may be sent: telemetry leaves a quarter of the window to alerts.
+func (c *connection) room(telemetry bool) bool {
+	if telemetry {
+		return c.inFlight < c.u.cfg.Window && c.ofTelemetry < c.u.cfg.Window*3/4
+	}
+	return c.inFlight < c.u.cfg.Window
+}
+
+// sendAlerts sends what the book has for us, and the list of open alerts when it has changed.
+func (c *connection) sendAlerts() {
+	u := c.u
+	if !c.bookChanged {
+		return
+	}
+	c.bookChanged = false
+	open := []string{}
+	for _, a := range u.book.OpenAlerts() {
+		open = append(open, a.ID)
+	}
+	slices.Sort(open)
+	if c.room(false) && (!c.openTold || !slices.Equal(open, c.open)) {
+		if b, err := json.Marshal(wire.OpenList{Node: u.node, Time: time.Now().UTC(), Open: open}); err == nil {
+			c.open, c.openTold = open, true
+			c.send(u.topic(wire.AlertsOpen, ""), true, b, nil, nil)
+		}
+	}
+	for _, o := range u.book.Pending(Channel, u.cfg.Window) {
+		if c.inFlight+2 > u.cfg.Window {
+			return
+		}
+		if c.alerts[o.Alert.ID] > 0 {
+			continue // in order: the next transition of this alert waits for this one
+		}
+		c.sendAlert(o.Alert, o.What, func() {
+			u.book.Told(Channel, o.Alert.ID, o.Seq)
+			if o.Alert.State == alert.Closed {
+				delete(u.firstTold, o.Alert.ID)
+			}
+			u.setStatus(func(s *Status) { s.AlertsTold++ })
+		})
+	}
+}
+
+// repeatOpen sends the messages of all open alerts again: a broker that does not know our session has lost what it
+// retained as well. They are the same messages, with the same ids.
+func (c *connection) repeatOpen() {
+	for _, a := range c.u.book.OpenAlerts() {
+		if c.inFlight >= c.u.cfg.Window/2 {
+			return // a restarted broker is no reason to block; the list of open alerts names the rest
+		}
+		c.sendAlert(a, whatNow(&a), nil)
+	}
+}
+
+// whatNow is what made an open alert as it is, as far as the alert itself tells.
+func whatNow(a *alert.Alert) string {
+	switch {
+	case a.Unknown:
+		return alert.WhatUnknown
+	case a.State == alert.ActiveAcknowledged:
+		return alert.WhatAcknowledged
+	case a.State == alert.ReturnedUnacknowledged:
+		return alert.WhatReturned
+	}
+	return alert.WhatRaised
+}
+
+func (c *connection) sendAlert(a alert.Alert, what string, told func()) {
+	event := wire.NewAlertEvent(c.u.node, &a, what, c.u.transitionTime(&a, what))
+	payload, err := event.Encode()
+	if err != nil {
+		return // only text and times: cannot happen
+	}
+	messages := 1
+	if !a.Open() {
+		messages = 2
+	}
+	c.alerts[a.ID] += messages
+	left := messages
+	done := func() {
+		if left--; left == 0 && told != nil {
+			told()
+		}
+	}
+	free := func() {
+		c.bookChanged = true
+		if c.alerts[a.ID]--; c.alerts[a.ID] == 0 {
+			delete(c.alerts, a.ID)
+		}
+	}
+	topic := c.u.topic(wire.Alert, a.ID)
+	c.send(topic, a.Open(), payload, done, free)
+	if !a.Open() {
+		c.send(topic, true, nil, done, free)
+	}
+}
+
+// transitionTime is when the transition happened. The alert carries the time of most of them; of the others the
+// time of the first attempt to send it stands, so that a repetition does not become another row.
+func (u *Uplink) transitionTime(a *alert.Alert, what string) time.Time {
+	at := time.Time{}
+	switch what {
+	case alert.WhatRaised:
+		at = a.RaisedAt
+	case alert.WhatAcknowledged:
+		at = a.AcknowledgedAt
+	case alert.WhatReturned:
+		at = a.ReturnedAt
+	case alert.WhatClosed:
+		at = a.ClosedAt
+	}
+	if !at.IsZero() {
+		return at
+	}
+	if t, ok := u.firstTold[a.ID]; ok && t.revision == a.Revision {
+		return t.at
+	}
+	if len(u.firstTold) > 10_000 {
+		clear(u.firstTold)
+	}
+	t := told{a.Revision, time.Now().UTC().Truncate(time.Millisecond)}
+	u.firstTold[a.ID] = t
+	return t.at
+}
+
+// sendTelemetry sends live frames that are due, then late ones, then the sign of an idle lane.
+func (c *connection) sendTelemetry() {
+	u := c.u
+	if now := time.Now(); len(u.waiting) > 0 && now.Sub(c.lastWaiting) >= waitEvery {
+		c.lastWaiting = now
+		for _, r := range u.timed() {
+			c.late.queue = c.late.queue.add(r.from, r.end)
+		}
+	}
+	// A message is sent when its time has come; a little early rather than a whole commit late.
+	if time.Since(c.lastLive) >= u.cfg.Batch*9/10 || c.live.queue.count() >= liveFrames*3/4 {
+		for !c.live.stalled && c.flush(c.live) {
+			c.lastLive = time.Now()
+			c.lastIdle = c.lastLive
+		}
+	}
+	for !c.late.stalled && c.flush(c.late) {
+	}
+	if time.Since(c.lastIdle) >= idleEvery && c.room(true) && c.live.queue.count() == 0 && c.live.held == nil && u.clockSet() {
+		c.lastIdle = time.Now()
+		c.ofTelemetry++
+		c.send(u.topic(wire.Telemetry, ""), false, c.live.idle(u.state.next), nil, func() { c.ofTelemetry-- })
+	}
+}
+
+// flush sends the next message of a lane and reports whether there was one and room for it.
+func (c *connection) flush(l *lane) bool {
+	if !c.room(true) {
+		return false
+	}
+	if len(l.parts) == 0 {
+		limit := c.u.cfg.MaxMessage
+		if l.late {
+			limit = min(limit, lateBytes/2)
+		}
+		if l.parts = l.next(limit); len(l.parts) == 0 {
+			return false
+		}
+	}
+	m := l.parts[0]
+	late := 0
+	if l.late {
+		late = len(m.payload)
+		if c.lateInFlight > 0 && c.lateInFlight+late > lateBytes {
+			return false
+		}
+	}
+	l.parts = l.parts[1:]
+	c.ofTelemetry++
+	c.lateInFlight += late
+	c.send(c.u.topic(wire.Telemetry, ""), false, m.payload, func() {
+		if m.of.left--; m.of.left == 0 {
+			c.u.acknowledged(m.of.from, m.of.end)
+		}
+	}, func() {
+		c.ofTelemetry--
+		c.lateInFlight -= late
+	})
+	return true
+}
+
+// sendStatus publishes the status when it is due, or now.
+func (c *connection) sendStatus(state, reason string, now bool) {
+	u := c.u
+	if !now && (time.Since(c.lastStatus) < idleEvery || !c.room(false)) {
+		return
+	}
+	c.lastStatus = time.Now()
+	first, next := u.journal.Bounds()
+	b, err := json.Marshal(wire.Status{
+		Node: u.node, State: state, Reason: reason, Time: c.lastStatus.UTC(), Version: u.cfg.Version, StartedAt: u.started.UTC(),
+		ClockSet: u.clockSet(), Epoch: fmt.Sprintf("%016x", u.state.epoch), FirstSeq: first, NextSeq: next,
+		BacklogFrames: u.state.unacked.count(), OpenAlerts: len(u.book.OpenAlerts()),
+	})
+	if err != nil {
+		return
+	}
+	c.send(u.topic(wire.StatusTopic, ""), true, b, nil, nil)
+}
+
+func (u *Uplink) topic(kind wire.TopicKind, id string) string {
+	return wire.Topic{Kind: kind, Node: u.node, ID: id}.String()
+}

@@ -1,0 +1,11 @@
+package uplink
+
+import (
+	"time"
+
+	"linli/internal/journal"
+	"linli/internal/telemetry"
+)
+
+// SetWall replaces Frame.Wall: a frame made by a test has no clock.
+func (u *Uplink) SetWall(f func(*journal.Frame, telemetry.Mono) (time.Time, bool)) { u.frameWall = f }

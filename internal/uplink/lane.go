@@ -1,0 +1,194 @@
+package uplink
+
+import (
+	"errors"
+	"time"
+
+	"linli/internal/journal"
+	"linli/internal/wire"
+)
+
+// maxSpanTime bounds how much time one message covers.
+const maxSpanTime = 10 * time.Second
+
+// skipAtOnce bounds how many frames that cannot be sent are passed over between two looks at everything else.
+const skipAtOnce = 256
+
+// lane turns frames into messages, in the order of their numbers. There are two: live, and late for what live has
+// overtaken. A lane lives as long as a connection and belongs to its goroutine.
+type lane struct {
+	u    *Uplink
+	late bool
+	// queue is what is still to be sent. Live takes from its front; so does late.
+	queue spans
+	enc   *wire.Encoder
+	after uint64 // the frame that would follow the last one encoded; anything else resets the encoder
+
+	held  *encoded  // a frame that was encoded and did not fit into the last message
+	parts []message // built and not yet sent
+	body  []byte    // reused
+	pack  *wire.Compressor
+	// stalled: the journal could not be read, or a search was cut short; go on at the next tick.
+	stalled bool
+}
+
+// encoded is one frame as lines.
+type encoded struct {
+	seq    uint64
+	text   []byte
+	lines  int
+	t0, t1 int64
+}
+
+// delivery is a range of frames on its way in one message or several.
+type delivery struct {
+	from, end uint64
+	left      int // messages not yet acknowledged
+}
+
+// message is one telemetry message.
+type message struct {
+	payload []byte
+	of      *delivery
+}
+
+func newLane(u *Uplink, late bool) (*lane, error) {
+	pack, err := wire.NewCompressor(u.compression)
+	return &lane{u: u, late: late, enc: wire.NewEncoder(u.cfg.Site, u.cfg.Gateway), pack: pack}, err
+}
+
+// next builds the messages of the next frames: one, or the parts of a frame that is larger than limit bytes in
+// plain. None: nothing can be sent now.
+func (l *lane) next(limit int) []message {
+	l.body = l.body[:0]
+	h := wire.Header{Epoch: l.u.state.epoch, Late: l.late}
+	for {
+		f := l.held
+		l.held = nil
+		if f == nil {
+			if f = l.encode(h.To + 1); f == nil {
+				break
+			}
+		}
+		if h.From != 0 && (f.seq != h.To+1 || len(l.body)+len(f.text) > limit || f.t1-h.T0 > int64(maxSpanTime)) {
+			l.held = f
+			break
+		}
+		if h.From == 0 {
+			h.From, h.T0 = f.seq, f.t0
+		}
+		h.To, h.T1 = f.seq, max(h.T1, f.t1)
+		h.Count += f.lines
+		l.body = append(l.body, f.text...)
+		if len(l.body) >= limit {
+			break
+		}
+	}
+	if h.From == 0 {
+		return nil
+	}
+	of := &delivery{from: h.From, end: h.To + 1}
+	parts := split(l.body, limit)
+	messages := make([]message, 0, len(parts))
+	of.left = len(parts)
+	for i, part := range parts {
+		h.Count = part.lines
+		if len(parts) > 1 {
+			h.Part, h.Parts = i+1, len(parts)
+		}
+		plain := append(wire.AppendHeader(make([]byte, 0, len(part.text)+160), &h), part.text...)
+		if l.u.compression != wire.Plain {
+			plain = l.pack.Pack(plain)
+		}
+		messages = append(messages, message{payload: plain, of: of})
+	}
+	return messages
+}
+
+// encode takes the next frame off the queue that can be sent. Where joins is not 1, only the frame with that number
+// is of use; another stays queued.
+func (l *lane) encode(joins uint64) *encoded {
+	for skipped := 0; len(l.queue) > 0; skipped++ {
+		if skipped == skipAtOnce {
+			l.stalled = true // alerts must not wait for a long search
+			return nil
+		}
+		seq := l.queue[0].from
+		if joins > 1 && seq != joins {
+			return nil
+		}
+		l.queue = l.queue.remove(seq, seq+1)
+		f := &l.u.frame
+		if err := l.u.journal.Read(seq, f); errors.Is(err, journal.ErrNotFound) {
+			// Deleted for space or age, or damaged: a tombstone further on tells how much is gone.
+			l.u.acknowledged(seq, seq+1)
+			continue
+		} else if err != nil {
+			// The disk's trouble, which may pass.
+			l.queue = l.queue.add(seq, seq+1)
+			l.stalled = true
+			l.u.setError(err)
+			return nil
+		}
+		t0, ok0 := l.u.frameWall(f, f.T0)
+		t1, ok1 := l.u.frameWall(f, f.T1)
+		if !ok0 || !ok1 {
+			l.u.setAside(f.Boot, seq)
+			continue
+		}
+		if seq != l.after {
+			l.enc.Reset()
+		}
+		l.after = seq + 1
+		out := &encoded{seq: seq, t0: t0.UnixNano(), t1: t1.UnixNano()}
+		if f.Lost != nil {
+			out.text = wire.AppendLost(nil, &wire.Lost{
+				Epoch: l.u.state.epoch, From: f.Lost.FirstSeq, To: f.Lost.LastSeq, Count: f.Lost.Count, Reason: f.Lost.Reason, T0: out.t0, T1: out.t1,
+			})
+		}
+		offset := out.t0 - int64(f.T0) // one per boot
+		for i := range f.Records {
+			r := &f.Records[i]
+			l.enc.Add(r.Series, int64(r.Time)+offset, r.Quality, r.Value)
+		}
+		out.text, out.lines = l.enc.Flush(out.text)
+		return out
+	}
+	return nil
+}
+
+// idle builds the message that says that there is nothing newer than the frames before next.
+func (l *lane) idle(next uint64) []byte {
+	now := l.u.wallNow()
+	b := wire.AppendHeader(nil, &wire.Header{Epoch: l.u.state.epoch, From: next, To: next - 1, T0: now, T1: now})
+	if l.u.compression != wire.Plain {
+		return l.pack.Pack(b)
+	}
+	return b
+}
+
+type part struct {
+	text  []byte
+	lines int
+}
+
+// split cuts lines into parts of at most limit bytes (a longer line stays whole).
+func split(b []byte, limit int) []part {
+	var parts []part
+	start, lines := b, 0
+	size := 0
+	for rest := b; len(rest) > 0; {
+		line, after := wire.NextLine(rest)
+		n := len(rest) - len(after)
+		if size > 0 && size+n > limit {
+			parts = append(parts, part{start[:size], lines})
+			start, size, lines = start[size:], 0, 0
+		}
+		size += n
+		if len(line) > 0 && line[0] != '#' {
+			lines++
+		}
+		rest = after
+	}
+	return append(parts, part{start[:size], lines})
+}

@@ -1,0 +1,120 @@
+package uplink
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// state is what the uplink remembers across restarts: which frames of which journal the broker has not
+// acknowledged. Everything from next on is unacknowledged too.
+//
+// The file is text:
+//
+//	linli-uplink 1
+//	epoch 00c0ffee00c0ffee
+//	next 1234
+//	unacked 17-40          (both included; any number of lines up to 64, ascending)
+//	crc 1a2b3c4d           (CRC-32C of every byte before this line)
+type state struct {
+	epoch   uint64
+	next    uint64
+	unacked spans
+}
+
+const stateName = "uplink.state"
+
+// errState is wrapped by the errors of a damaged state file.
+var errState = errors.New("damaged state file")
+
+func (s *state) encode() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "linli-uplink 1\nepoch %016x\nnext %d\n", s.epoch, s.next)
+	for _, r := range s.unacked {
+		fmt.Fprintf(&b, "unacked %d-%d\n", r.from, r.end-1)
+	}
+	fmt.Fprintf(&b, "crc %08x\n", crc32.Checksum(b.Bytes(), crc32.MakeTable(crc32.Castagnoli)))
+	return b.Bytes()
+}
+
+func decodeState(b []byte) (*state, error) {
+	i := bytes.LastIndex(b, []byte("crc "))
+	if i < 0 {
+		return nil, fmt.Errorf("%w: no checksum", errState)
+	}
+	var crc uint32
+	if _, err := fmt.Sscanf(string(b[i:]), "crc %08x\n", &crc); err != nil || crc != crc32.Checksum(b[:i], crc32.MakeTable(crc32.Castagnoli)) {
+		return nil, fmt.Errorf("%w: checksum differs", errState)
+	}
+	s := &state{}
+	lines := bytes.SplitAfter(b[:i], []byte("\n"))
+	if len(lines) < 4 || string(lines[0]) != "linli-uplink 1\n" {
+		return nil, fmt.Errorf("%w: unknown version", errState)
+	}
+	if _, err := fmt.Sscanf(string(lines[1])+string(lines[2]), "epoch %016x\nnext %d\n", &s.epoch, &s.next); err != nil {
+		return nil, fmt.Errorf("%w: %w", errState, err)
+	}
+	for _, line := range lines[3:] {
+		if len(line) == 0 {
+			continue
+		}
+		var from, last uint64
+		if _, err := fmt.Sscanf(string(line), "unacked %d-%d\n", &from, &last); err != nil || from > last || last >= s.next {
+			return nil, fmt.Errorf("%w: %q", errState, line)
+		}
+		s.unacked = s.unacked.add(from, last+1)
+	}
+	return s, nil
+}
+
+// loadState reads the state of the journal with this epoch. Without a state, or with one of another journal or a
+// damaged one, it returns an error or nil and a state in which nothing is acknowledged: frames may go out twice,
+// none is skipped.
+func loadState(dir string, epoch uint64) (*state, error) {
+	fresh := &state{epoch: epoch, next: 1}
+	b, err := os.ReadFile(filepath.Join(dir, stateName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fresh, nil
+	}
+	if err != nil {
+		return fresh, err
+	}
+	s, err := decodeState(b)
+	if err != nil {
+		return fresh, err
+	}
+	if s.epoch != epoch {
+		return fresh, nil
+	}
+	return s, nil
+}
+
+// save replaces the state file: after a power cut either the old one is there or the new one.
+func (s *state) save(dir string) error {
+	path := filepath.Join(dir, stateName)
+	f, err := os.CreateTemp(dir, stateName+".*.tmp")
+	if err != nil {
+		return fmt.Errorf("save uplink state: %w", err)
+	}
+	_, err = f.Write(s.encode())
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return fmt.Errorf("save uplink state: %w", err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("save uplink state: %w", err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("save uplink state: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,404 @@
+// Package uplink carries the journal and the alerts to the city's broker by MQTT.
+//
+// # Guarantees
+//
+//   - A frame counts as delivered only on the broker's PUBACK for every message it is in, received on the connection
+//     that carried them. Whatever was not acknowledged when a connection or the process ends is sent again. The same
+//     data may arrive twice; rows are identical then.
+//   - What is unacknowledged is remembered as a set of ranges of frames, on disk at most stateEvery old. Losing that
+//     file, or finding one of another journal, means that everything readable is sent again; nothing is skipped.
+//   - Alerts go first and have window slots that telemetry cannot take. Live frames overtake a backlog; order holds
+//     within live and within late. A backlog has at most 32 KiB in flight.
+//   - An alert is told (Book.Told) after the broker acknowledged it. While it is open its message is retained; when
+//     it closes, the closed message is sent and then the retained one is cleared.
+//   - Telemetry whose wall clock time is not known waits; alerts do not.
+//
+// # What it does not do
+//
+// It keeps no samples: the journal is the queue. It never publishes from the goroutine of a caller. Commands from the
+// city are not taken yet.
+//
+// Concurrency: one goroutine (Run) owns everything but Status, which any goroutine may call.
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"linli/internal/alert"
+	"linli/internal/journal"
+	"linli/internal/mqtt"
+	"linli/internal/telemetry"
+	"linli/internal/wire"
+)
+
+// Channel is the uplink's name in the alert book's outbox.
+const Channel = "mqtt"
+
+// Config says where to deliver and as whom.
+type Config struct {
+	Site, Gateway string   // ids; Site + "." + Gateway is the node and the MQTT client id
+	Brokers       []string // tcp://host:port or tls://host:port, in order of preference
+	Username      string
+	PasswordFile  string
+	CAFile        string
+	CertFile      string
+	KeyFile       string
+	Compression   string        // "", none, gzip or zstd
+	Batch         time.Duration // how long live frames are gathered for one message; 0 means 1 s, at most 10 s
+	MaxMessage    int           // bytes of one message before compression; 0 means 256 KiB
+	StateDir      string        // where the state file is kept
+	Version       string        // of the program, for the status message
+	// Clock gives the wall clock and says whether it was ever set; nil: the process's clock is right.
+	Clock *telemetry.Clock
+
+	// For tests and unusual links; the zero values are right.
+	Window      int           // messages in flight; 0 means 64
+	AckTimeout  time.Duration // without an acknowledgement for so long the connection is dropped; 0 means 30 s
+	KeepAlive   time.Duration // 0 means 30 s
+	PingTimeout time.Duration // 0 means 10 s
+	MinBackoff  time.Duration // caps the waits between attempts to connect where not 0
+}
+
+// Validate fills in the defaults and says everything that is wrong.
+func (c *Config) Validate() error {
+	var errs []error
+	if _, _, ok := wire.SplitNode(c.Site + "." + c.Gateway); !ok {
+		errs = append(errs, fmt.Errorf("site %q and gateway %q must be ids", c.Site, c.Gateway))
+	}
+	if len(c.Brokers) == 0 {
+		errs = append(errs, errors.New("no broker"))
+	}
+	for _, b := range c.Brokers {
+		if _, _, err := mqtt.ParseBroker(b); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		errs = append(errs, errors.New("a certificate needs its key and a key its certificate"))
+	}
+	if _, err := wire.ParseCompression(c.Compression); err != nil {
+		errs = append(errs, err)
+	}
+	if c.Batch == 0 {
+		c.Batch = time.Second
+	}
+	if c.Batch < 0 || c.Batch > 10*time.Second {
+		errs = append(errs, fmt.Errorf("batch %v must be at most 10s", c.Batch))
+	}
+	if c.MaxMessage == 0 {
+		c.MaxMessage = 256 << 10
+	}
+	if c.Window == 0 {
+		c.Window = 64
+	}
+	if c.Window < 8 || c.MaxMessage < 1024 {
+		errs = append(errs, errors.New("window must be at least 8 and messages at least 1 KiB"))
+	}
+	if c.AckTimeout == 0 {
+		c.AckTimeout = 30 * time.Second
+	}
+	if c.StateDir == "" {
+		errs = append(errs, errors.New("no state directory"))
+	}
+	return errors.Join(errs...)
+}
+
+// Journal is what the uplink needs of the journal.
+type Journal interface {
+	Epoch() uint64
+	Bounds() (first, next uint64)
+	Changed() <-chan struct{}
+	Read(seq uint64, f *journal.Frame) error
+	Release(seq uint64)
+}
+
+// Book is what the uplink needs of the alert book.
+type Book interface {
+	Pending(channel string, n int) []alert.Outgoing
+	Told(channel string, id string, seq int64)
+	Changed() <-chan struct{}
+	OpenAlerts() []alert.Alert
+}
+
+const (
+	lateBytes   = 32 << 10         // of late messages in flight
+	liveFrames  = 16               // more than so many waiting live frames make a backlog
+	idleEvery   = time.Minute      // between messages of an idle lane, and between status messages
+	stateEvery  = 5 * time.Second  // between writes of the state file
+	waitEvery   = time.Second      // between looks for a clock that has been set
+	drainFor    = 2 * time.Second  // at shutdown, for what is in flight
+	livedAfter  = 10 * time.Second // a connection that lived so long was a good one
+	farewellFor = 250 * time.Millisecond
+)
+
+// Uplink is the gateway's connection to the city.
+type Uplink struct {
+	cfg         Config
+	node        string
+	compression wire.Compression
+	journal     Journal
+	book        Book
+	log         *zap.Logger
+	frameWall   func(*journal.Frame, telemetry.Mono) (time.Time, bool)
+	started     time.Time
+
+	// Owned by Run.
+	state     *state
+	dirty     bool // state differs from the file
+	savedAt   time.Time
+	frame     journal.Frame
+	waiting   map[string]spans // by boot: frames whose wall clock time is not known
+	firstTold map[string]told  // by alert id: when its newest transition was first sent
+
+	mu     sync.Mutex // guards status
+	status Status
+}
+
+type told struct {
+	revision int64
+	at       time.Time
+}
+
+// Status is what a console shows and metrics count.
+type Status struct {
+	Connected     bool
+	Broker        string    // connected to, or tried last
+	Since         time.Time // of the connection, or of its loss
+	BacklogFrames uint64    // frames in the journal and not acknowledged
+	WaitingFrames uint64    // of these, frames that wait for the clock to be set
+	OldestUnsent  uint64    // number of the first unacknowledged frame, 0 for none
+	InFlight      int       // messages sent and not acknowledged
+	Sent          uint64    // messages handed to a connection
+	Acknowledged  uint64    // messages acknowledged
+	AlertsTold    uint64    // alert transitions acknowledged
+	Connects      uint64    // connections made
+	Failures      uint64    // attempts that failed and connections that were lost
+	LastError     string    // of the last failure; empty while connected
+	StateError    string    // why the state file could not be read or written; empty when it can
+}
+
+// New returns an uplink for the journal and the book. It validates cfg and does nothing before Run.
+func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("uplink: %w", err)
+	}
+	compression, err := wire.ParseCompression(cfg.Compression)
+	if err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = zap.NewNop()
+	}
+	return &Uplink{
+		cfg: cfg, node: cfg.Site + "." + cfg.Gateway, compression: compression, journal: j, book: book, log: log,
+		frameWall: (*journal.Frame).Wall,
+		waiting:   map[string]spans{}, firstTold: map[string]told{},
+	}, nil
+}
+
+// Run delivers until ctx ends. Then it tries for two seconds to get acknowledged what is in flight, says farewell and
+// saves its state. A broker that is not there is no error: Run returns nil when ctx ends.
+func (u *Uplink) Run(ctx context.Context) error {
+	u.started = time.Now()
+	if err := os.MkdirAll(u.cfg.StateDir, 0o750); err != nil {
+		u.stateError(err)
+	}
+	state, err := loadState(u.cfg.StateDir, u.journal.Epoch())
+	u.state = state
+	if err != nil {
+		u.stateError(err)
+		u.log.Warn("uplink state unusable, sending everything again", zap.Error(err))
+	}
+	u.update()
+	defer u.save(true)
+
+	var backoff mqtt.Backoff
+	failing, short := false, 0
+	for attempt := 0; ; attempt++ {
+		wait := backoff.Next()
+		if u.cfg.MinBackoff > 0 {
+			wait = min(wait, u.cfg.MinBackoff)
+		}
+		if !u.pause(ctx, wait) {
+			return nil
+		}
+		broker := u.cfg.Brokers[attempt%len(u.cfg.Brokers)]
+		began := time.Now()
+		err := u.connection(ctx, broker, func() {
+			u.log.Info("uplink connected", zap.String("broker", broker), zap.Int("attempt", attempt+1))
+			failing = false
+		})
+		u.save(true)
+		if ctx.Err() != nil {
+			u.setStatus(func(s *Status) { s.Connected, s.InFlight = false, 0 })
+			return nil
+		}
+		lived := time.Since(began) >= livedAfter
+		if lived {
+			backoff.Lived()
+			attempt = -1 // the preferred broker first
+		}
+		wasUp := u.Status().Connected
+		if short++; !wasUp || lived {
+			short = 0
+		} else if short >= 3 {
+			err = fmt.Errorf("%w (lost at once %d times: does another client use the id %s?)", err, short, u.node)
+		}
+		u.setStatus(func(s *Status) {
+			if s.Connected {
+				s.Since = time.Now()
+			}
+			s.Connected, s.InFlight, s.LastError = false, 0, err.Error()
+			s.Failures++
+		})
+		if wasUp || !failing {
+			u.log.Warn("uplink down", zap.String("broker", broker), zap.Error(err))
+			failing = true
+		}
+	}
+}
+
+// pause waits, but keeps the figures for the console right meanwhile.
+func (u *Uplink) pause(ctx context.Context, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		changed := u.journal.Changed()
+		u.update()
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case <-changed:
+		}
+	}
+}
+
+// acknowledged takes frames out of what is still to be delivered.
+func (u *Uplink) acknowledged(from, end uint64) {
+	u.state.unacked = u.state.unacked.remove(from, end)
+	u.dirty = true
+}
+
+// update takes new and vanished frames of the journal into account and tells the journal what is history.
+func (u *Uplink) update() {
+	first, next := u.journal.Bounds()
+	st := u.state
+	if next > st.next {
+		st.unacked = st.unacked.add(st.next, next)
+		st.next = next
+		u.dirty = true
+	}
+	if from, ok := st.unacked.first(); ok && from < first {
+		// Gone for space or age; the journal's tombstones tell the city.
+		st.unacked = st.unacked.remove(0, first)
+		u.dirty = true
+	}
+	release := st.next
+	oldest, ok := st.unacked.first()
+	if ok {
+		release = oldest
+	}
+	if release > first {
+		u.journal.Release(release)
+	}
+	var waiting uint64
+	for _, s := range u.waiting {
+		waiting += s.count()
+	}
+	u.setStatus(func(s *Status) {
+		s.BacklogFrames, s.OldestUnsent, s.WaitingFrames = st.unacked.count(), oldest, waiting
+	})
+}
+
+// setAside keeps a frame whose wall clock time is not known.
+func (u *Uplink) setAside(boot string, seq uint64) {
+	u.waiting[boot] = u.waiting[boot].add(seq, seq+1)
+}
+
+// timed returns the frames set aside whose time is known now. One frame answers for its boot.
+func (u *Uplink) timed() spans {
+	var known spans
+	for boot, set := range u.waiting {
+		first, _ := u.journal.Bounds()
+		set = set.remove(0, first)
+		seq, ok := set.first()
+		if !ok {
+			delete(u.waiting, boot)
+			continue
+		}
+		u.waiting[boot] = set
+		if err := u.journal.Read(seq, &u.frame); err == nil {
+			if _, ok := u.frameWall(&u.frame, u.frame.T0); !ok {
+				continue
+			}
+		} else if !errors.Is(err, journal.ErrNotFound) {
+			continue
+		}
+		for _, r := range set {
+			known = known.add(r.from, r.end)
+		}
+		delete(u.waiting, boot)
+	}
+	return known
+}
+
+// save writes the state when it has changed and the last time is long enough ago, or now.
+func (u *Uplink) save(now bool) {
+	if !u.dirty || !now && time.Since(u.savedAt) < stateEvery {
+		return
+	}
+	u.savedAt = time.Now()
+	st := state{epoch: u.state.epoch, next: u.state.next, unacked: append(spans(nil), u.state.unacked...).bounded(maxSpans)}
+	if err := st.save(u.cfg.StateDir); err != nil {
+		if u.Status().StateError == "" {
+			u.log.Error("uplink state not saved", zap.Error(err))
+		}
+		u.stateError(err)
+		return
+	}
+	u.dirty = false
+	u.stateError(nil)
+}
+
+// wallNow is the present wall clock time in nanoseconds.
+func (u *Uplink) wallNow() int64 { return time.Now().UnixNano() }
+
+// clockSet says whether wallNow can be believed.
+func (u *Uplink) clockSet() bool {
+	return u.cfg.Clock == nil || !u.cfg.Clock.Now().Wall.IsZero()
+}
+
+// Status returns the present figures. It may be called from any goroutine.
+func (u *Uplink) Status() Status {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.status
+}
+
+func (u *Uplink) setStatus(change func(*Status)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	change(&u.status)
+}
+
+func (u *Uplink) setError(err error) {
+	u.setStatus(func(s *Status) { s.LastError = err.Error() })
+}
+
+func (u *Uplink) stateError(err error) {
+	u.setStatus(func(s *Status) {
+		s.StateError = ""
+		if err != nil {
+			s.StateError = err.Error()
+		}
+	})
+}
