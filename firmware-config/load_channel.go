@@ -250,7 +250,7 @@ func (l *loader) numberChannel(f *channelFile, ch *Channel) {
 	for _, v := range f.Invalid {
 		ch.Invalid = append(ch.Invalid, v.Value)
 		if bits := 16 * ch.Encoding.Registers(); bits < 64 && v.Value>>bits != 0 {
-			l.errs.Addf(v.Pos, "%#X does not fit into the %d bits of type %s", v.Value, bits, ch.Encoding)
+			l.errs.Addf(v.Pos, "0x%X does not fit into the %d bits of type %s", v.Value, bits, ch.Encoding)
 		}
 	}
 	if f.Min != nil {

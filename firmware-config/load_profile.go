@@ -138,7 +138,10 @@ func (l *loader) device(p *Profile, f *deviceFile) {
 		b := PointBinding{Channel: e.Value.From.Value, Invert: e.Value.Invert}
 		if e.Value.Map.Pos.Line > 0 {
 			m, err := LinearFrom(e.Value.Map.Value)
-			l.errs.Append(e.Value.Map.Pos, err)
+			if err != nil {
+				l.errs.Append(e.Value.Map.Pos, err)
+				continue
+			}
 			b.Map = m
 		}
 		i := class.Point(e.Key.Value)
@@ -157,7 +160,7 @@ func (l *loader) device(p *Profile, f *deviceFile) {
 		d.Points[e.Key.Value] = b
 	}
 	for i := range class.Points {
-		if _, bound := d.Points[class.Points[i].Name]; !bound && !class.Points[i].Optional {
+		if _, bound := f.Points.Get(class.Points[i].Name); !bound && !class.Points[i].Optional {
 			l.errs.Addf(f.Pos, "class %s needs the point %q", class.ID, class.Points[i].Name)
 		}
 	}
