@@ -76,30 +76,9 @@ func (r *resolver) transport(b *bus, out *Bus, taken *endpoints) {
 		out.Transport = ModbusRTUOverTCP
 		r.tcp(b, b.RTUOverTCP, out, taken)
 	}
-	if ways != 1 && !r.refusedWithin(b) {
+	if ways != 1 {
 		r.failf(b.Pos, "bus %s needs exactly one of %s, %s and %s", b.ID.Value, ModbusRTU, ModbusTCP, ModbusRTUOverTCP)
 	}
-}
-
-// refusedWithin reports whether the decoder found a mistake in the lines of the bus before its units: perhaps a
-// misspelt transport, which need not be reported a second time as missing.
-func (r *resolver) refusedWithin(b *bus) bool {
-	end := int(^uint(0) >> 1)
-	if len(b.Units) > 0 && b.Units[0].Pos.Line > 0 {
-		end = b.Units[0].Pos.Line
-	}
-	for i := range r.file.Buses {
-		if line := r.file.Buses[i].Pos.Line; line > b.Pos.Line {
-			end = min(end, line)
-		}
-	}
-	for pos := range r.refused {
-		// Missing keys are reported at the bus itself, and tell nothing.
-		if pos != b.Pos && pos.Line >= b.Pos.Line && pos.Line < max(end, b.Pos.Line+1) {
-			return true
-		}
-	}
-	return false
 }
 
 func (r *resolver) serial(b *bus, out *Bus, taken *endpoints) {

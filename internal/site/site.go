@@ -13,9 +13,9 @@
 //	devices: [{id: lane_1, class: fire_lane_sensor, zone: east_gate, points: {occupied: io1.di1}}]
 //	rules:   [{pack: fire_lane, params: {dwell: 3m}}]
 //
-// A device gets each point of its class from one of four places, in this order: its own points (a channel, or a
+// A device gets each point of its class from the first of these that has it: its own points (a channel, or a
 // constant), the profile of the unit that it is, the class's default for an optional point. A mandatory point that
-// nothing provides is a mistake.
+// no channel provides is a mistake.
 //
 // # Guarantees
 //
