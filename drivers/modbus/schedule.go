@@ -126,32 +126,32 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 	return dst, max(next, t)
 }
 
-// start makes everything due at once, in order, and spreads the later readings evenly over each interval, so that
-// units polled at one rate do not come in bursts.
+// start makes everything due at once, in order, and spreads the later readings of the groups evenly over each
+// interval, so that units polled at one rate do not come in bursts. The blocks of one group stay together: a value
+// and the register that says whether it counts should be of one moment.
 func (b *Bus) start(now telemetry.Mono) {
 	b.started = true
 	b.busyFirst = now
-	b.probeReset(now)
-	count := map[time.Duration]int{}
+	var groups [][]*block
+	size := map[time.Duration]int{}
 	for _, u := range b.units {
-		for _, bl := range u.blocks {
-			count[bl.every]++
+		for i, bl := range u.blocks {
+			if i == 0 || bl.every != u.blocks[i-1].every || bl.life != u.blocks[i-1].life {
+				groups = append(groups, nil)
+				size[bl.every]++
+			}
+			g := &groups[len(groups)-1]
+			*g = append(*g, bl)
 		}
 	}
 	nth := map[time.Duration]int{}
-	for _, u := range b.units {
-		for _, bl := range u.blocks {
-			bl.phase = now.Add(bl.every * time.Duration(nth[bl.every]) / time.Duration(count[bl.every]))
-			bl.due, bl.first = now, true
-			nth[bl.every]++
+	for _, g := range groups {
+		every := g[0].every
+		phase := now.Add(every * time.Duration(nth[every]) / time.Duration(size[every]))
+		nth[every]++
+		for _, bl := range g {
+			bl.phase, bl.due, bl.first = phase, now, true
 		}
-	}
-}
-
-// probeReset makes every demoted unit's probe due at now.
-func (b *Bus) probeReset(now telemetry.Mono) {
-	for _, u := range b.units {
-		u.probeAt, u.probeWait = now, firstProbe
 	}
 }
 

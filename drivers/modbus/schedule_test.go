@@ -49,7 +49,7 @@ func TestDeadUnitsDoNotSlowTheOthers(t *testing.T) {
 				var chs []firmwareconfig.Channel
 				for a := range 10 {
 					c := u16(string(rune('a'+a)), a)
-					c.Every = 2200 * time.Millisecond // 32 x 62 ms: the line is about 90 % busy
+					c.Every = 1950 * time.Millisecond // 32 x 56 ms: the line is over 90 % busy
 					chs = append(chs, c)
 				}
 				cfg = append(cfg, unitOf("u"+string(rune('a'+i%26))+string(rune('a'+i/26)), i+1, telemetry.PointID(100*i), chs...))
