@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"math/bits"
 
 	"linli/internal/telemetry"
 )
@@ -111,8 +112,8 @@ func floatForm(v float64, like byte) (form byte, m int64) {
 		return formF64, int64(math.Float64bits(v))
 	}
 	for e := byte(1); e <= maxExponent; e++ {
-		// A float32 has about seven digits: with more, the decimal is no shorter than the bits.
-		if m, ok := decimal(v, formDecimal32|e); ok && m > -1e7 && m < 1e7 {
+		// With more digits a decimal would fit many a float32 by chance, and be no shorter than the bits.
+		if m, ok := decimal(v, formDecimal32|e); ok && m > -200_000 && m < 200_000 {
 			return formDecimal32 | e, m
 		}
 	}
@@ -127,10 +128,11 @@ type encoder struct {
 	byPoint  []int32 // entry + 1, of inv's points
 	told     int     // entries before this one are in a frame that has been written
 
-	col [columns][]byte
-	f32 []uint32
-	f64 []uint64
-	raw []byte
+	col   [columns][]byte
+	f32   []uint32
+	f64   []uint64
+	times []uint64
+	raw   []byte
 }
 
 // reset starts a new segment's dictionary. The old one's memory now belongs to readers.
@@ -180,7 +182,7 @@ func (e *encoder) entry(s *telemetry.Sample) int32 {
 	switch kind {
 	case telemetry.Float:
 		form, m := floatForm(s.Value.Float(), x.form)
-		if x.based && (form == x.form || form < formDecimal) {
+		if x.based && (form == x.form || form < formDecimal && (form != formF32 || x.form < formDecimal32)) {
 			return k
 		}
 		n.form, n.base = form, m
@@ -231,11 +233,11 @@ func (e *encoder) samples(inv *telemetry.Inventory, samples []telemetry.Sample, 
 	for i := range e.col {
 		e.col[i] = e.col[i][:0]
 	}
-	e.f32, e.f64 = e.f32[:0], e.f64[:0]
+	e.f32, e.f64, e.times = e.f32[:0], e.f64[:0], e.times[:0]
 	quality, kind, form := runs{col: &e.col[colQuality]}, runs{col: &e.col[colKind]}, runs{col: &e.col[colForm]}
 	var prev int32 = -1
 	last, group := t0, uint64(0)
-	var bits, nbits byte
+	var octet, nbits byte
 	for i := range samples[:n] {
 		s := &samples[i]
 		k := e.entry(s)
@@ -246,7 +248,7 @@ func (e *encoder) samples(inv *telemetry.Inventory, samples []telemetry.Sample, 
 			if group > 0 {
 				e.col[colGroup] = binary.AppendUvarint(e.col[colGroup], group)
 			}
-			e.put(colTime, int64(s.Time-last))
+			e.times = append(e.times, zigzag(int64(s.Time-last)))
 			last, group = s.Time, 0
 		}
 		group++
@@ -256,10 +258,10 @@ func (e *encoder) samples(inv *telemetry.Inventory, samples []telemetry.Sample, 
 		same := vk == x.series.Kind
 		switch vk {
 		case telemetry.Bool:
-			bits |= byte(s.Value.Int()&1) << nbits
+			octet |= byte(s.Value.Int()&1) << nbits
 			if nbits++; nbits == 8 {
-				e.col[colBool] = append(e.col[colBool], bits)
-				bits, nbits = 0, 0
+				e.col[colBool] = append(e.col[colBool], octet)
+				octet, nbits = 0, 0
 			}
 		case telemetry.Int, telemetry.Enum:
 			v := s.Value.Int()
@@ -276,9 +278,9 @@ func (e *encoder) samples(inv *telemetry.Inventory, samples []telemetry.Sample, 
 			}
 			switch f {
 			case formF32:
-				e.f32 = append(e.f32, uint32(m)^uint32(base))
+				e.f32 = append(e.f32, zigzag32(int32(m-base)))
 			case formF64:
-				e.f64 = append(e.f64, uint64(m^base))
+				e.f64 = append(e.f64, zigzag(m-base))
 			default:
 				e.put(colDecimal, m-base)
 			}
@@ -291,8 +293,14 @@ func (e *encoder) samples(inv *telemetry.Inventory, samples []telemetry.Sample, 
 	kind.flush()
 	form.flush()
 	if nbits > 0 {
-		e.col[colBool] = append(e.col[colBool], bits)
+		e.col[colBool] = append(e.col[colBool], octet)
 	}
+	var widest uint64
+	for _, t := range e.times {
+		widest |= t
+	}
+	width := (bits.Len64(widest) + 7) / 8
+	e.col[colTime] = appendPlanes(append(e.col[colTime], byte(width)), e.times, width)
 	e.col[colF32] = appendPlanes(e.col[colF32], e.f32, 4)
 	e.col[colF64] = appendPlanes(e.col[colF64], e.f64, 8)
 
@@ -380,6 +388,11 @@ func appendLoss(b []byte, l *Loss) []byte {
 	c = appendString(c, l.Reason)
 	return appendString(append(b, sectionLoss), c)
 }
+
+func zigzag(v int64) uint64     { return uint64(v)<<1 ^ uint64(v>>63) }
+func zigzag32(v int32) uint32   { return uint32(v)<<1 ^ uint32(v>>31) }
+func unzigzag(u uint64) int64   { return int64(u>>1) ^ -int64(u&1) }
+func unzigzag32(u uint32) int32 { return int32(u>>1) ^ -int32(u&1) }
 
 func uvarintLen(v uint64) int {
 	n := 1

@@ -148,6 +148,13 @@ func decodeSamples(raw []byte, h *frameHeader, dict []entry, dst []Record) ([]Re
 	quality, kind, form := runReader{c: col[colQuality]}, runReader{c: col[colKind]}, runReader{c: col[colForm]}
 	f32, f64 := col[colF32].b, col[colF64].b
 	n32, n64 := len(f32)/4, len(f64)/8
+	width := int(col[colTime].byte())
+	times, ntimes, itime := col[colTime].b, 0, 0
+	if width > 8 || width > 0 && len(times)%width != 0 || width == 0 && len(times) > 0 {
+		return dst, errCorrupt
+	} else if width > 0 {
+		ntimes = len(times) / width
+	}
 	i32, i64 := 0, 0
 	var nbool, group uint64
 	t := h.t0
@@ -159,7 +166,17 @@ func decodeSamples(raw []byte, h *frameHeader, dict []entry, dst []Record) ([]Re
 		}
 		x := &dict[k]
 		if group == 0 {
-			t += col[colTime].varint()
+			if width > 0 {
+				if itime >= ntimes {
+					return dst, errCorrupt
+				}
+				var u uint64
+				for p := range width {
+					u |= uint64(times[p*ntimes+itime]) << (8 * p)
+				}
+				itime++
+				t += unzigzag(u)
+			}
 			if group = col[colGroup].uvarint(); group == 0 {
 				return dst, errCorrupt
 			}
@@ -198,7 +215,8 @@ func decodeSamples(raw []byte, h *frameHeader, dict []entry, dst []Record) ([]Re
 				}
 				u := uint32(f32[i32]) | uint32(f32[n32+i32])<<8 | uint32(f32[2*n32+i32])<<16 | uint32(f32[3*n32+i32])<<24
 				i32++
-				v = telemetry.ValueFromBits(vk, math.Float64bits(float64(math.Float32frombits(u^uint32(base)))))
+				u = uint32(unzigzag32(u)) + uint32(base)
+				v = telemetry.ValueFromBits(vk, math.Float64bits(float64(math.Float32frombits(u))))
 			case f == formF64:
 				if i64 >= n64 {
 					return dst, errCorrupt
@@ -208,7 +226,7 @@ func decodeSamples(raw []byte, h *frameHeader, dict []entry, dst []Record) ([]Re
 					u |= uint64(f64[p*n64+i64]) << (8 * p)
 				}
 				i64++
-				v = telemetry.ValueFromBits(vk, u^uint64(base))
+				v = telemetry.ValueFromBits(vk, uint64(unzigzag(u)+base))
 			default:
 				v = telemetry.ValueFromBits(vk, math.Float64bits(undecimal(col[colDecimal].varint()+base, f)))
 			}

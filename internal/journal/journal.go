@@ -51,8 +51,9 @@
 //	  1 dictionary: uvarint n, n entries. Entries are numbered from 0 through the segment, in the order they come;
 //	    entry = class, device, zone, point (each uvarint length | bytes) | kind (1) | form (1) | varint base
 //	  2 samples: uvarint n, then twelve streams, each uvarint length | bytes:
-//	     1 entry:    varint, minus (the previous one + 1)
-//	     2 time:     varint ns per group of samples with equal time, minus the group before (the first: minus t0)
+//	     1 entry:    varint, minus (the previous one + 1); the first as if the previous one were -1
+//	     2 time:     width w (1), w planes: per group of samples with equal time, zig-zag ns since the group before
+//	                 (the first: since t0)
 //	     3 group:    uvarint number of samples, per group
 //	     4 quality:  runs: quality (1) | uvarint number of samples
 //	     5 kind:     runs of the value's kind XOR the expected one (the entry's; 0 where the quality is bad)
@@ -60,9 +61,10 @@
 //	     7 integers: (int, enum) varint, minus base
 //	     8 forms:    runs of the float's form XOR the entry's form
 //	     9 decimals: varint m, minus base; the value is m / 10^exponent
-//	    10 float32:  bits XOR base; four planes: all lowest bytes first
-//	    11 float64:  bits XOR base; eight planes
+//	    10 float32:  zig-zag of the bits minus base; four planes
+//	    11 float64:  zig-zag of the bits minus base; eight planes
 //	    12 text:     uvarint length | bytes
+//	    Planes: first the lowest bytes of all numbers, then the next ones, and so on.
 //	    A float's form: 0x2e = decimal with exponent e, as float64; 0x3e = the same rounded to float32; 0x10 float32;
 //	    0x00 float64. The base is the entry's only where the value has the entry's kind and form, otherwise 0.
 //	  3 loss (of a tombstone): uvarint count | uvarint first seq | uvarint last seq | reason (uvarint length | bytes)

@@ -19,6 +19,7 @@ type pending struct {
 
 	chunks []chunk
 	n      int // samples in chunks
+	spare  []telemetry.Sample
 
 	// batch is what the committer has taken. While writing is true it may only be read; otherwise it is what a
 	// failed commit left, and the first to be dropped.
@@ -61,7 +62,11 @@ func (p *pending) add(samples []telemetry.Sample) {
 		}
 		k := len(p.chunks) - 1
 		if k < 0 || p.chunks[k].inv != p.inv || len(p.chunks[k].samples) == cap(p.chunks[k].samples) {
-			p.chunks = append(p.chunks, chunk{p.inv, make([]telemetry.Sample, 0, chunkSamples)})
+			if p.spare == nil {
+				p.spare = make([]telemetry.Sample, 0, chunkSamples)
+			}
+			p.chunks = append(p.chunks, chunk{p.inv, p.spare})
+			p.spare = nil
 			k++
 		}
 		p.chunks[k].samples = append(p.chunks[k].samples, s)
@@ -116,6 +121,9 @@ func (p *pending) take(buf []telemetry.Sample, most int) {
 		p.batch.inv = c.inv
 		buf = append(buf, c.samples...)
 		p.n -= len(c.samples)
+		if cap(c.samples) == chunkSamples {
+			p.spare = c.samples[:0]
+		}
 		p.shift()
 	}
 	p.batch.samples = buf
