@@ -1,27 +1,37 @@
 // Package rules loads rule packs, checks them against the classes of a site, and decides: samples and the present
-// moment in, raise, clear, unknown, immediate actions and derived points out. No I/O, no clock, no logging.
+// moment in, raise, clear, unknown and derived points out. No I/O, no clock, no logging.
+//
+// Guarantees. The same samples and moments always give the same output, in the same order. A mistake in a pack is
+// found by ParsePack or Compile and never later; a wrong pack gives no engine. Nothing allocates per sample in the
+// steady state: only a transition does, for its texts. Conditions are three-valued (package expr): unknown never
+// raises an alert and never clears one.
+//
+// What it does not do: outputs, escalation, repeats, suppression and acknowledgement belong to internal/alert. Their
+// keys in a pack (`outputs`, `escalate`, `inhibited_by`) are checked here and kept in Rule for it.
+//
+// Time. Step processes what happened since the last one in the order of time: each sample at its own moment, each
+// timer at the moment for which it was set, even when Step is called late. A sample from before the last Step is
+// taken at the moment of that Step; one older than the latest of its point is ignored and counted. Samples of one
+// moment are applied together before anything is decided. All timers run on the monotonic clock; the calendar
+// functions use the site's local time and are unknown while the clock is not set.
+//
+// Life of a condition. `for`: the time for which the condition has been known to be true since it was last false.
+// While it is unknown that time stands still, and nothing is raised; if it stays unknown for longer than `for`
+// itself, the time starts again. `keep_firing_for` counts the time known to be false in the same way. An active
+// alert whose condition becomes unknown stays active and says Unknown, and Known when it can be decided again; an
+// alert that clears says only Clear. severity_when takes the most severe of the conditions that are true; one that
+// becomes unknown keeps the severity it gave. A change of severity is said as Changed, with a new detail; a change
+// of the measured values alone is not.
+//
+// Packs are the YAML files described in docs/rules.md. Positions in errors are those of the pack file, down to the
+// column within an expression.
+//
+// A Pack is read-only. An Engine, with the windows and closures beneath it, belongs to one goroutine.
 package rules
 
 import (
 	"linli/internal/telemetry"
 )
-
-// Pack is one parsed rule file. Its expressions are checked when it is compiled against an inventory.
-type Pack struct {
-	ID    string
-	Title telemetry.Text
-	File  string
-	// further fields to be written
-}
-
-// ParsePack parses a pack file strictly: structure, expressions' syntax, parameters. The error is yamlfile.Errors.
-func ParsePack(file string, src []byte) (*Pack, error) { panic("to be written") }
-
-// ParamNames returns the names of the pack's parameters with their defaults as written.
-func (p *Pack) ParamNames() map[string]string { panic("to be written") }
-
-// Shipped returns the packs embedded in the binary, by id.
-func Shipped() (map[string]*Pack, error) { panic("to be written") }
 
 // Config is what an engine is compiled from.
 type Config struct {
@@ -30,20 +40,8 @@ type Config struct {
 	Inventory *telemetry.Inventory         // Compile adds the derived points to it
 	// Classes is the whole catalogue, so that a rule over a class of which nothing is installed is still checked.
 	Classes map[string]*telemetry.Class
-}
-
-// Engine decides. It is used by one goroutine; it allocates nothing per sample in the steady state.
-type Engine struct{}
-
-// Compile checks every rule against the inventory and returns the engine. The error is yamlfile.Errors with every
-// mistake of every pack.
-func Compile(cfg Config) (*Engine, error) { panic("to be written") }
-
-// Restore takes over alerts that were active when the process last ran: they stay active until their condition is
-// known to be gone. It returns those that no rule or subject exists for any more; the caller closes them with reason
-// removed.
-func (e *Engine) Restore(active []telemetry.ActiveAlert) (removed []telemetry.ActiveAlert) {
-	panic("to be written")
+	// MaxWindowBytes bounds the memory that windows over time may come to take; 0 means 64 MiB.
+	MaxWindowBytes int
 }
 
 // Output is what one step decided. Its slices are reused: the caller empties them (Reset) before the next step.
@@ -58,13 +56,10 @@ func (o *Output) Reset() {
 	o.Transitions, o.Actions, o.Derived = o.Transitions[:0], o.Actions[:0], o.Derived[:0]
 }
 
-// Step takes a batch of samples and the present moment (not before the samples'), evaluates the rules whose inputs
-// or timers changed, and appends what follows to out. samples may be empty: then only timers are looked at. The
-// same samples and moments always give the same output.
-func (e *Engine) Step(now telemetry.Now, samples []telemetry.Sample, out *Output) {
-	panic("to be written")
+// Stats counts what an engine did.
+type Stats struct {
+	Samples     uint64 // samples taken
+	Late        uint64 // ignored: older than the latest sample of their point
+	Foreign     uint64 // ignored: of a point that does not exist, or of a derived one
+	Evaluations uint64 // of one rule for one subject
 }
-
-// Next returns the moment of the earliest timer: Step must be called no later than that even without samples.
-// telemetry.Never where no timer runs.
-func (e *Engine) Next() telemetry.Mono { panic("to be written") }

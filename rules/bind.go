@@ -1,0 +1,301 @@
+package rules
+
+import (
+	"slices"
+	"time"
+
+	"linli/internal/telemetry"
+	"linli/rules/expr"
+)
+
+// build makes the engine of checked rules: derived points first, so that every point has its cell before anything
+// is bound to it.
+func (c *compiler) build() *Engine {
+	inv := c.cfg.Inventory
+	e := &Engine{
+		inv: inv, loc: inv.Location, byClass: map[string][]int{}, constants: map[constantKey]*expr.Cell{},
+		active: map[string]*activeCount{}, derived: map[derivedKey]telemetry.PointID{}, byIdentity: map[telemetry.Identity]uint32{},
+	}
+	if e.loc == nil {
+		e.loc = time.UTC
+	}
+	for i := range inv.Devices {
+		id := inv.Devices[i].Class.ID
+		e.byClass[id] = append(e.byClass[id], i)
+	}
+	e.foreign = len(inv.Points)
+	for _, p := range c.programs {
+		for _, s := range e.subjects(&p.forEach) {
+			in := instance{prog: p, subject: s.id, device: s.device, zone: s.zone, heapPos: -1, due: telemetry.Never}
+			if p.Record != "" {
+				in.point = inv.AddDerived(p.Record, s.id, s.zone, p.def)
+				if s.device >= 0 {
+					e.derived[derivedKey{s.device, p.Record}] = in.point
+				}
+			} else {
+				e.byIdentity[telemetry.Identity{Alert: p.Alert, Subject: s.id}] = uint32(len(e.instances))
+			}
+			e.instances = append(e.instances, in)
+		}
+		if len(e.instances) > maxInstances {
+			c.errs.Addf(p.Pos, "all rules together have more than %d subjects", maxInstances)
+			return e
+		}
+	}
+	e.cells = make([]expr.Cell, len(inv.Points))
+	for i := range e.cells {
+		e.cells[i] = expr.NewCell()
+	}
+	e.valueDeps = make([][]uint32, len(e.cells))
+	e.qualityDeps = make([][]uint32, len(e.cells))
+	c.bind(e)
+	e.dirty = newBitmap(len(e.instances))
+	e.timers.instances = e.instances
+	e.timers.heap = make([]uint32, 0, len(e.instances))
+	return e
+}
+
+func (c *compiler) bind(e *Engine) {
+	limit := c.cfg.MaxWindowBytes
+	if limit == 0 {
+		limit = maxWindowBytes
+	}
+	windows := 0
+	for i := range e.instances {
+		in := &e.instances[i]
+		p := in.prog
+		b := &instanceBinder{e: e, index: uint32(i)}
+		if p.Record != "" && p.cond.Type == expr.TypeNumber {
+			in.num = expr.BindNum(p.cond, b)
+		} else {
+			in.cond = expr.BindBool(p.cond, b)
+		}
+		for _, s := range p.sev {
+			in.sev = append(in.sev, boundSeverity{s.severity, expr.BindBool(s.cond, b)})
+		}
+		windows += len(in.windows)
+		if windows*expr.WindowBytes > limit {
+			c.errs.Addf(p.Pos, "the windows over time of all rules together could take more than %d MiB: use them for fewer subjects", limit>>20)
+			return
+		}
+		if e.groupReads > maxGroupReads {
+			c.errs.Addf(p.Pos, "the aggregates of all rules together read more than %d points: use a smaller scope, or for_each: zone or site", maxGroupReads)
+			return
+		}
+	}
+}
+
+type subject struct {
+	id           string
+	device, zone int
+}
+
+// subjects returns what a rule has an instance for, in the order of the inventory.
+func (e *Engine) subjects(f *forEach) []subject {
+	var list []subject
+	switch f.kind {
+	case "site":
+		return []subject{{e.inv.Site, -1, -1}}
+	case "zone":
+		for i := range e.inv.Zones {
+			z := &e.inv.Zones[i]
+			if len(f.zoneKinds) == 0 || slices.Contains(f.zoneKinds, z.Kind) {
+				list = append(list, subject{z.ID, -1, i})
+			}
+		}
+	case "device":
+		for i := range e.inv.Devices {
+			list = append(list, subject{e.inv.Devices[i].ID, i, e.inv.Devices[i].Zone})
+		}
+	default:
+		for _, i := range e.byClass[f.class] {
+			list = append(list, subject{e.inv.Devices[i].ID, i, e.inv.Devices[i].Zone})
+		}
+	}
+	return list
+}
+
+type constantKey struct{ device, def int }
+
+type derivedKey struct {
+	device int
+	name   string
+}
+
+// activeCount is how many alerts of one name are active, and who wants to know.
+type activeCount struct {
+	n    int
+	deps []uint32
+}
+
+// instanceBinder gives the expressions of one instance their operands. When explaining, nothing is noted and the
+// windows that the instance has are found again.
+type instanceBinder struct {
+	e       *Engine
+	index   uint32
+	explain bool
+}
+
+func (b *instanceBinder) in() *instance { return &b.e.instances[b.index] }
+
+// Self returns the subject's device.
+func (b *instanceBinder) Self() int { return b.in().device }
+
+// Present returns the engine's present.
+func (b *instanceBinder) Present() *expr.Present { return &b.e.present }
+
+// pointID returns the point that provides a device's point, or false where it is a constant.
+func (e *Engine) pointID(device int, name string) (telemetry.PointID, int, bool) {
+	d := &e.inv.Devices[device]
+	def := d.Class.Point(name)
+	if def < 0 {
+		id, ok := e.derived[derivedKey{device, name}]
+		return id, -1, ok
+	}
+	return d.Points[def], def, d.Points[def] != telemetry.NoPoint
+}
+
+// Cell returns the cell of a device's point and notes the dependency.
+func (b *instanceBinder) Cell(device int, name string, use expr.Use) *expr.Cell {
+	id, def, provided := b.e.pointID(device, name)
+	if !provided {
+		return b.e.constant(device, def)
+	}
+	b.depend(id, use)
+	return &b.e.cells[id]
+}
+
+func (b *instanceBinder) depend(id telemetry.PointID, use expr.Use) {
+	if b.explain {
+		return
+	}
+	in := b.in()
+	deps := &b.e.valueDeps[id]
+	if use == expr.UseQuality {
+		deps = &b.e.qualityDeps[id]
+	}
+	// Instances are bound one after the other, so a repetition is at the end.
+	if n := len(*deps); n == 0 || (*deps)[n-1] != b.index {
+		*deps = append(*deps, b.index)
+	}
+	in.inputs = append(in.inputs, id)
+}
+
+// constant returns the cell of an optional point that nothing provides. A derived point that does not exist for a
+// device is unknown for ever.
+func (e *Engine) constant(device, def int) *expr.Cell {
+	key := constantKey{device, def}
+	if c := e.constants[key]; c != nil {
+		return c
+	}
+	c := expr.NewCell()
+	if def >= 0 {
+		// A point that must be provided and is not has no constant either: it stays unknown.
+		if v := e.inv.Constant(device, def); !v.IsZero() {
+			c.Set(e.inv.Devices[device].Class.Points[def].Kind, v, telemetry.Good)
+		}
+	}
+	e.constants[key] = &c
+	return &c
+}
+
+// HasValue reports whether a device's point is provided or has a constant value.
+func (b *instanceBinder) HasValue(device int, name string) bool {
+	_, def, provided := b.e.pointID(device, name)
+	return provided || def >= 0 && !b.e.inv.Constant(device, def).IsZero()
+}
+
+// LifeSafety reports whether a unit provides a life-safety point of the device.
+func (b *instanceBinder) LifeSafety(device int) bool {
+	d := &b.e.inv.Devices[device]
+	for i, id := range d.Points {
+		if id != telemetry.NoPoint && d.Class.Points[i].LifeSafety {
+			return true
+		}
+	}
+	return false
+}
+
+// Provided returns the cells of the points that units provide for a device.
+func (b *instanceBinder) Provided(device int) []*expr.Cell {
+	var cells []*expr.Cell
+	for _, id := range b.e.inv.Devices[device].Points {
+		if id != telemetry.NoPoint {
+			b.depend(id, expr.UseQuality)
+			cells = append(cells, &b.e.cells[id])
+		}
+	}
+	return cells
+}
+
+// Group returns the devices of a class within a scope.
+func (b *instanceBinder) Group(scope, class string) []int {
+	e, zone := b.e, b.in().zone
+	switch scope {
+	case "site":
+		zone = -1
+	case "zone":
+	default:
+		for zone >= 0 && e.inv.Zones[zone].Kind != scope {
+			zone = e.inv.Zones[zone].Parent
+		}
+		if zone < 0 {
+			return nil // the subject lies in no zone of that kind
+		}
+	}
+	var list []int
+	for _, i := range e.byClass[class] {
+		if e.inv.InZone(e.inv.Devices[i].Zone, zone) {
+			list = append(list, i)
+		}
+	}
+	if !b.explain {
+		e.groupReads += len(list)
+	}
+	return list
+}
+
+// Active returns the counter of active alerts of a name.
+func (b *instanceBinder) Active(name string) *int {
+	a := b.e.activeOf(name)
+	if !b.explain {
+		a.deps = append(a.deps, b.index)
+	}
+	return &a.n
+}
+
+func (e *Engine) activeOf(name string) *activeCount {
+	a := e.active[name]
+	if a == nil {
+		a = &activeCount{}
+		e.active[name] = a
+	}
+	return a
+}
+
+// Window keeps a new window, or finds the one that was kept.
+func (b *instanceBinder) Window(n *expr.Node, device int, w *expr.Window) *expr.Window {
+	in := b.in()
+	if !b.explain {
+		in.windows = append(in.windows, w)
+		return w
+	}
+	for _, kept := range in.windows {
+		if kept.Is(n, device) {
+			return kept
+		}
+	}
+	return w
+}
+
+// Calendar notes that the instance depends on the calendar.
+func (b *instanceBinder) Calendar(next func(time.Time) time.Time) {
+	if b.explain {
+		return
+	}
+	in := b.in()
+	if len(in.calendar) == 0 {
+		b.e.calendars = append(b.e.calendars, b.index)
+	}
+	in.calendar = append(in.calendar, next)
+}

@@ -1,0 +1,371 @@
+package rules
+
+import (
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"linli/internal/telemetry"
+	"linli/internal/yamlfile"
+	"linli/rules/expr"
+)
+
+// Bounds of one engine. They are far beyond a site and keep a mistaken rule from taking the box down.
+const (
+	maxInstances   = 200_000
+	maxGroupReads  = 4_000_000 // operands of all aggregates together
+	maxWindowBytes = 64 << 20
+)
+
+// zoneKinds are the kinds of zones that a site file may name.
+var zoneKinds = [...]string{"building", "floor", "unit", "lane", "bin_station", "garage", "gate", "area"}
+
+// program is a checked rule with the site's parameters applied.
+type program struct {
+	*Rule
+	pack  *Pack
+	index int // in the order of evaluation
+	cond  *expr.Node
+	sev   []checkedSeverity
+	wait  time.Duration
+	keep  time.Duration
+	def   *telemetry.PointDef // of a derived point
+	title [2]template         // zh, en
+}
+
+type checkedSeverity struct {
+	severity telemetry.Severity
+	cond     *expr.Node
+}
+
+type compiler struct {
+	cfg      Config
+	errs     yamlfile.Errors
+	programs []*program
+	kinds    []string
+	alerts   map[string]*program
+	shipped  map[string]bool                // alerts of shipped packs that are not in use
+	records  map[string]map[string]*program // class -> name
+}
+
+// Compile checks every rule against the inventory and returns the engine. The error is yamlfile.Errors with every
+// mistake of every pack.
+func Compile(cfg Config) (*Engine, error) {
+	c := &compiler{cfg: cfg, alerts: map[string]*program{}, records: map[string]map[string]*program{}, shipped: map[string]bool{}}
+	c.kinds = append(c.kinds, zoneKinds[:]...)
+	for _, z := range cfg.Inventory.Zones {
+		if z.Kind != "" && !slices.Contains(c.kinds, z.Kind) {
+			c.kinds = append(c.kinds, z.Kind)
+		}
+	}
+	c.checkParams()
+	c.collect()
+	c.order()
+	for _, p := range c.programs {
+		c.check(p)
+	}
+	if len(c.errs) > 0 {
+		return nil, c.errs.Err()
+	}
+	e := c.build()
+	if err := c.errs.Err(); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+func (c *compiler) checkParams() {
+	packs := make([]string, 0, len(c.cfg.Params))
+	for id := range c.cfg.Params {
+		packs = append(packs, id)
+	}
+	sort.Strings(packs)
+	for _, id := range packs {
+		i := slices.IndexFunc(c.cfg.Packs, func(p *Pack) bool { return p.ID == id })
+		if i < 0 {
+			names := make([]string, len(c.cfg.Packs))
+			for i, p := range c.cfg.Packs {
+				names[i] = p.ID
+			}
+			c.errs.Addf(yamlfile.Pos{File: "parameters", Line: 1, Col: 1}, "no pack %q is in use%s", id, yamlfile.Suggest(id, names))
+			continue
+		}
+		p := c.cfg.Packs[i]
+		names := make([]string, 0, len(c.cfg.Params[id]))
+		for name := range c.cfg.Params[id] {
+			names = append(names, name)
+		}
+		sort.Strings(names)
+		for _, name := range names {
+			if err := p.CheckParam(name, c.cfg.Params[id][name]); err != nil {
+				c.errs.Addf(yamlfile.Pos{File: p.File, Line: 1, Col: 1}, "%v", err)
+			}
+		}
+	}
+}
+
+// lookup returns a pack's parameters with the site's values.
+func (c *compiler) lookup(p *Pack) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		def, ok := p.params.Get(name)
+		if v, set := c.cfg.Params[p.ID][name]; set && ok {
+			return v, true
+		}
+		return def.Text, ok
+	}
+}
+
+// collect gathers the rules and finds names given twice.
+func (c *compiler) collect() {
+	seen := map[string]bool{}
+	for _, p := range c.cfg.Packs {
+		if seen[p.ID] {
+			c.errs.Addf(yamlfile.Pos{File: p.File, Line: 1, Col: 1}, "pack %s is in use twice", p.ID)
+			continue
+		}
+		seen[p.ID] = true
+		for _, r := range p.Rules {
+			prog := &program{Rule: r, pack: p}
+			if r.Alert != "" {
+				if other := c.alerts[r.Alert]; other != nil {
+					c.errs.Addf(r.Pos, "alert %s exists already, at %s: an alert's name is its identity", r.Alert, other.Pos)
+					continue
+				}
+				c.alerts[r.Alert] = prog
+			} else if !c.addRecord(prog) {
+				continue
+			}
+			c.programs = append(c.programs, prog)
+		}
+	}
+	if shipped, err := Shipped(); err == nil {
+		for _, p := range shipped {
+			for _, r := range p.Rules {
+				if r.Alert != "" {
+					c.shipped[r.Alert] = true
+				}
+			}
+		}
+	}
+}
+
+func (c *compiler) addRecord(p *program) bool {
+	key := p.forEach.class
+	if key == "" {
+		key = "." + p.forEach.kind // not a class: nothing can name these
+	}
+	if c.records[key] == nil {
+		c.records[key] = map[string]*program{}
+	}
+	if other := c.records[key][p.Record]; other != nil {
+		c.errs.Addf(p.Pos, "derived point %s exists already, at %s", p.Record, other.Pos)
+		return false
+	}
+	if class := c.cfg.Classes[p.forEach.class]; class != nil && class.Point(p.Record) >= 0 {
+		c.errs.Addf(p.Pos, "class %s has a point %s of its own", class.ID, p.Record)
+		return false
+	}
+	c.records[key][p.Record] = p
+	return true
+}
+
+// needs returns the rules whose result p reads.
+func (c *compiler) needs(p *program) []*program {
+	var list []*program
+	visit := func(n *expr.Node) {
+		switch {
+		case n.Op == expr.OpCall && n.Text == "active" && len(n.Args) == 1:
+			if other := c.alerts[n.Args[0].Text]; other != nil {
+				list = append(list, other)
+			}
+		case n.Op == expr.OpPoint && p.forEach.class != "":
+			if other := c.records[p.forEach.class][n.Text]; other != nil {
+				list = append(list, other)
+			}
+		case n.Op == expr.OpGroup:
+			if other := c.records[n.Class][n.Text]; other != nil {
+				list = append(list, other)
+			}
+		}
+	}
+	p.expr.tree.Walk(visit)
+	for _, s := range p.severityWhen {
+		s.tree.Walk(visit)
+	}
+	return list
+}
+
+// order sorts the rules so that each comes after those that it reads, otherwise in the order of the packs. Rules that
+// need each other cannot be evaluated and are mistakes.
+func (c *compiler) order() {
+	var sorted []*program
+	state := map[*program]int{} // 1 being visited, 2 done
+	var visit func(p *program, path []string)
+	visit = func(p *program, path []string) {
+		switch state[p] {
+		case 1:
+			c.errs.Addf(p.Pos, "rules that need each other cannot be decided: %s", strings.Join(append(path, p.Name()), " needs "))
+			return
+		case 2:
+			return
+		}
+		state[p] = 1
+		for _, other := range c.needs(p) {
+			visit(other, append(path, p.Name()))
+		}
+		state[p] = 2
+		sorted = append(sorted, p)
+	}
+	for _, p := range c.programs {
+		visit(p, nil)
+	}
+	c.programs = sorted
+	for i, p := range sorted {
+		p.index = i
+	}
+}
+
+// check types a rule's expressions and resolves its parameters.
+func (c *compiler) check(p *program) {
+	lookup := c.lookup(p.pack)
+	scope := &expr.Scope{
+		Classes: c.cfg.Classes, Kinds: c.kinds, Param: lookup, Params: p.pack.paramList(), Alert: c.alertProblem,
+		Device: p.forEach.class != "" || p.forEach.kind == "device",
+		Derived: func(class, name string) *telemetry.PointDef {
+			if r := c.records[class][name]; r != nil {
+				return r.def
+			}
+			return nil
+		},
+	}
+	if id := p.forEach.class; id != "" {
+		if scope.Subject = c.cfg.Classes[id]; scope.Subject == nil {
+			c.errs.Addf(p.forEach.pos, "unknown class %q%s (or site, zone, device)", id, yamlfile.Suggest(id, c.classNames()))
+			return
+		}
+	}
+	for _, k := range p.forEach.zoneKinds {
+		if !slices.Contains(c.kinds, k) {
+			c.errs.Addf(p.forEach.pos, "unknown kind of zone %q%s", k, yamlfile.Suggest(k, c.kinds))
+		}
+	}
+	want := expr.TypeBool
+	if p.Record != "" {
+		want = 0
+	}
+	p.cond = c.expression(&p.expr, scope, want)
+	if p.Record != "" {
+		c.derived(p)
+		return
+	}
+	for i := range p.severityWhen {
+		s := &p.severityWhen[i]
+		p.sev = append(p.sev, checkedSeverity{s.severity, c.expression(&s.source, scope, expr.TypeBool)})
+	}
+	p.wait = c.duration(p, p.Rule.wait, lookup)
+	p.keep = c.duration(p, p.Rule.keep, lookup)
+	for i, text := range []string{p.Title.Zh, p.Title.En} {
+		t, err := parseTemplate(text, scope)
+		if err != nil {
+			c.errs.Addf(p.Pos, "title of %s: %v", p.Alert, err)
+		}
+		p.title[i] = t
+	}
+	c.outputs(p)
+	for _, name := range p.InhibitedBy {
+		// An alert that nobody has is allowed: it may come with a pack of the site. A near miss is a typing error.
+		if c.alerts[name] == nil && !c.shipped[name] {
+			if near := yamlfile.Suggest(name, c.alertNames()); near != "" {
+				c.errs.Addf(p.Pos, "inhibited_by: unknown alert %q%s", name, near)
+			}
+		}
+	}
+}
+
+func (c *compiler) duration(p *program, text param, lookup func(string) (string, bool)) time.Duration {
+	if text.Text == "" {
+		return 0
+	}
+	d, err := resolveDuration(text.Text, lookup, p.pack.paramList())
+	if err != nil {
+		c.errs.Addf(text.Pos, "%v", err)
+	}
+	return d
+}
+
+func (c *compiler) expression(s *source, scope *expr.Scope, want expr.Type) *expr.Node {
+	n, errs := expr.Check(s.tree, scope, want)
+	for _, e := range errs {
+		c.errs.Addf(s.at(e.Offset), "%s", e.Msg)
+	}
+	return n
+}
+
+// derived gives a derived point its definition, by the type of its expression.
+func (c *compiler) derived(p *program) {
+	def := &telemetry.PointDef{Name: p.Record, Title: p.Title, Unit: p.Unit, Kind: telemetry.Float}
+	if def.Title.IsZero() {
+		def.Title = telemetry.Text{Zh: p.Record, En: p.Record}
+	}
+	switch p.cond.Type {
+	case 0, expr.TypeNumber:
+	case expr.TypeDuration:
+		c.errs.Addf(p.expr.text.Pos, "a derived point is a number or true/false, not a duration: divide by the unit it shall have, as / 1m")
+	case expr.TypeBool:
+		def.Kind = telemetry.Bool
+	default:
+		c.errs.Addf(p.expr.text.Pos, "a derived point is a number or true/false, not %s", p.cond.Type)
+	}
+	p.def = def
+}
+
+func (c *compiler) alertProblem(name string) string {
+	if c.alerts[name] != nil || c.shipped[name] {
+		return ""
+	}
+	return "unknown alert " + name + yamlfile.Suggest(name, c.alertNames())
+}
+
+func (c *compiler) alertNames() []string {
+	names := make([]string, 0, len(c.alerts)+len(c.shipped))
+	for name := range c.alerts {
+		names = append(names, name)
+	}
+	for name := range c.shipped {
+		if c.alerts[name] == nil {
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	return names
+}
+
+func (c *compiler) classNames() []string {
+	names := make([]string, 0, len(c.cfg.Classes))
+	for id := range c.cfg.Classes {
+		names = append(names, id)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// outputs checks what internal/alert will drive.
+func (c *compiler) outputs(p *program) {
+	for _, o := range p.Outputs {
+		if o.Scope != "zone" && o.Scope != "site" && !slices.Contains(c.kinds, o.Scope) {
+			c.errs.Addf(p.Pos, "outputs of %s: unknown scope %q%s", p.Alert, o.Scope, yamlfile.Suggest(o.Scope, append([]string{"zone", "site"}, c.kinds...)))
+		}
+		class := c.cfg.Classes[o.Class]
+		if class == nil {
+			c.errs.Addf(p.Pos, "outputs of %s: unknown class %q%s", p.Alert, o.Class, yamlfile.Suggest(o.Class, c.classNames()))
+			continue
+		}
+		i := class.Point(o.Point)
+		if i < 0 {
+			c.errs.Addf(p.Pos, "outputs of %s: class %s has no point %q", p.Alert, o.Class, o.Point)
+		} else if !class.Points[i].Writable {
+			c.errs.Addf(p.Pos, "outputs of %s: %s.%s cannot be written", p.Alert, o.Class, o.Point)
+		}
+	}
+}

@@ -1,0 +1,424 @@
+package rules
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"linli/internal/telemetry"
+	"linli/rules/expr"
+)
+
+// detail says in both languages what decided: the operands with their values, short enough to be read out.
+func (e *Engine) detail(op telemetry.TransitionOp, i uint32, in *instance) telemetry.Text {
+	return telemetry.Text{Zh: e.detailIn("zh", op, i, in), En: e.detailIn("en", op, i, in)}
+}
+
+func (e *Engine) detailIn(lang string, op telemetry.TransitionOp, i uint32, in *instance) string {
+	x := &explainer{e: e, in: in, lang: lang, b: &instanceBinder{e: e, index: i, explain: true}}
+	want := in.cond()
+	x.decided(in.prog.cond, want)
+	text := strings.Join(x.facts, " · ")
+	if op == telemetry.Raise && in.prog.wait > 0 && text != "" {
+		if lang == "zh" {
+			text += "，已 " + formatDuration(in.prog.wait, lang)
+		} else {
+			text += ", for " + formatDuration(in.prog.wait, lang)
+		}
+	}
+	if op == telemetry.Raise || op == telemetry.Changed {
+		x.facts = nil
+		for k, s := range in.prog.sev {
+			if s.severity == in.severity && in.sev[k].cond() == expr.True {
+				x.decided(s.cond, expr.True)
+			}
+		}
+		for _, f := range x.facts {
+			text += " · " + f
+		}
+	}
+	return strings.TrimPrefix(text, " · ")
+}
+
+// explainer walks a condition and collects what made it as it is.
+type explainer struct {
+	e     *Engine
+	in    *instance
+	b     *instanceBinder
+	lang  string
+	facts []string
+}
+
+func (x *explainer) add(zh, en string) {
+	s := en
+	if x.lang == "zh" {
+		s = zh
+	}
+	for _, f := range x.facts {
+		if f == s {
+			return
+		}
+	}
+	if s != "" && len(x.facts) < 6 {
+		x.facts = append(x.facts, s)
+	}
+}
+
+// decided adds why n is v.
+func (x *explainer) decided(n *expr.Node, v expr.Tri) {
+	switch {
+	case n.Op == expr.OpNot:
+		x.decided(n.Args[0], v.Not())
+	case n.Op == expr.OpAnd || n.Op == expr.OpOr:
+		for _, a := range n.Args {
+			if expr.BindBool(a, x.b)() == v {
+				x.decided(a, v)
+			}
+		}
+	case v == expr.Unknown:
+		x.unknown(n)
+	case n.Op == expr.OpPoint:
+		x.boolPoint(n, v)
+	case n.Op.Comparison():
+		x.comparison(n)
+	case n.Op == expr.OpCall:
+		x.call(n, v)
+	}
+}
+
+// boolPoint names a point that a unit provides; a constant decides nothing that anybody wants to read.
+func (x *explainer) boolPoint(n *expr.Node, v expr.Tri) {
+	if _, _, provided := x.e.pointID(x.in.device, n.Text); !provided {
+		return
+	}
+	title := n.Def.Title.In(x.lang)
+	if v == expr.True {
+		x.add(title, title)
+	} else {
+		x.add(title+"：否", title+": no")
+	}
+}
+
+// unknown names the operands beneath n that have no value, with the reason.
+func (x *explainer) unknown(n *expr.Node) {
+	n.Walk(func(n *expr.Node) {
+		switch n.Op {
+		case expr.OpPoint:
+			if n.Def == nil || x.in.device < 0 {
+				return
+			}
+			c := x.b.Cell(x.in.device, n.Text, expr.UseValue)
+			if !c.Seen || c.Quality.Bad() {
+				zh, en := reason(c)
+				x.add(n.Def.Title.In("zh")+"未知（"+zh+"）", n.Def.Title.In("en")+" unknown ("+en+")")
+			}
+		case expr.OpGroup:
+			for _, d := range x.b.Group(n.Scope, n.Class) {
+				if c := x.b.Cell(d, n.Text, expr.UseValue); !c.Seen || c.Quality.Bad() {
+					zh, en := reason(c)
+					x.add(x.e.deviceTitle(d, "zh")+"未知（"+zh+"）", x.e.deviceTitle(d, "en")+" unknown ("+en+")")
+				}
+			}
+		case expr.OpCall:
+			if n.Text == "hour" || n.Text == "weekday" || n.Text == "between" {
+				x.add("时间未校准", "clock not set")
+			}
+		}
+	})
+	if len(x.facts) == 0 {
+		x.add("数据不足", "not enough data yet")
+	}
+}
+
+func reason(c *expr.Cell) (zh, en string) {
+	switch {
+	case !c.Seen:
+		return "尚未读到", "not read yet"
+	case c.Quality == telemetry.BadComm:
+		return "无应答", "no answer"
+	case c.Quality == telemetry.BadMaintenance:
+		return "停用检修", "out of service"
+	}
+	return "无读数", "no reading"
+}
+
+func (x *explainer) comparison(n *expr.Node) {
+	l, r := n.Args[0], n.Args[1]
+	if l.Op == expr.OpNumber || l.Op == expr.OpDuration || l.Op == expr.OpString {
+		l, r = r, l
+	}
+	if l.Op == expr.OpPoint && (l.Type == expr.TypeEnum || l.Type == expr.TypeText) {
+		c := x.b.Cell(x.in.device, l.Text, expr.UseValue)
+		x.add(l.Def.Title.In("zh")+"："+formatValue(c, l.Def, "zh"), l.Def.Title.In("en")+": "+formatValue(c, l.Def, "en"))
+		return
+	}
+	zh, en, unit, ok := x.measure(l)
+	if !ok {
+		// Arithmetic: name the points that went into it.
+		n.Walk(func(n *expr.Node) {
+			if zh, en, unit, ok := x.measure(n); ok {
+				v := x.value(n)
+				x.add(zh+" "+x.quantity(n, v, unit), en+" "+x.quantity(n, v, unit))
+			}
+			if n.Op == expr.OpCall && expr.Aggregate(n.Text) {
+				x.members(n)
+			}
+		})
+		return
+	}
+	if l.Op == expr.OpCall && l.Text == "count" {
+		x.members(l)
+		return
+	}
+	v := x.quantity(l, x.value(l), unit)
+	if n.Op == expr.OpEqual || n.Op == expr.OpNotEqual {
+		x.add(zh+" "+v, en+" "+v)
+		return
+	}
+	limit := x.quantity(l, x.value(r), "")
+	if l.Type == expr.TypeDuration {
+		limit = x.quantity(l, x.value(r), "s")
+	}
+	x.add(zh+" "+v+"（限 "+limit+"）", en+" "+v+" (limit "+limit+")")
+}
+
+func (x *explainer) value(n *expr.Node) expr.Num { return expr.BindNum(n, x.b)() }
+
+// quantity formats a value of n's type.
+func (x *explainer) quantity(n *expr.Node, v expr.Num, unit string) string {
+	if n.Type == expr.TypeDuration {
+		return formatDuration(time.Duration(v.Lo*float64(time.Second)), x.lang)
+	}
+	return formatNum(v, unit)
+}
+
+// measure names a number that a person can read a value of, and its unit.
+func (x *explainer) measure(n *expr.Node) (zh, en, unit string, ok bool) {
+	switch n.Op {
+	case expr.OpPoint:
+		if n.Def == nil || n.Type != expr.TypeNumber {
+			return "", "", "", false
+		}
+		return n.Def.Title.In("zh"), n.Def.Title.In("en"), n.Def.Unit, true
+	case expr.OpCall:
+		if expr.OverTime(n.Text) {
+			return x.overTime(n)
+		}
+		if expr.Aggregate(n.Text) && n.Args[0].Op == expr.OpGroup {
+			def := n.Args[0].Def
+			zh, en := aggregateWord(n.Text)
+			return zh + def.Title.In("zh"), en + lower(def.Title.In("en")), def.Unit, true
+		}
+		return "", "", "", expr.Aggregate(n.Text)
+	}
+	return "", "", "", false
+}
+
+func aggregateWord(f string) (zh, en string) {
+	switch f {
+	case "avg":
+		return "平均", "average "
+	case "max":
+		return "最高", "highest "
+	case "min":
+		return "最低", "lowest "
+	}
+	return "", ""
+}
+
+func (x *explainer) overTime(n *expr.Node) (zh, en, unit string, ok bool) {
+	inner := n.Args[0]
+	if inner.Def == nil {
+		return "", "", "", false
+	}
+	izh, ien := inner.Def.Title.In("zh"), inner.Def.Title.In("en")
+	wzh, wen := formatDuration(n.Window, "zh"), formatDuration(n.Window, "en")
+	switch n.Text {
+	case "avg_over_time":
+		return wzh + "平均" + izh, wen + " average " + lower(ien), inner.Def.Unit, true
+	case "max_over_time":
+		return wzh + "内最高" + izh, "highest " + lower(ien) + " in " + wen, inner.Def.Unit, true
+	case "min_over_time":
+		return wzh + "内最低" + izh, "lowest " + lower(ien) + " in " + wen, inner.Def.Unit, true
+	case "duration_true":
+		return wzh + "内" + izh, ien + " in " + wen, "", true
+	case "changes":
+		return wzh + "内" + izh + "变化次数", "changes of " + lower(ien) + " in " + wen, "", true
+	}
+	return wzh + "内" + izh + "变化", "change of " + lower(ien) + " in " + wen, inner.Def.Unit, true
+}
+
+// lower makes the first letter of a title small within a sentence, unless it begins with an abbreviation.
+func lower(s string) string {
+	if len(s) > 1 && s[0] >= 'A' && s[0] <= 'Z' && s[1] >= 'a' && s[1] <= 'z' {
+		return string(s[0]+'a'-'A') + s[1:]
+	}
+	return s
+}
+
+func (x *explainer) call(n *expr.Node, v expr.Tri) {
+	switch n.Text {
+	case "silent":
+		if v == expr.True {
+			x.add("设备无应答", "device does not answer")
+		} else {
+			x.add("设备恢复应答", "device answers again")
+		}
+	case "active":
+		if v == expr.True {
+			zh, en := x.alertTitle(n.Args[0].Text)
+			x.add(zh, en)
+		}
+	case "any", "all", "at_least":
+		x.members(n)
+	case "bad", "known":
+		if a := n.Args[0]; a.Op == expr.OpPoint && (n.Text == "bad") == (v == expr.True) {
+			zh, en := reason(x.b.Cell(x.in.device, a.Text, expr.UseQuality))
+			x.add(a.Def.Title.In("zh")+"："+zh, a.Def.Title.In("en")+": "+en)
+		}
+	}
+}
+
+// alertTitle is an alert's title without what stands for its subject.
+func (x *explainer) alertTitle(name string) (zh, en string) {
+	for i := range x.e.instances {
+		p := x.e.instances[i].prog
+		if p.Alert != name {
+			continue
+		}
+		var texts [2]string
+		for k, t := range p.title {
+			for _, part := range t {
+				texts[k] += part.literal
+			}
+			texts[k] = strings.Trim(texts[k], " ：:，,·")
+			texts[k] = strings.TrimSuffix(strings.TrimSuffix(texts[k], " at"), " in")
+		}
+		return texts[0], texts[1]
+	}
+	return name, name
+}
+
+// members names the devices of a group for which the condition inside the aggregate is true.
+func (x *explainer) members(n *expr.Node) {
+	inner := n.Args[len(n.Args)-1]
+	if inner.Type != expr.TypeBool {
+		return
+	}
+	var names []string
+	for _, d := range x.b.Group(n.Scope, n.Class) {
+		if expr.BindMember(inner, x.b, d)() == expr.True {
+			names = append(names, x.e.deviceTitle(d, x.lang))
+		}
+	}
+	if len(names) == 0 {
+		return
+	}
+	const most = 3
+	sep, rest := "、", ""
+	if x.lang == "en" {
+		sep = ", "
+	}
+	if len(names) > most {
+		if rest = fmt.Sprintf("等 %d 个", len(names)); x.lang == "en" {
+			rest = fmt.Sprintf(" and %d more", len(names)-most)
+		}
+		names = names[:most]
+	}
+	s := strings.Join(names, sep) + rest
+	x.add(s, s)
+}
+
+// formatValue writes a point's value with its unit, as people read it.
+func formatValue(c *expr.Cell, def *telemetry.PointDef, lang string) string {
+	if !c.Seen || c.Quality.Bad() {
+		if lang == "zh" {
+			return "未知"
+		}
+		return "unknown"
+	}
+	switch def.Kind {
+	case telemetry.KindText:
+		return c.Text
+	case telemetry.Bool:
+		yes := c.Tri == expr.True
+		switch {
+		case lang == "zh" && yes:
+			return "是"
+		case lang == "zh":
+			return "否"
+		case yes:
+			return "yes"
+		}
+		return "no"
+	case telemetry.Enum:
+		for _, name := range def.Enum {
+			if float64(name.Code) == c.Num.Lo {
+				if name.Title.IsZero() {
+					return name.Name
+				}
+				return name.Title.In(lang)
+			}
+		}
+	}
+	return formatNum(c.Num, def.Unit)
+}
+
+// formatNum writes a number to about three figures; of a bound it says so.
+func formatNum(v expr.Num, unit string) string {
+	mark, f := "", v.Lo
+	switch {
+	case v.Nothing():
+		return "?"
+	case math.IsInf(v.Hi, 1):
+		mark = "≥ "
+	case math.IsInf(v.Lo, -1):
+		mark, f = "≤ ", v.Hi
+	}
+	digits := 2
+	switch a := math.Abs(f); {
+	case a >= 100:
+		digits = 0
+	case a >= 10:
+		digits = 1
+	}
+	s := strconv.FormatFloat(f, 'f', digits, 64)
+	if strings.Contains(s, ".") {
+		s = strings.TrimRight(strings.TrimRight(s, "0"), ".")
+	}
+	if unit != "" {
+		s += " " + unit
+	}
+	return mark + s
+}
+
+// formatDuration writes a duration as people say it: to the two largest units.
+func formatDuration(d time.Duration, lang string) string {
+	units := [...]struct {
+		d      time.Duration
+		zh, en string
+	}{{24 * time.Hour, "天", "d"}, {time.Hour, "小时", "h"}, {time.Minute, "分钟", "min"}, {time.Second, "秒", "s"}}
+	d = d.Round(time.Second)
+	var parts []string
+	for _, u := range units {
+		n := d / u.d
+		if n == 0 || len(parts) == 2 {
+			continue
+		}
+		d -= n * u.d
+		name := u.en
+		if lang == "zh" {
+			name = u.zh
+		}
+		parts = append(parts, fmt.Sprintf("%d %s", n, name))
+	}
+	if len(parts) == 0 {
+		if lang == "zh" {
+			return "0 秒"
+		}
+		return "0 s"
+	}
+	return strings.Join(parts, " ")
+}

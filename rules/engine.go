@@ -1,0 +1,440 @@
+package rules
+
+import (
+	"math"
+	"time"
+
+	"linli/internal/telemetry"
+	"linli/rules/expr"
+)
+
+// Engine decides. It is used by one goroutine; it allocates nothing per sample in the steady state.
+type Engine struct {
+	inv        *telemetry.Inventory
+	loc        *time.Location
+	byClass    map[string][]int // devices of each class
+	constants  map[constantKey]*expr.Cell
+	derived    map[derivedKey]telemetry.PointID
+	active     map[string]*activeCount
+	byIdentity map[telemetry.Identity]uint32
+	groupReads int
+
+	cells       []expr.Cell // by PointID
+	foreign     int         // points from here on are derived: nobody else may set them
+	valueDeps   [][]uint32  // by PointID: instances to wake when value or quality changes
+	qualityDeps [][]uint32  // by PointID: instances to wake when the quality changes
+	calendars   []uint32    // instances that depend on the calendar
+
+	instances []instance // in the order of evaluation: each after those whose results it reads
+	dirty     bitmap
+	timers    timerHeap
+
+	started bool
+	at      telemetry.Mono // everything up to here is decided
+	now     telemetry.Now  // of the last Step, for the wall clock
+	offset  time.Duration  // wall minus monotonic, to see the clock being set
+	present expr.Present
+	stats   Stats
+}
+
+// instance is one rule for one subject.
+type instance struct {
+	prog         *program
+	subject      string
+	device, zone int
+	inputs       []telemetry.PointID
+	cond         func() expr.Tri
+	num          func() expr.Num // instead of cond, of derived points that are numbers
+	sev          []boundSeverity
+	windows      []*expr.Window
+	calendar     []func(time.Time) time.Time
+	point        telemetry.PointID // of a derived point
+
+	due     telemetry.Mono // of the timer heap
+	heapPos int
+
+	active   bool
+	restored bool // taken over, and not decided since
+	unknown  bool // active, and the last thing said is that it cannot be decided
+	severity telemetry.Severity
+	pending  hold // time known true, until `for`
+	clearing hold // time known false, until keep_firing_for
+}
+
+type boundSeverity struct {
+	severity telemetry.Severity
+	cond     func() expr.Tri
+}
+
+// hold is a stopwatch that stands still while the condition is unknown.
+type hold struct {
+	on, running bool
+	sum         time.Duration  // until since
+	since       telemetry.Mono // when it last started or stopped
+}
+
+// run lets the watch go on; after a stop of more than limit it starts again from zero.
+func (h *hold) run(t telemetry.Mono, limit time.Duration) {
+	switch {
+	case !h.on:
+		*h = hold{on: true, running: true, since: t}
+	case !h.running:
+		if t.Sub(h.since) > limit {
+			h.sum = 0
+		}
+		h.running, h.since = true, t
+	}
+}
+
+func (h *hold) stop(t telemetry.Mono) {
+	if h.running {
+		h.sum += t.Sub(h.since)
+		h.running, h.since = false, t
+	}
+}
+
+func (h *hold) elapsed(t telemetry.Mono) time.Duration {
+	if !h.running {
+		return h.sum
+	}
+	return h.sum + t.Sub(h.since)
+}
+
+// Stats returns what the engine has done so far.
+func (e *Engine) Stats() Stats { return e.stats }
+
+// Instances returns how many rules times subjects there are.
+func (e *Engine) Instances() int { return len(e.instances) }
+
+// Restore takes over alerts that were active when the process last ran: they stay active until their condition is
+// known to be gone. It returns those that no rule or subject exists for any more; the caller closes them with reason
+// removed. It is called before the first Step.
+//
+// A restored alert says Unknown only once all its inputs have been read, so that a restart is not shown as a
+// failure; and it says Known when it is first decided, because it may have been unknown when the process ended.
+func (e *Engine) Restore(active []telemetry.ActiveAlert) (removed []telemetry.ActiveAlert) {
+	for _, a := range active {
+		i, ok := e.byIdentity[a.Identity]
+		if !ok {
+			removed = append(removed, a)
+			continue
+		}
+		in := &e.instances[i]
+		if in.active {
+			continue
+		}
+		in.active, in.restored, in.severity = true, true, a.Severity
+		e.count(a.Alert, 1)
+		e.dirty.set(i)
+	}
+	return removed
+}
+
+// count changes how many alerts of a name are active and wakes who asks.
+func (e *Engine) count(name string, by int) {
+	a := e.active[name]
+	if a == nil {
+		return
+	}
+	before := a.n > 0
+	a.n += by
+	if before != (a.n > 0) {
+		e.wake(a.deps)
+	}
+}
+
+func (e *Engine) wake(deps []uint32) {
+	for _, i := range deps {
+		e.dirty.set(i)
+	}
+}
+
+// Step takes a batch of samples and the present moment (not before the samples'), evaluates the rules whose inputs
+// or timers changed, and appends what follows to out. samples may be empty: then only timers are looked at. The
+// same samples and moments always give the same output.
+func (e *Engine) Step(now telemetry.Now, samples []telemetry.Sample, out *Output) {
+	if now.Mono < e.at {
+		// The monotonic clock does not go back; a caller that mixes up two moments must not undo timers.
+		if !now.Wall.IsZero() {
+			now.Wall = now.Wall.Add(e.at.Sub(now.Mono))
+		}
+		now.Mono = e.at
+	}
+	if !e.started {
+		e.start(now, samples)
+	}
+	e.clock(now)
+	for i := 0; i < len(samples); {
+		t := min(max(samples[i].Time, e.at), now.Mono)
+		e.runTimers(t-1, out)
+		e.at = t
+		for i < len(samples) && samples[i].Time <= t {
+			e.apply(&samples[i])
+			i++
+		}
+		// A sample from the future is one of now.
+		for t == now.Mono && i < len(samples) {
+			e.apply(&samples[i])
+			i++
+		}
+		e.decide(out)
+	}
+	e.runTimers(now.Mono, out)
+	e.at = now.Mono
+	e.decide(out)
+}
+
+// start evaluates everything once, at the first moment there is.
+func (e *Engine) start(now telemetry.Now, samples []telemetry.Sample) {
+	e.started = true
+	e.at = now.Mono
+	for i := range samples {
+		e.at = min(e.at, samples[i].Time)
+	}
+	e.now = now
+	for i := range e.instances {
+		e.dirty.set(uint32(i))
+	}
+}
+
+// clock notices that the wall clock was set or stepped, which moves every calendar.
+func (e *Engine) clock(now telemetry.Now) {
+	offset := time.Duration(math.MinInt64)
+	if !now.Wall.IsZero() {
+		offset = time.Duration(now.Wall.UnixNano() - int64(now.Mono))
+	}
+	if d := offset - e.offset; d > time.Second || d < -time.Second {
+		e.wake(e.calendars)
+		e.offset = offset
+	}
+	e.now = now
+}
+
+// runTimers lets every timer until t fire at its own moment.
+func (e *Engine) runTimers(t telemetry.Mono, out *Output) {
+	for {
+		due := e.timers.next()
+		if due > t {
+			return
+		}
+		e.at = max(e.at, due)
+		e.decide(out)
+	}
+}
+
+// Next returns the moment of the earliest timer: Step must be called no later than that even without samples.
+// telemetry.Never where no timer runs.
+func (e *Engine) Next() telemetry.Mono { return e.timers.next() }
+
+func (e *Engine) apply(s *telemetry.Sample) {
+	e.stats.Samples++
+	if int64(s.Point) >= int64(e.foreign) {
+		e.stats.Foreign++
+		return
+	}
+	c := &e.cells[s.Point]
+	if c.Seen && s.Time < c.Time {
+		e.stats.Late++
+		return
+	}
+	value, quality := c.Set(e.inv.Points[s.Point].Def.Kind, s.Value, s.Quality)
+	c.Time = s.Time
+	if value {
+		e.wake(e.valueDeps[s.Point])
+	}
+	if quality {
+		e.wake(e.qualityDeps[s.Point])
+	}
+}
+
+// decide evaluates what is due or was woken, at e.at, in the order of the instances. What one evaluation wakes comes
+// later in that order, so that one pass is enough.
+func (e *Engine) decide(out *Output) {
+	for {
+		i, due := e.timers.first()
+		if due > e.at {
+			break
+		}
+		e.timers.set(i, telemetry.Never)
+		e.dirty.set(i)
+	}
+	if e.dirty.empty() {
+		return
+	}
+	e.present.Mono = e.at
+	if len(e.calendars) > 0 {
+		e.present.Local = time.Time{}
+		if wall, ok := e.now.WallAt(e.at); ok {
+			e.present.Local = wall.In(e.loc)
+		}
+	}
+	for {
+		i, ok := e.dirty.take()
+		if !ok {
+			return
+		}
+		e.evaluate(i, out)
+	}
+}
+
+func (e *Engine) evaluate(i uint32, out *Output) {
+	e.stats.Evaluations++
+	in := &e.instances[i]
+	due := telemetry.Never
+	for _, w := range in.windows {
+		w.Update(e.at)
+		due = min(due, w.Next(e.at))
+	}
+	if len(in.calendar) > 0 && !e.present.Local.IsZero() {
+		for _, next := range in.calendar {
+			due = min(due, e.at.Add(max(next(e.present.Local).Sub(e.present.Local), time.Millisecond)))
+		}
+	}
+	if in.prog.Record != "" {
+		e.record(in, out)
+	} else {
+		due = min(due, e.alert(i, in, out))
+	}
+	e.timers.set(i, due)
+}
+
+// alert moves one alert and returns when it must be looked at again.
+func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
+	c := in.cond()
+	if !in.active {
+		return e.inactive(i, in, c, out)
+	}
+	wait, keep := telemetry.Never, in.prog.keep
+	switch c {
+	case expr.True:
+		in.clearing = hold{}
+	case expr.Unknown:
+		in.clearing.stop(e.at)
+	case expr.False:
+		in.clearing.run(e.at, keep)
+		if in.clearing.elapsed(e.at) >= keep {
+			in.active, in.unknown, in.restored = false, false, false
+			in.pending, in.clearing = hold{}, hold{}
+			e.count(in.prog.Alert, -1)
+			e.say(telemetry.Clear, i, in, out)
+			return telemetry.Never
+		}
+		wait = e.at.Add(keep - in.clearing.elapsed(e.at))
+	}
+	switch unknown := c == expr.Unknown; {
+	case unknown && !in.unknown && (!in.restored || e.allSeen(in)):
+		in.unknown, in.restored = true, false
+		e.say(telemetry.Unknown, i, in, out)
+	case !unknown && (in.unknown || in.restored):
+		in.unknown, in.restored = false, false
+		e.say(telemetry.Known, i, in, out)
+	}
+	if s := in.severityNow(); s != in.severity {
+		in.severity = s
+		e.say(telemetry.Changed, i, in, out)
+	}
+	return wait
+}
+
+func (e *Engine) inactive(i uint32, in *instance, c expr.Tri, out *Output) telemetry.Mono {
+	wait := in.prog.wait
+	switch c {
+	case expr.False:
+		in.pending = hold{}
+	case expr.Unknown:
+		in.pending.stop(e.at)
+	case expr.True:
+		in.pending.run(e.at, wait)
+		if in.pending.elapsed(e.at) < wait {
+			return e.at.Add(wait - in.pending.elapsed(e.at))
+		}
+		in.active, in.severity = true, 0
+		in.severity = in.severityNow()
+		e.count(in.prog.Alert, 1)
+		e.say(telemetry.Raise, i, in, out)
+		in.pending, in.clearing = hold{}, hold{}
+	}
+	return telemetry.Never
+}
+
+// severityNow is the worst severity whose condition is true, or which was given and cannot be decided now.
+func (in *instance) severityNow() telemetry.Severity {
+	s := in.prog.Severity
+	for _, w := range in.sev {
+		if w.severity <= s {
+			continue
+		}
+		if c := w.cond(); c == expr.True || c == expr.Unknown && in.severity >= w.severity {
+			s = w.severity
+		}
+	}
+	return s
+}
+
+// allSeen reports whether every input has been read at least once.
+func (e *Engine) allSeen(in *instance) bool {
+	for _, id := range in.inputs {
+		if !e.cells[id].Seen {
+			return false
+		}
+	}
+	return true
+}
+
+// record computes a derived point and says so when it changed.
+func (e *Engine) record(in *instance, out *Output) {
+	cell := &e.cells[in.point]
+	next := expr.Cell{Num: expr.AnyNum(), Tri: expr.Unknown, Seen: true, Time: e.at}
+	var v telemetry.Value
+	if in.num != nil {
+		next.Num = in.num()
+		v, next.Quality = measured(next.Num)
+	} else if next.Tri = in.cond(); next.Tri == expr.Unknown {
+		next.Quality = telemetry.BadSensor
+	} else {
+		v = telemetry.BoolValue(next.Tri == expr.True)
+		next.Num = expr.Exact(v.Float())
+	}
+	if !cell.Seen && next.Quality.Bad() {
+		return // not known yet is not news
+	}
+	quality := !cell.Seen || cell.Quality != next.Quality
+	if !quality && cell.Num == next.Num && cell.Tri == next.Tri {
+		return
+	}
+	*cell = next
+	e.wake(e.valueDeps[in.point])
+	if quality {
+		e.wake(e.qualityDeps[in.point])
+	}
+	out.Derived = append(out.Derived, telemetry.Sample{Point: in.point, Quality: next.Quality, Time: e.at, Value: v})
+}
+
+// measured turns what is known of a number into a sample's value and quality: of two finite bounds the lower one,
+// as uncertain.
+func measured(n expr.Num) (telemetry.Value, telemetry.Quality) {
+	low, high := math.IsInf(n.Lo, -1), math.IsInf(n.Hi, 1)
+	switch {
+	case low && high:
+		return telemetry.Value{}, telemetry.BadSensor
+	case high:
+		return telemetry.FloatValue(n.Lo), telemetry.OverRange
+	case low:
+		return telemetry.FloatValue(n.Hi), telemetry.UnderRange
+	case n.Lo != n.Hi:
+		return telemetry.FloatValue(n.Lo), telemetry.Uncertain
+	}
+	return telemetry.FloatValue(n.Lo), telemetry.Good
+}
+
+// say appends a transition. It is the only place of a step that allocates.
+func (e *Engine) say(op telemetry.TransitionOp, i uint32, in *instance, out *Output) {
+	t := telemetry.Transition{
+		Identity: telemetry.Identity{Alert: in.prog.Alert, Subject: in.subject},
+		Op:       op, Time: e.at, Severity: in.severity, Device: in.device, Zone: in.zone, LifeSafety: in.prog.LifeSafety,
+	}
+	t.Wall, _ = e.now.WallAt(e.at)
+	t.Title = e.title(in)
+	t.Detail = e.detail(op, i, in)
+	out.Transitions = append(out.Transitions, t)
+}

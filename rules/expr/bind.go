@@ -1,0 +1,420 @@
+package expr
+
+import (
+	"math"
+	"time"
+
+	"linli/internal/telemetry"
+)
+
+// Cell is the present value of one point, as expressions read it.
+type Cell struct {
+	// Num is the value of a number, of an enum (its code) and of a bool (1 or 0); nothing while unknown.
+	Num Num
+	// Tri is the value of a bool.
+	Tri  Tri
+	Text string
+	// Quality of the latest sample, and whether there was one.
+	Quality telemetry.Quality
+	Seen    bool
+	Time    telemetry.Mono
+}
+
+// NewCell returns the cell of a point that has not been read yet.
+func NewCell() Cell { return Cell{Num: AnyNum(), Tri: Unknown} }
+
+// Set takes a sample's value and quality. A value that the quality should have but does not (NaN, no value, a text
+// for a number) is taken as a sensor's failure.
+func (c *Cell) Set(kind telemetry.Kind, v telemetry.Value, q telemetry.Quality) (valueChanged, qualityChanged bool) {
+	next := Cell{Num: AnyNum(), Tri: Unknown, Quality: q, Seen: true, Time: c.Time}
+	if !q.Bad() {
+		switch {
+		case kind == telemetry.KindText && v.Kind() == telemetry.KindText:
+			next.Text = v.Text()
+		case kind != telemetry.KindText && v.Kind() != telemetry.KindText && v.Kind() != 0:
+			next.Num = rangeOf(v.Float(), q)
+			if kind == telemetry.Bool {
+				next.Tri = TriOf(v.Bool())
+			}
+		}
+		if kind == telemetry.KindText && v.Kind() != telemetry.KindText || kind != telemetry.KindText && next.Num.Nothing() {
+			next.Quality, next.Tri, next.Text = telemetry.BadSensor, Unknown, ""
+		}
+	}
+	qualityChanged = !c.Seen || c.Quality != next.Quality
+	valueChanged = qualityChanged || c.Num != next.Num || c.Tri != next.Tri || c.Text != next.Text
+	*c = next
+	return valueChanged, qualityChanged
+}
+
+func rangeOf(v float64, q telemetry.Quality) Num {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return AnyNum()
+	}
+	switch q {
+	case telemetry.OverRange:
+		return AtLeast(v)
+	case telemetry.UnderRange:
+		return AtMost(v)
+	}
+	return Num{v, v}
+}
+
+// Present is the moment at which expressions are evaluated. Its owner sets it before each evaluation.
+type Present struct {
+	Mono telemetry.Mono
+	// Local is the site's local time; the zero time while the clock is not set.
+	Local time.Time
+}
+
+// Use says what an expression wants to know of a point, and so when it must be evaluated again.
+type Use uint8
+
+// The uses of a point.
+const (
+	UseValue   Use = iota + 1 // whenever value or quality changes
+	UseQuality                // only when the quality changes
+)
+
+// Binder gives a checked expression its operands. Device numbers are indices in the inventory; Self is the
+// subject's.
+type Binder interface {
+	// Self returns the subject's device, -1 where it is a zone or the site.
+	Self() int
+	// Cell returns the cell of a device's point, constant or derived points included, and notes the use.
+	Cell(device int, point string, use Use) *Cell
+	// HasValue reports whether a device's point is provided by a unit or has a constant value.
+	HasValue(device int, point string) bool
+	// LifeSafety reports whether a unit provides a life-safety point of the device.
+	LifeSafety(device int) bool
+	// Provided returns the cells of all points of a device that a unit provides, and notes that their quality is used.
+	Provided(device int) []*Cell
+	// Group returns the devices of class in scope (zone, site, or the kind of an enclosing zone).
+	Group(scope, class string) []int
+	// Active returns the counter of active alerts named name, and notes the use.
+	Active(name string) *int
+	// Window returns the window of node n for device: w itself, kept and updated at each evaluation, or the one that
+	// was kept for the two before.
+	Window(n *Node, device int, w *Window) *Window
+	// Calendar notes that the expression depends on the calendar; next returns the first local time after its
+	// argument at which that part may change.
+	Calendar(next func(local time.Time) time.Time)
+	// Present is the moment of evaluation.
+	Present() *Present
+}
+
+// BindBool turns a checked expression of type bool into a closure.
+func BindBool(n *Node, b Binder) func() Tri { return (&binder{b, b.Self()}).tri(n) }
+
+// BindNum turns a checked expression that is a number, a duration (in seconds) or a state (its code) into a closure.
+func BindNum(n *Node, b Binder) func() Num { return (&binder{b, b.Self()}).num(n) }
+
+// BindMember binds an expression inside an aggregate for one device of the group.
+func BindMember(n *Node, b Binder, device int) func() Tri { return (&binder{b, device}).tri(n) }
+
+// BindMemberNum does the same for a number.
+func BindMemberNum(n *Node, b Binder, device int) func() Num { return (&binder{b, device}).num(n) }
+
+// binder binds for one member of a group; outside groups, member is the subject.
+type binder struct {
+	Binder
+	member int
+}
+
+func (b *binder) cell(n *Node, use Use) *Cell {
+	if n.Op == OpGroup {
+		return b.Cell(b.member, n.Text, use)
+	}
+	return b.Cell(b.Self(), n.Text, use)
+}
+
+func (b *binder) tri(n *Node) func() Tri {
+	switch n.Op {
+	case OpBool:
+		v := TriOf(n.Num != 0)
+		return func() Tri { return v }
+	case OpPoint, OpGroup:
+		c := b.cell(n, UseValue)
+		return func() Tri { return c.Tri }
+	case OpNot:
+		x := b.tri(n.Args[0])
+		return func() Tri { return x().Not() }
+	case OpAnd:
+		l, r := b.tri(n.Args[0]), b.tri(n.Args[1])
+		return func() Tri {
+			v := l()
+			if v == False {
+				return False
+			}
+			return min(v, r())
+		}
+	case OpOr:
+		l, r := b.tri(n.Args[0]), b.tri(n.Args[1])
+		return func() Tri {
+			v := l()
+			if v == True {
+				return True
+			}
+			return max(v, r())
+		}
+	case OpCall:
+		return b.triCall(n)
+	}
+	return b.compare(n)
+}
+
+func (b *binder) compare(n *Node) func() Tri {
+	if n.Args[0].Type == TypeText {
+		l, r := b.text(n.Args[0]), b.text(n.Args[1])
+		equal := n.Op == OpEqual
+		return func() Tri {
+			x, ok := l()
+			y, ok2 := r()
+			if !ok || !ok2 {
+				return Unknown
+			}
+			return TriOf((x == y) == equal)
+		}
+	}
+	l, r := b.num(n.Args[0]), b.num(n.Args[1])
+	switch n.Op {
+	case OpLess:
+		return func() Tri { return l().less(r()) }
+	case OpLessEqual:
+		return func() Tri { return l().lessEqual(r()) }
+	case OpGreater:
+		return func() Tri { return r().less(l()) }
+	case OpGreaterEqual:
+		return func() Tri { return r().lessEqual(l()) }
+	case OpEqual:
+		return func() Tri { return l().equal(r()) }
+	default:
+		return func() Tri { return l().equal(r()).Not() }
+	}
+}
+
+func (b *binder) text(n *Node) func() (string, bool) {
+	if n.Op == OpString {
+		return func() (string, bool) { return n.Text, true }
+	}
+	c := b.cell(n, UseValue)
+	return func() (string, bool) { return c.Text, c.Seen && !c.Quality.Bad() }
+}
+
+func (b *binder) num(n *Node) func() Num {
+	switch n.Op {
+	case OpNumber, OpDuration:
+		v := Exact(n.Num)
+		return func() Num { return v }
+	case OpPoint, OpGroup:
+		c := b.cell(n, UseValue)
+		return func() Num { return c.Num }
+	case OpNeg:
+		x := b.num(n.Args[0])
+		return func() Num { return x().neg() }
+	case OpCall:
+		return b.numCall(n)
+	}
+	l, r := b.num(n.Args[0]), b.num(n.Args[1])
+	switch n.Op {
+	case OpAdd:
+		return func() Num { return l().add(r()) }
+	case OpSub:
+		return func() Num { return l().sub(r()) }
+	case OpMul:
+		return func() Num { return l().mul(r()) }
+	default:
+		return func() Num { return l().div(r()) }
+	}
+}
+
+// input binds what a window follows: a number, or a condition as 1 or 0.
+func (b *binder) input(n *Node, w *Window) {
+	if n.Type == TypeBool {
+		w.tri = b.tri(n)
+	} else {
+		w.num = b.num(n)
+	}
+}
+
+func (b *binder) triCall(n *Node) func() Tri {
+	switch n.Text {
+	case "any", "all", "at_least":
+		return b.triAggregate(n)
+	case "active":
+		count := b.Active(n.Args[0].Text)
+		return func() Tri { return TriOf(*count > 0) }
+	case "silent":
+		cells := b.Provided(b.Self())
+		return func() Tri { return silent(cells) }
+	case "life_safety":
+		v := TriOf(b.LifeSafety(b.Self()))
+		return func() Tri { return v }
+	case "bad":
+		c := b.cell(n.Args[0], UseQuality)
+		return func() Tri { return TriOf(c.Seen && c.Quality.Bad()) }
+	case "known":
+		c := b.cell(n.Args[0], UseQuality)
+		return func() Tri { return TriOf(c.Seen && !c.Quality.Bad()) }
+	case "provided":
+		a := n.Args[0]
+		device := b.Self()
+		if a.Op == OpGroup {
+			device = b.member
+		}
+		v := TriOf(b.HasValue(device, a.Text))
+		return func() Tri { return v }
+	}
+	return b.between(n)
+}
+
+// silent is true when every provided point is known not to be answered, false as soon as one is; a device that
+// provides nothing cannot be silent.
+func silent(cells []*Cell) Tri {
+	if len(cells) == 0 {
+		return False
+	}
+	v := True
+	for _, c := range cells {
+		switch {
+		case !c.Seen:
+			v = Unknown
+		case c.Quality != telemetry.BadComm:
+			return False
+		}
+	}
+	return v
+}
+
+func (b *binder) triAggregate(n *Node) func() Tri {
+	inner := n.Args[len(n.Args)-1]
+	members := b.members(n, inner)
+	switch n.Text {
+	case "any":
+		return func() Tri {
+			v := False
+			for _, m := range members {
+				if v = max(v, m()); v == True {
+					break
+				}
+			}
+			return v
+		}
+	case "all":
+		return func() Tri {
+			v := True
+			for _, m := range members {
+				if v = min(v, m()); v == False {
+					break
+				}
+			}
+			return v
+		}
+	}
+	need := int(n.Args[0].Num)
+	return func() Tri {
+		sure, possible := tally(members)
+		switch {
+		case sure >= need:
+			return True
+		case possible < need:
+			return False
+		}
+		return Unknown
+	}
+}
+
+func (b *binder) members(n, inner *Node) []func() Tri {
+	devices := b.Group(n.Scope, n.Class)
+	members := make([]func() Tri, len(devices))
+	for i, d := range devices {
+		members[i] = (&binder{b.Binder, d}).tri(inner)
+	}
+	return members
+}
+
+// tally counts the members that are true, and those that may be.
+func tally(members []func() Tri) (sure, possible int) {
+	for _, m := range members {
+		switch m() {
+		case True:
+			sure++
+			possible++
+		case Unknown:
+			possible++
+		}
+	}
+	return sure, possible
+}
+
+func (b *binder) numCall(n *Node) func() Num {
+	p := b.Present()
+	switch n.Text {
+	case "count":
+		members := b.members(n, n.Args[0])
+		return func() Num {
+			sure, possible := tally(members)
+			return Num{float64(sure), float64(possible)}
+		}
+	case "avg", "max", "min":
+		return b.numAggregate(n)
+	case "hour":
+		b.Calendar(nextHour)
+		return func() Num {
+			if p.Local.IsZero() {
+				return AnyNum()
+			}
+			return Exact(float64(p.Local.Hour()))
+		}
+	case "weekday":
+		b.Calendar(nextDay)
+		return func() Num {
+			if p.Local.IsZero() {
+				return AnyNum()
+			}
+			return Exact(float64((p.Local.Weekday()+6)%7 + 1))
+		}
+	}
+	w := newWindow(n, b.member)
+	b.input(n.Args[0], w)
+	return b.Window(n, b.member, w).Value
+}
+
+func (b *binder) numAggregate(n *Node) func() Num {
+	devices := b.Group(n.Scope, n.Class)
+	members := make([]func() Num, len(devices))
+	for i, d := range devices {
+		members[i] = (&binder{b.Binder, d}).num(n.Args[0])
+	}
+	if len(members) == 0 {
+		return AnyNum
+	}
+	switch n.Text {
+	case "max":
+		return func() Num {
+			v := members[0]()
+			for _, m := range members[1:] {
+				x := m()
+				v = Num{max(v.Lo, x.Lo), max(v.Hi, x.Hi)}
+			}
+			return v
+		}
+	case "min":
+		return func() Num {
+			v := members[0]()
+			for _, m := range members[1:] {
+				x := m()
+				v = Num{min(v.Lo, x.Lo), min(v.Hi, x.Hi)}
+			}
+			return v
+		}
+	}
+	scale := Exact(float64(len(members)))
+	return func() Num {
+		v := members[0]()
+		for _, m := range members[1:] {
+			v = v.add(m())
+		}
+		return v.div(scale)
+	}
+}

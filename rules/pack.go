@@ -1,0 +1,438 @@
+package rules
+
+import (
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"linli/internal/telemetry"
+	"linli/internal/yamlfile"
+	"linli/rules/expr"
+	"linli/rules/packs"
+)
+
+// Pack is one parsed rule file. Its expressions are checked when it is compiled against an inventory. A Pack is
+// read-only once parsed.
+type Pack struct {
+	ID    string
+	Title telemetry.Text
+	File  string
+	Rules []*Rule // in the order of the file
+
+	params yamlfile.Map[param]
+}
+
+// Rule is one rule of a pack: an alert, or a derived point that it records.
+type Rule struct {
+	// Alert is the alert's name; Record, of a rule that records, the derived point's. One of them is empty.
+	Alert, Record string
+	Pos           yamlfile.Pos // where the rule stands
+	Title         telemetry.Text
+	Unit          string // of a derived point
+	Severity      telemetry.Severity
+	LifeSafety    bool
+
+	// What internal/alert carries out. The engine checks these and keeps them.
+	Outputs     []OutputSpec
+	Escalate    []Escalation
+	InhibitedBy []string
+
+	forEach      forEach
+	expr         source
+	wait         param // `for`
+	keep         param // `keep_firing_for`
+	severityWhen []severityWhen
+}
+
+// Name returns the name of the alert or of the derived point.
+func (r *Rule) Name() string { return r.Alert + r.Record }
+
+// OutputSpec is an output to be driven while the alert is active.
+type OutputSpec struct {
+	Scope, Class string // zone, site or the kind of an enclosing zone; and the class of the devices
+	Point        string
+	Value        string        // as written; empty means on
+	After        time.Duration // since the alert was raised
+	For          time.Duration // 0: until Until
+	Until        string        // acknowledged or cleared; empty means cleared
+}
+
+// Escalation says who is told when nobody has acknowledged.
+type Escalation struct {
+	After    time.Duration
+	To       string             // community, street or district
+	Severity telemetry.Severity // 0: unchanged
+}
+
+// forEach says which subjects a rule has.
+type forEach struct {
+	kind      string   // device, zone or site; class where class is set
+	class     string   // of one class of devices
+	zoneKinds []string // of zones, empty for every zone
+	pos       yamlfile.Pos
+}
+
+// source is an expression, parsed, with its place.
+type source struct {
+	text yamlfile.At[string]
+	tree *expr.Node
+	file []byte
+}
+
+type severityWhen struct {
+	severity telemetry.Severity
+	source
+}
+
+// param is a scalar as written.
+type param struct {
+	Text string
+	Pos  yamlfile.Pos
+}
+
+// UnmarshalYAMLFile takes any scalar.
+func (p *param) UnmarshalYAMLFile(n *yamlfile.Node) error {
+	if !n.IsScalar() {
+		return &yamlfile.Error{Pos: n.Pos, Msg: "expected one value, not a list or a mapping"}
+	}
+	p.Text, p.Pos = n.Scalar(), n.Pos
+	return nil
+}
+
+// UnmarshalYAMLFile takes `site`, `device`, `zone`, a class, or {zone: kind} and {zone: [kind, kind]}.
+func (f *forEach) UnmarshalYAMLFile(n *yamlfile.Node) error {
+	f.pos = n.Pos
+	if n.IsScalar() {
+		f.kind = n.Scalar()
+		switch f.kind {
+		case "site", "device", "zone":
+		default:
+			f.kind, f.class = "class", n.Scalar()
+		}
+		return nil
+	}
+	var m struct {
+		Zone *yamlfile.Node `yaml:"zone,required"`
+	}
+	if err := n.Decode(&m); err != nil || m.Zone == nil {
+		return err
+	}
+	f.kind = "zone"
+	if m.Zone.IsScalar() {
+		f.zoneKinds = []string{m.Zone.Scalar()}
+		return nil
+	}
+	return m.Zone.Decode(&f.zoneKinds)
+}
+
+type packFile struct {
+	Version yamlfile.At[int]    `yaml:"version,required"`
+	Pack    yamlfile.At[string] `yaml:"pack,required"`
+	Title   yamlfile.Text       `yaml:"title,required"`
+	Params  yamlfile.Map[param] `yaml:"params"`
+	Rules   []ruleFile          `yaml:"rules,required"`
+	Pos     yamlfile.Pos        `yaml:",pos"`
+}
+
+type ruleFile struct {
+	Pos          yamlfile.Pos                      `yaml:",pos"`
+	Alert        yamlfile.At[string]               `yaml:"alert"`
+	Record       yamlfile.At[string]               `yaml:"record"`
+	ForEach      forEach                           `yaml:"for_each,required"`
+	Expr         yamlfile.At[string]               `yaml:"expr,required"`
+	For          param                             `yaml:"for"`
+	Keep         param                             `yaml:"keep_firing_for"`
+	Severity     yamlfile.At[string]               `yaml:"severity"`
+	SeverityWhen yamlfile.Map[yamlfile.At[string]] `yaml:"severity_when"`
+	LifeSafety   bool                              `yaml:"life_safety"`
+	Title        yamlfile.At[yamlfile.Text]        `yaml:"title"`
+	Unit         string                            `yaml:"unit"`
+	Outputs      []outputFile                      `yaml:"outputs"`
+	Escalate     []escalateFile                    `yaml:"escalate"`
+	InhibitedBy  []yamlfile.At[string]             `yaml:"inhibited_by"`
+}
+
+type outputFile struct {
+	Device yamlfile.At[string] `yaml:"device,required"`
+	Point  yamlfile.At[string] `yaml:"point,required"`
+	Value  param               `yaml:"value"`
+	After  param               `yaml:"after"`
+	For    param               `yaml:"for"`
+	Until  yamlfile.At[string] `yaml:"until"`
+}
+
+type escalateFile struct {
+	After    param               `yaml:"after,required"`
+	To       yamlfile.At[string] `yaml:"to,required"`
+	Severity yamlfile.At[string] `yaml:"severity"`
+}
+
+// ParsePack parses a pack file strictly: structure, expressions' syntax, parameters. The error is yamlfile.Errors.
+func ParsePack(file string, src []byte) (*Pack, error) {
+	var f packFile
+	var errs yamlfile.Errors
+	errs.Append(yamlfile.Pos{File: file, Line: 1, Col: 1}, yamlfile.Decode(file, src, &f))
+	p := &Pack{ID: f.Pack.Value, Title: f.Title.Text, File: file, params: f.Params}
+	if f.Version.Pos.Line > 0 && f.Version.Value != 1 {
+		errs.Addf(f.Version.Pos, "version %d is not known: this program reads version 1", f.Version.Value)
+	}
+	if f.Pack.Pos.Line > 0 && !validID(f.Pack.Value) {
+		errs.Addf(f.Pack.Pos, "%q is not a name for a pack: small letters, digits and _, at most 32", f.Pack.Value)
+	}
+	for _, e := range f.Params {
+		if !validID(e.Key.Value) {
+			errs.Addf(e.Key.Pos, "%q is not a name for a parameter: small letters, digits and _, at most 32", e.Key.Value)
+		}
+	}
+	b := &packParser{pack: p, src: src, errs: &errs}
+	for i := range f.Rules {
+		if r := b.rule(&f.Rules[i]); r != nil {
+			p.Rules = append(p.Rules, r)
+		}
+	}
+	if err := errs.Err(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// ParamNames returns the names of the pack's parameters with their defaults as written.
+func (p *Pack) ParamNames() map[string]string {
+	m := make(map[string]string, len(p.params))
+	for _, e := range p.params {
+		m[e.Key.Value] = e.Value.Text
+	}
+	return m
+}
+
+// CheckParam reports whether value may be given to the pack's parameter name: the parameter must exist, and the
+// value must be of the sort of the default (a number, a duration, or a text).
+func (p *Pack) CheckParam(name, value string) error {
+	def, ok := p.params.Get(name)
+	if !ok {
+		names := make([]string, len(p.params))
+		for i, e := range p.params {
+			names[i] = e.Key.Value
+		}
+		return errorString("pack " + p.ID + " has no parameter " + name + yamlfile.Suggest(name, names))
+	}
+	want, got := expr.Literal(def.Text), expr.Literal(value)
+	if want.Type != got.Type {
+		return errorString("parameter " + name + " of pack " + p.ID + " is " + want.Type.String() +
+			" (default " + def.Text + "), but " + value + " is " + got.Type.String())
+	}
+	return nil
+}
+
+type errorString string
+
+func (e errorString) Error() string { return string(e) }
+
+// Shipped returns the packs embedded in the binary, by id.
+func Shipped() (map[string]*Pack, error) {
+	names, err := fs.Glob(packs.Files, "*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]*Pack, len(names))
+	var errs yamlfile.Errors
+	for _, name := range names {
+		src, err := packs.Files.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		p, err := ParsePack("packs/"+name, src)
+		if err != nil {
+			errs.Append(yamlfile.Pos{File: name}, err)
+			continue
+		}
+		all[p.ID] = p
+	}
+	return all, errs.Err()
+}
+
+func validID(s string) bool {
+	if s == "" || len(s) > 32 || s[0] < 'a' || s[0] > 'z' {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '_'
+	}) < 0
+}
+
+// validAlert reports whether s is a name for an alert: FireLaneBlocked.
+func validAlert(s string) bool {
+	if s == "" || len(s) > 64 || s[0] < 'A' || s[0] > 'Z' {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9')
+	}) < 0
+}
+
+// packParser turns decoded rules into Rules and collects the mistakes.
+type packParser struct {
+	pack *Pack
+	src  []byte
+	errs *yamlfile.Errors
+}
+
+func (b *packParser) rule(f *ruleFile) *Rule {
+	r := &Rule{
+		Alert: f.Alert.Value, Record: f.Record.Value, Pos: f.Pos, Title: f.Title.Value.Text, Unit: f.Unit,
+		LifeSafety: f.LifeSafety, forEach: f.ForEach, wait: f.For, keep: f.Keep,
+	}
+	switch {
+	case (r.Alert == "") == (r.Record == ""):
+		b.errs.Addf(f.Pos, "a rule has either `alert:` or `record:`")
+		return nil
+	case r.Alert != "" && !validAlert(r.Alert):
+		b.errs.Addf(f.Alert.Pos, "%q is not a name for an alert: letters and digits, the first a capital, as FireLaneBlocked", r.Alert)
+	case r.Record != "" && !validID(r.Record):
+		b.errs.Addf(f.Record.Pos, "%q is not a name for a derived point: small letters, digits and _, at most 32", r.Record)
+	}
+	r.expr = b.source(f.Expr)
+	if r.Alert != "" {
+		b.alert(f, r)
+	} else {
+		b.record(f)
+	}
+	for _, p := range []param{r.wait, r.keep} {
+		b.duration(p)
+	}
+	return r
+}
+
+// record refuses what only alerts have.
+func (b *packParser) record(f *ruleFile) {
+	only := map[string]bool{
+		"for": f.For.Text != "", "keep_firing_for": f.Keep.Text != "", "severity": f.Severity.Value != "",
+		"severity_when": len(f.SeverityWhen) > 0, "outputs": len(f.Outputs) > 0, "escalate": len(f.Escalate) > 0,
+		"inhibited_by": len(f.InhibitedBy) > 0, "life_safety": f.LifeSafety,
+	}
+	names := make([]string, 0, len(only))
+	for name, set := range only {
+		if set {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		b.errs.Addf(f.Pos, "a derived point has no `%s`: that is for alerts", name)
+	}
+}
+
+func (b *packParser) alert(f *ruleFile, r *Rule) {
+	if f.Severity.Value == "" {
+		b.errs.Addf(f.Pos, "alert %s needs a `severity` (notice, warning, critical)", r.Alert)
+	} else {
+		r.Severity = b.severity(f.Severity)
+	}
+	if r.Title.IsZero() {
+		b.errs.Addf(f.Pos, "alert %s needs a `title` in both languages", r.Alert)
+	} else if r.Title.Zh == "" || r.Title.En == "" {
+		b.errs.Addf(f.Title.Pos, "the title of %s is missing in one language", r.Alert)
+	}
+	if r.Unit != "" {
+		b.errs.Addf(f.Pos, "an alert has no `unit`: that is for derived points")
+	}
+	for _, e := range f.SeverityWhen {
+		s := b.severity(e.Key)
+		r.severityWhen = append(r.severityWhen, severityWhen{s, b.source(e.Value)})
+	}
+	for i := range f.Outputs {
+		r.Outputs = append(r.Outputs, b.output(&f.Outputs[i]))
+	}
+	for i := range f.Escalate {
+		e := &f.Escalate[i]
+		to := []string{"community", "street", "district"}
+		if !slices.Contains(to, e.To.Value) {
+			b.errs.Addf(e.To.Pos, "unknown tier %q%s (community, street, district)", e.To.Value, yamlfile.Suggest(e.To.Value, to))
+		}
+		esc := Escalation{After: b.duration(e.After), To: e.To.Value}
+		if e.Severity.Value != "" {
+			esc.Severity = b.severity(e.Severity)
+		}
+		r.Escalate = append(r.Escalate, esc)
+	}
+	for _, name := range f.InhibitedBy {
+		if !validAlert(name.Value) {
+			b.errs.Addf(name.Pos, "%q is not the name of an alert", name.Value)
+		}
+		r.InhibitedBy = append(r.InhibitedBy, name.Value)
+	}
+}
+
+func (b *packParser) output(f *outputFile) OutputSpec {
+	o := OutputSpec{Point: f.Point.Value, Value: f.Value.Text, After: b.duration(f.After), For: b.duration(f.For), Until: f.Until.Value}
+	scope, class, ok := strings.Cut(f.Device.Value, ".")
+	if !ok || class == "" || strings.Contains(class, ".") {
+		b.errs.Addf(f.Device.Pos, "%q: outputs are devices of a class, as zone.siren or site.door", f.Device.Value)
+	}
+	o.Scope, o.Class = scope, class
+	switch o.Until {
+	case "", "acknowledged", "cleared":
+	default:
+		b.errs.Addf(f.Until.Pos, "until is acknowledged or cleared, not %q%s", o.Until, yamlfile.Suggest(o.Until, []string{"acknowledged", "cleared"}))
+	}
+	return o
+}
+
+func (b *packParser) severity(s yamlfile.At[string]) telemetry.Severity {
+	v, ok := telemetry.ParseSeverity(s.Value)
+	if !ok {
+		b.errs.Addf(s.Pos, "unknown severity %q%s (notice, warning, critical)", s.Value,
+			yamlfile.Suggest(s.Value, []string{"notice", "warning", "critical"}))
+	}
+	return v
+}
+
+func (b *packParser) source(text yamlfile.At[string]) source {
+	s := source{text: text, file: b.src}
+	if text.Pos.Line == 0 {
+		return s // its absence is already a mistake
+	}
+	tree, err := expr.Parse(text.Value)
+	if e, ok := err.(*expr.Error); ok {
+		b.errs.Addf(s.at(e.Offset), "%s", e.Msg)
+		return s
+	}
+	s.tree = tree
+	return s
+}
+
+// duration evaluates a duration with the pack's defaults, to find mistakes; the engine evaluates it again with the
+// site's parameters.
+func (b *packParser) duration(p param) time.Duration {
+	if p.Text == "" {
+		return 0
+	}
+	d, err := resolveDuration(p.Text, func(name string) (string, bool) {
+		v, ok := b.pack.params.Get(name)
+		return v.Text, ok
+	}, b.pack.paramList())
+	if err != nil {
+		b.errs.Addf(p.Pos, "%v", err)
+	}
+	return d
+}
+
+func (p *Pack) paramList() []string {
+	names := make([]string, len(p.params))
+	for i, e := range p.params {
+		names[i] = e.Key.Value
+	}
+	return names
+}
+
+func resolveDuration(text string, lookup func(string) (string, bool), names []string) (time.Duration, error) {
+	s, missing := expr.Substitute(text, lookup)
+	for _, name := range missing {
+		return 0, errorString("unknown parameter ${" + name + "}" + yamlfile.Suggest(name, names))
+	}
+	if s == "0" {
+		return 0, nil
+	}
+	return expr.ParseDuration(s)
+}
