@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -151,6 +152,9 @@ type peer struct {
 	handle func(c io.ReadWriteCloser, r request) bool
 	refuse func() bool // refuse to connect
 
+	serial bool // the bus gets a port that can be flushed
+
+	wg    sync.WaitGroup
 	mu    sync.Mutex
 	dials int
 	nth   int
@@ -166,7 +170,7 @@ func (p *peer) dial(context.Context) (net.Conn, error) {
 	}
 	a, b := net.Pipe()
 	p.conns = append(p.conns, a, b)
-	go func() {
+	p.wg.Go(func() {
 		serve(b, p.rtu, 0, func(c io.ReadWriteCloser, r request) bool {
 			p.mu.Lock()
 			p.nth++
@@ -174,7 +178,10 @@ func (p *peer) dial(context.Context) (net.Conn, error) {
 			p.mu.Unlock()
 			return p.handle(c, r)
 		})
-	}()
+	})
+	if p.serial {
+		return flushing{a}, nil
+	}
 	return a, nil
 }
 
@@ -183,6 +190,25 @@ func (p *peer) close() {
 	defer p.mu.Unlock()
 	for _, c := range p.conns {
 		_ = c.Close()
+	}
+	p.mu.Unlock()
+	p.wg.Wait()
+	p.mu.Lock()
+}
+
+// flushing is a connection that can be flushed as a serial device can.
+type flushing struct{ net.Conn }
+
+func (f flushing) Flush() error {
+	buf := make([]byte, 256)
+	for {
+		_ = f.SetDeadline(time.Now().Add(time.Microsecond))
+		if _, err := f.Read(buf); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return nil
+			}
+			return err
+		}
 	}
 }
 
