@@ -283,7 +283,7 @@ func TestMistakes(t *testing.T) {
 		"repeat name":    {p, profile("  - {name: a, table: coil, address: 0, repeat: 8}\n"), `10:12: a repeated channel needs {n} in its name, such as "a{n}"`},
 		"name twice":     {p, profile("  - {name: temperature, table: coil, address: 0}\n"), `10:12: channel "temperature" exists already, from line 9`},
 		"bit 16":         {p, profile("  - {name: a, table: input, address: 0, type: bool, bit: 16}\n"), `10:58: a register has bits 0 to 15, this field would take 16 to 16`},
-		"wide field":     {p, profile("  - {name: a, table: input, address: 0, type: u16, bit: 14, width: 4}\n"), `10:68: a register has bits 0 to 15, this field would take 14 to 17`},
+		"wide field":     {p, profile("  - {name: a, table: input, address: 0, type: u16, bit: 14, width: 3}\n"), `10:68: a register has bits 0 to 15, this field would take 14 to 16`},
 		"bit of u32":     {p, profile("  - {name: a, table: input, address: 0, type: u32, bit: 1}\n"), `10:57: bits can be picked out of one register, type u32 takes 2`},
 		"bool register":  {p, profile("  - {name: a, table: input, address: 0, type: bool}\n"), `10:47: a bool in a register needs bit: 0 to 15`},
 		"writable input": {p, profile("  - {name: a, table: discrete, address: 0, writable: true}\n"), `10:54: only coils and holding registers can be written, this is a discrete`},

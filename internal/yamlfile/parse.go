@@ -119,7 +119,8 @@ func (p *treeBuilder) pos(tk *token.Token, fallback Pos) Pos {
 // refuse reports the parts of YAML that are not accepted, and nesting too deep for the recursive parser.
 func (p *treeBuilder) refuse(tokens token.Tokens) {
 	flow := 0
-	var columns []int // of the open block levels
+	type level struct{ col, keys int }
+	var levels []level // the open block levels
 	for _, tk := range tokens {
 		pos := p.pos(tk, Pos{File: p.file, Line: 1, Col: 1})
 		switch tk.Type {
@@ -151,14 +152,26 @@ func (p *treeBuilder) refuse(tokens token.Tokens) {
 			if tk.Type == token.MappingValueType && tk.Prev != nil && tk.Prev.Position != nil {
 				col = tk.Prev.Position.Column
 			}
-			if flow == 0 {
-				for len(columns) > 0 && columns[len(columns)-1] >= col {
-					columns = columns[:len(columns)-1]
-				}
-				columns = append(columns, col)
+			if flow > 0 {
+				break
+			}
+			for len(levels) > 0 && levels[len(levels)-1].col > col {
+				levels = levels[:len(levels)-1]
+			}
+			if len(levels) == 0 || levels[len(levels)-1].col < col {
+				levels = append(levels, level{col: col})
+			}
+			top := &levels[len(levels)-1]
+			switch {
+			case tk.Type == token.SequenceEntryType:
+			case top.keys == maxKeys:
+				p.errs.Addf(pos, "more than %d keys in one mapping", maxKeys)
+				return
+			default:
+				top.keys++
 			}
 		}
-		if flow+len(columns) > maxDepth {
+		if flow+len(levels) > maxDepth {
 			p.errs.Addf(pos, "nested too deeply (more than %d levels)", maxDepth)
 			return
 		}

@@ -7,7 +7,7 @@
 // # What is accepted
 //
 // One YAML document of at most 4 MiB in UTF-8 (a byte order mark and CR LF are tolerated), nested at most 64 deep,
-// of mappings with scalar keys, lists and scalars. Anchors, aliases, merge keys, tags, directives and further
+// of mappings with scalar keys (at most 10,000 each), lists and scalars. Anchors, aliases, merge keys, tags, directives and further
 // documents are refused: a reader should see what a file means without resolving references. Numbers may be
 // written as 0x7FFF, 0o17, 0b101 or 10_000; a leading zero is refused because YAML versions disagree about it.
 // A quoted number is text. A key with nothing behind it counts as absent for lists, mappings and pointers, and is
@@ -31,8 +31,12 @@ import (
 // MaxSize is the largest file accepted, in bytes.
 const MaxSize = 4 << 20
 
-// maxDepth bounds the nesting of mappings and lists.
-const maxDepth = 64
+// maxDepth bounds the nesting of mappings and lists, maxKeys the keys of one mapping: the YAML library needs time
+// that grows with the square of the latter.
+const (
+	maxDepth = 64
+	maxKeys  = 10_000
+)
 
 // Pos is a place in a file. Line and Col count from 1.
 type Pos struct {

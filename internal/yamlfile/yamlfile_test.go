@@ -185,6 +185,8 @@ f.yaml:4:5: expected true or false, got yes`},
 		"binary":                  {"id: a\x00\n", `f.yaml:1:6: a zero byte: this is not a text file`},
 		"deep flow":               {"id: " + deep, `f.yaml:1:68: nested too deeply (more than 64 levels)`},
 		"deep block":              {strings.Repeat("- ", 100_000), `f.yaml:1:129: nested too deeply (more than 64 levels)`},
+		"too many keys, lists":    {strings.Repeat("k:\n- v\n", 10_001), `f.yaml:20001:2: more than 10000 keys in one mapping`},
+		"too many keys":           {strings.Repeat("k: v\n", 10_001), `f.yaml:10001:2: more than 10000 keys in one mapping`},
 		"too large file":          {strings.Repeat("#", yamlfile.MaxSize+1), `f.yaml:1:1: the file is too large: 4194305 bytes, at most 4194304`},
 	}
 	for name, test := range tests {
