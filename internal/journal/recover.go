@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -113,62 +114,111 @@ func ours(names []string, dir string) []*segment {
 
 // load fills s from its file. keep is false when there is nothing in it for readers.
 func (j *Journal) load(s *segment, limit uint64) (keep bool, t tail, err error) {
+	for range readTries {
+		var c contents
+		if c, err = j.examine(s, limit); err == nil {
+			return j.judge(s, limit, c)
+		}
+		if errors.Is(err, errNewer) || errors.Is(err, errSync) {
+			return false, t, err
+		}
+	}
+	// It cannot be read today. The file stays where it is; its frames are told as lost, as many as there can be
+	// where no later segment says how many.
+	last := limit - 1
+	if limit == maxSeq {
+		last = s.first + uint64(max(s.size, j.cfg.SegmentBytes))/frameHeaderBytes
+	}
+	j.stats.LastError = err.Error()
+	j.lostSegment(s, last, 0)
+	return false, t, nil
+}
+
+// lostSegment tells that the frames of s up to last are lost.
+func (j *Journal) lostSegment(s *segment, last, samples uint64) {
+	j.stats.DamagedFrames += max(1, uint64(len(s.offs)))
+	j.next = max(j.next, last+1)
+	for _, r := range j.told.missing(s.first, last) {
+		j.tell(loss{Loss: Loss{Count: samples, Reason: LossDamage, FirstSeq: r.first, LastSeq: r.last}})
+	}
+	s.offs, s.counts = nil, nil
+}
+
+// contents is what a segment file was found to hold.
+type contents struct {
+	sealed  bool // a good footer told everything
+	header  bool // the header is good
+	empty   bool // nothing but zeros after the header
+	missing uint64
+	tail    tail
+}
+
+// errSync is returned where a segment could not be synced before it is shown.
+var errSync = errors.New("sync failed")
+
+// examine reads the file of s and fills s. Its errors are the disk's.
+func (j *Journal) examine(s *segment, limit uint64) (c contents, err error) {
 	f, err := j.fs.Open(s.path, false)
 	if err != nil {
-		return false, t, err
+		return c, err
 	}
 	defer f.Close()
 	if s.size, err = f.Size(); err != nil {
-		return false, t, err
+		return c, err
 	}
 	var head [headerBytes]byte
-	headErr := errCorrupt
-	if n, _ := f.ReadAt(head[:], 0); n == headerBytes {
-		headErr = s.parseHeader(head[:])
-	}
-	if errors.Is(headErr, errNewer) {
-		return false, t, headErr
-	}
-	if b, err := s.readFooter(f, s.size, j.w.dec); err == nil {
-		if _, err := s.parseFooter(b, s.size); err == nil && s.next() <= limit {
-			return true, t, nil
+	if n, err := f.ReadAt(head[:], 0); err != nil && !errors.Is(err, io.EOF) {
+		return c, err
+	} else if n == headerBytes {
+		switch err := s.parseHeader(head[:]); {
+		case errors.Is(err, errNewer):
+			return c, err
+		case err == nil:
+			c.header = true
 		}
+	}
+	b, err := s.readFooter(f, s.size, j.w.dec)
+	if err == nil {
+		if _, err = s.parseFooter(b, s.size); err == nil && s.next() <= limit {
+			c.sealed = true
+			return c, nil
+		}
+	} else if !errors.Is(err, errCorrupt) {
+		return c, err
 	}
 
 	// No footer: it was being written when the process ended, or a sync failed. The kernel may have it in memory
 	// only, and readers may see only what is synced.
 	if !j.cfg.ReadOnly {
 		if err := f.Sync(); err != nil {
-			return false, t, err
+			return c, fmt.Errorf("%w: %w", errSync, err)
 		}
 	}
-	b, err := readAll(j.fs, s.path)
-	if err != nil {
-		return false, t, err
+	if b, err = readAll(j.fs, s.path); err != nil {
+		return c, err
 	}
-	missing, t := s.scan(b, limit, j.w.dec)
-	if headErr == nil {
-		j.stats.DamagedFrames += missing
-		if missing > 0 {
+	c.empty = len(b) <= headerBytes || len(bytes.TrimLeft(b[headerBytes:], "\x00")) == 0
+	c.missing, c.tail = s.scan(b, limit, j.w.dec)
+	return c, nil
+}
+
+// judge decides what becomes of a segment that has been read.
+func (j *Journal) judge(s *segment, limit uint64, c contents) (keep bool, t tail, err error) {
+	switch {
+	case c.sealed:
+		return true, t, nil
+	case c.empty: // The header is synced before the first frame is written, so none was.
+		return false, t, j.discard(s)
+	case c.header:
+		j.stats.DamagedFrames += c.missing
+		if c.missing > 0 {
 			s.noted = true
 			j.aside = append(j.aside, s)
 		}
-		if len(s.offs) == 0 && !t.torn {
-			return false, t, j.discard(s)
-		}
-		return true, t, nil
-	}
-	if len(b) <= headerBytes || len(bytes.TrimLeft(b[headerBytes:], "\x00")) == 0 {
-		return false, t, j.discard(s) // The header is synced before the first frame is written.
+		return true, c.tail, nil
 	}
 	// Without its header the frames' times mean nothing.
-	j.stats.DamagedFrames += max(1, uint64(len(s.offs)))
-	last := max(t.last, s.next()-1, s.first)
-	j.next = max(j.next, last+1)
-	for _, r := range j.told.missing(s.first, min(last, limit-1)) {
-		j.tell(loss{Loss: Loss{Count: s.samples, Reason: LossDamage, FirstSeq: r.first, LastSeq: r.last}})
-	}
-	s.offs, s.counts = nil, nil
+	j.lostSegment(s, min(max(c.tail.last, s.next()-1, s.first), limit-1), s.samples)
 	if j.cfg.ReadOnly {
 		return false, t, nil
 	}
