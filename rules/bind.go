@@ -276,14 +276,14 @@ func (e *Engine) activeOf(name string) *activeCount {
 // Window keeps a new window, or finds the one that was kept.
 func (b *instanceBinder) Window(n *expr.Node, device int, w *expr.Window) *expr.Window {
 	in := b.in()
-	if !b.explain {
-		in.windows = append(in.windows, w)
-		return w
-	}
+	// One window serves every place where an expression asks for the same.
 	for _, kept := range in.windows {
 		if kept.Is(n, device) {
 			return kept
 		}
+	}
+	if !b.explain {
+		in.windows = append(in.windows, w)
 	}
 	return w
 }

@@ -39,6 +39,11 @@ func (e *Engine) detailIn(lang string, op telemetry.TransitionOp, i uint32, in *
 			text += " · " + f
 		}
 	}
+	if text == "" && op == telemetry.Clear {
+		if text = "condition gone"; lang == "zh" {
+			text = "条件已解除"
+		}
+	}
 	return strings.TrimPrefix(text, " · ")
 }
 
@@ -156,23 +161,17 @@ func (x *explainer) comparison(n *expr.Node) {
 	}
 	zh, en, unit, ok := x.measure(l)
 	if !ok {
-		// Arithmetic: name the points that went into it.
-		n.Walk(func(n *expr.Node) {
-			if zh, en, unit, ok := x.measure(n); ok {
-				v := x.value(n)
-				x.add(zh+" "+x.quantity(n, v, unit), en+" "+x.quantity(n, v, unit))
-			}
-			if n.Op == expr.OpCall && expr.Aggregate(n.Text) {
-				x.members(n)
-			}
-		})
-		return
-	}
-	if l.Op == expr.OpCall && l.Text == "count" {
-		x.members(l)
+		// Arithmetic and counts: name the points that went into it.
+		x.operands(n)
 		return
 	}
 	v := x.quantity(l, x.value(l), unit)
+	for _, f := range x.facts {
+		// Of a value between two limits the first limit is enough.
+		if strings.HasPrefix(f, zh+" "+v+"（") || strings.HasPrefix(f, en+" "+v+" (") {
+			return
+		}
+	}
 	if n.Op == expr.OpEqual || n.Op == expr.OpNotEqual {
 		x.add(zh+" "+v, en+" "+v)
 		return
@@ -182,6 +181,22 @@ func (x *explainer) comparison(n *expr.Node) {
 		limit = x.quantity(l, x.value(r), "s")
 	}
 	x.add(zh+" "+v+"（限 "+limit+"）", en+" "+v+" (limit "+limit+")")
+}
+
+// operands names what went into arithmetic.
+func (x *explainer) operands(n *expr.Node) {
+	if n.Op == expr.OpCall && n.Text == "count" {
+		x.members(n)
+		return
+	}
+	if zh, en, unit, ok := x.measure(n); ok {
+		v := x.quantity(n, x.value(n), unit)
+		x.add(zh+" "+v, en+" "+v)
+		return
+	}
+	for _, a := range n.Args {
+		x.operands(a)
+	}
 }
 
 func (x *explainer) value(n *expr.Node) expr.Num { return expr.BindNum(n, x.b)() }
@@ -209,9 +224,10 @@ func (x *explainer) measure(n *expr.Node) (zh, en, unit string, ok bool) {
 		if expr.Aggregate(n.Text) && n.Args[0].Op == expr.OpGroup {
 			def := n.Args[0].Def
 			zh, en := aggregateWord(n.Text)
-			return zh + def.Title.In("zh"), en + lower(def.Title.In("en")), def.Unit, true
+			if zh != "" {
+				return zh + def.Title.In("zh"), en + lower(def.Title.In("en")), def.Unit, true
+			}
 		}
-		return "", "", "", expr.Aggregate(n.Text)
 	}
 	return "", "", "", false
 }

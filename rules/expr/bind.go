@@ -93,8 +93,8 @@ type Binder interface {
 	Group(scope, class string) []int
 	// Active returns the counter of active alerts named name, and notes the use.
 	Active(name string) *int
-	// Window returns the window of node n for device: w itself, kept and updated at each evaluation, or the one that
-	// was kept for the two before.
+	// Window returns the window of node n for device: w itself, kept from now on and updated at each evaluation, or
+	// the one that is kept for the same already.
 	Window(n *Node, device int, w *Window) *Window
 	// Calendar notes that the expression depends on the calendar; next returns the first local time after its
 	// argument at which that part may change.

@@ -23,7 +23,7 @@ type Window struct {
 	num    func() Num
 	tri    func() Tri
 
-	// Identity, by which an explanation finds the window again.
+	// Identity, by which a second place that asks for the same, and an explanation, find the window again.
 	node   *Node
 	device int
 
@@ -277,13 +277,14 @@ func (w *Window) extreme(covered bool) Num {
 	return AtLeast(v.Lo)
 }
 
-// Next returns when the value may change although no input does.
+// Next returns when the value is to be looked at again although no input changed: each second for windows up to ten
+// minutes, each 1/600 of longer ones, and never while nothing in the window can change.
 func (w *Window) Next(now telemetry.Mono) telemetry.Mono {
 	if w.n == 0 || w.n == 1 && !w.mixed && (w.cur.Nothing() || w.span(0).start <= now-w.length) {
 		return telemetry.Never
 	}
-	// On a fixed grid, so that samples in between do not move the timer.
-	step := max(w.step, telemetry.Mono(time.Second))
+	// On a fixed grid of whole seconds, so that samples in between do not move the timer.
+	step := max(w.length/600/telemetry.Mono(time.Second), 1) * telemetry.Mono(time.Second)
 	return (now/step + 1) * step
 }
 
@@ -341,5 +342,7 @@ func (e *extreme) expire(cut telemetry.Mono) {
 	}
 }
 
-// Is reports whether w is the window of node n for device.
-func (w *Window) Is(n *Node, device int) bool { return w.node == n && w.device == device }
+// Is reports whether w is what node n asks for of device.
+func (w *Window) Is(n *Node, device int) bool {
+	return w.device == device && (w.node == n || Same(w.node, n))
+}
