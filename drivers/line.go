@@ -107,6 +107,10 @@ func (l *Line) do(ctx context.Context, w *write) {
 	if !w.taken.CompareAndSwap(false, true) {
 		return
 	}
+	if ctx.Err() != nil {
+		w.done <- ErrClosed
+		return
+	}
 	wr, ok := l.bus.(Writer)
 	if !ok {
 		w.done <- ErrNotWritable
