@@ -316,9 +316,18 @@ func (g *guard) Read(p []byte) (int, error) {
 	}
 	if err != nil {
 		g.fail(err)
+		// The library takes "use of closed network connection" for its own doing and would leave its goroutines
+		// behind when it was ours.
+		err = &lostError{g.cause}
 	}
 	return n, err
 }
+
+// lostError is what the library gets to see of a lost connection; its text does not depend on the cause.
+type lostError struct{ cause error }
+
+func (e *lostError) Error() string { return "connection lost" }
+func (e *lostError) Unwrap() error { return e.cause }
 
 func (g *guard) Write(p []byte) (int, error) {
 	// Every write, also of pings and acknowledgements: a peer that reads nothing must be noticed.

@@ -182,7 +182,7 @@ func StartMosquitto(t testing.TB, extra ...string) *Mosquitto {
 	config := []string{
 		fmt.Sprintf("listener %d 127.0.0.1", port), "allow_anonymous true", "persistence true",
 		"persistence_location " + dir + "/", "autosave_interval 1", "autosave_on_changes true",
-		"max_queued_messages 0", "max_inflight_messages 0", "set_tcp_nodelay true",
+		"max_queued_messages 0", "max_inflight_messages 100", "set_tcp_nodelay true",
 	}
 	if os.Geteuid() == 0 {
 		config = append(config, "user root") // it would otherwise give up root and not be able to write its data

@@ -1,0 +1,229 @@
+package ingest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+	"go.uber.org/zap"
+
+	"linli/internal/mqtt"
+	"linli/internal/wire"
+)
+
+// DeadLetter is the message on linli/v1/dead/{node}: lines, or a whole message, that were not written.
+type DeadLetter struct {
+	Node  string    `json:"node"`
+	Topic string    `json:"topic,omitempty"` // of the message refused; empty where the database refused the lines
+	Time  time.Time `json:"time"`
+	// Count is how many lines are meant; Lines holds the first of them.
+	Count int        `json:"count"`
+	Lines []DeadLine `json:"lines"`
+}
+
+// DeadLine is one line that was refused.
+type DeadLine struct {
+	Reason string `json:"reason"`
+	Line   string `json:"line"` // cut after 1 KiB
+}
+
+const (
+	deadLinesKept  = 20
+	deadLineLength = 1 << 10
+	deadTimeout    = 30 * time.Second
+)
+
+func (d *DeadLetter) add(line []byte, reason string) {
+	d.Count++
+	if len(d.Lines) < deadLinesKept {
+		text := strings.ToValidUTF8(string(line[:min(len(line), deadLineLength)]), "\uFFFD")
+		d.Lines = append(d.Lines, DeadLine{Reason: reason, Line: text})
+	}
+}
+
+// batcher turns messages into lines, has them written, and acknowledges. It belongs to one connection's goroutine.
+type batcher struct {
+	in      *Ingest
+	session *mqtt.Session
+	unpack  *wire.Decompressor
+	lines   []byte
+	dead    map[string]*DeadLetter // by topic, or by "" + node for what the database refuses
+	logged  map[string]bool        // nodes whose bad messages were logged on this connection
+}
+
+func newBatcher(in *Ingest, session *mqtt.Session) (*batcher, error) {
+	d, err := wire.NewDecompressor(in.cfg.MaxMessage)
+	return &batcher{in: in, session: session, unpack: d, dead: map[string]*DeadLetter{}, logged: map[string]bool{}}, err
+}
+
+func (b *batcher) close() { b.unpack.Close() }
+
+// process writes the messages and acknowledges them. After an error nothing is acknowledged.
+func (b *batcher) process(ctx context.Context, messages []paho.Message) error {
+	b.lines = b.lines[:0]
+	clear(b.dead)
+	for _, m := range messages {
+		b.message(m.Topic(), m.Payload())
+	}
+	if len(b.lines) > 0 {
+		refused, err := b.in.db.write(ctx, b.lines)
+		if err != nil {
+			return err
+		}
+		for _, r := range refused {
+			// A reserved measurement is an error of the check and still tells whose line it was.
+			l, _ := wire.CheckLine(r.line)
+			node := string(l.Site) + "." + string(l.Gateway)
+			b.letter("", node).add(r.line, r.reason)
+		}
+	}
+	if err := b.bury(ctx); err != nil {
+		return err
+	}
+	for _, m := range messages {
+		m.Ack()
+	}
+	return nil
+}
+
+func (b *batcher) letter(topic, node string) *DeadLetter {
+	key := topic
+	if key == "" {
+		key = " " + node
+	}
+	d := b.dead[key]
+	if d == nil {
+		d = &DeadLetter{Node: node, Topic: topic, Time: time.Now().UTC()}
+		b.dead[key] = d
+	}
+	return d
+}
+
+// bury publishes the dead letters and waits until the broker has them.
+func (b *batcher) bury(ctx context.Context) error {
+	for _, d := range b.dead {
+		if _, _, ok := wire.SplitNode(d.Node); !ok {
+			continue // a message of nobody; it is counted
+		}
+		payload, err := json.Marshal(d)
+		if err != nil {
+			return err
+		}
+		if !b.logged[d.Node] {
+			b.logged[d.Node] = true
+			b.in.log.Warn("lines not written", zap.String("node", d.Node), zap.Int("count", d.Count), zap.String("reason", d.Lines[0].Reason))
+		}
+		token := b.session.Publish(wire.Topic{Kind: wire.Dead, Node: d.Node}.String(), false, payload)
+		timeout := time.NewTimer(deadTimeout)
+		select {
+		case <-token.Done():
+			err = token.Error()
+		case <-b.session.Lost():
+			err = b.session.Err()
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-timeout.C:
+			err = errors.New("the broker does not acknowledge the dead letter")
+		}
+		timeout.Stop()
+		if err != nil {
+			return fmt.Errorf("dead letter of %s: %w", d.Node, err)
+		}
+	}
+	return nil
+}
+
+// message appends the lines of one message.
+func (b *batcher) message(name string, payload []byte) {
+	topic, err := wire.ParseTopic(name)
+	if err != nil {
+		b.in.count(func(s *Stats) { s.BadMessages++ })
+		return
+	}
+	site, gateway, _ := wire.SplitNode(topic.Node)
+	switch topic.Kind {
+	case wire.Telemetry:
+		err = b.telemetry(name, topic.Node, site, gateway, payload)
+	case wire.Alert:
+		err = b.alert(topic, site, gateway, payload)
+	}
+	if err != nil {
+		b.in.count(func(s *Stats) { s.BadMessages++ })
+		b.letter(name, topic.Node).add(payload, err.Error())
+	}
+}
+
+// telemetry appends the lines that are the node's own. An error is of the whole message.
+func (b *batcher) telemetry(name, node, site, gateway string, payload []byte) error {
+	text, err := b.unpack.Unpack(payload)
+	if err != nil {
+		return err
+	}
+	first, rest := wire.NextLine(text)
+	h, err := wire.ParseHeader(first)
+	if err != nil {
+		return err
+	}
+	lines, bad, foreign := 0, 0, 0
+	for len(rest) > 0 {
+		var line []byte
+		line, rest = wire.NextLine(rest)
+		switch {
+		case len(line) == 0:
+		case wire.IsLost(line):
+			l, err := wire.ParseLost(line)
+			if err != nil {
+				bad++
+				b.letter(name, node).add(line, err.Error())
+				continue
+			}
+			b.lines = wire.AppendLossLine(b.lines, site, gateway, &l)
+		case line[0] == '#':
+		default:
+			lines++
+			if err := wire.CheckOwn(line, site, gateway); err != nil {
+				bad++
+				if errors.Is(err, wire.ErrForeign) {
+					foreign++
+				}
+				b.letter(name, node).add(line, err.Error())
+				continue
+			}
+			b.lines = append(append(b.lines, line...), '\n')
+		}
+	}
+	whole := lines == h.Count
+	if whole {
+		// Only then does the ledger say that these frames have arrived. Refused lines have too.
+		b.lines = wire.AppendLedgerLine(b.lines, site, gateway, &h)
+	}
+	b.in.count(func(s *Stats) {
+		s.BadLines += uint64(bad)
+		s.Foreign += uint64(foreign)
+		if !whole {
+			s.CountWrong++
+		}
+	})
+	return nil
+}
+
+// alert appends the row of an alert transition. An empty message only clears what was retained.
+func (b *batcher) alert(topic wire.Topic, site, gateway string, payload []byte) error {
+	if len(payload) == 0 {
+		return nil
+	}
+	e, err := wire.ParseAlert(payload)
+	if err != nil {
+		return err
+	}
+	if e.Source != topic.Node || e.Data.ID != topic.ID {
+		b.in.count(func(s *Stats) { s.Foreign++ })
+		return wire.ErrForeign
+	}
+	b.lines = wire.AppendAlertLine(b.lines, site, gateway, &e, time.Now())
+	return nil
+}

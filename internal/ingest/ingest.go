@@ -1,0 +1,416 @@
+// Package ingest is the city side of the wire: it takes messages from a broker and writes rows into a database with
+// the InfluxDB v2 write API.
+//
+// # Guarantees
+//
+//   - A message is acknowledged to the broker only after the database has said yes to every one of its lines, or the
+//     lines it refused are in the dead-letter topic and that was acknowledged. Killed at any moment, it gets the
+//     messages again; the same lines are the same rows.
+//   - No line is trusted: site and gateway must be those of the topic, which the broker binds to the sender's
+//     certificate; the shape is checked byte by byte; the measurements that ingest itself writes are refused.
+//   - A line that the database refuses is found by halving and does not hold up the others. Before anything is taken
+//     for bad, a probe shows that the database takes what is good: a wrong bucket never empties into dead letters.
+//   - While the database is down or misconfigured nothing is acknowledged and nothing dropped; the broker keeps it.
+//   - Memory is bounded by QueueBytes and one batch.
+//
+// # Rows
+//
+// Data lines go in as they came. Beside them it writes, as docs/wire.md describes, the measurements alert (one row
+// per transition), linli_loss (one per lost range), linli_ledger (one per message) and linli_ingest (the probe).
+//
+// # What it does not do
+//
+// It keeps no state: run as many as the broker's shared subscriptions feed. It orders nothing and repairs nothing.
+//
+// Concurrency: Run owns everything; Stats may be called from any goroutine.
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+	"go.uber.org/zap"
+
+	"linli/internal/mqtt"
+	"linli/internal/wire"
+)
+
+// Config says where messages come from and where rows go.
+type Config struct {
+	Brokers      []string // tcp://host:port or tls://host:port, in order of preference
+	ClientID     string   // stable and unique: the broker keeps what was not acknowledged under it; "" means linli-ingest
+	Username     string
+	PasswordFile string
+	CAFile       string
+	CertFile     string
+	KeyFile      string
+	// Filters are the subscriptions, "" means every node's telemetry and alerts. "$share/group/" before a filter
+	// shares the work among all that name the group, where the broker can.
+	Filters []string
+
+	Influx Influx
+
+	BatchBytes  int           // of lines in one write; 0 means 500 KiB
+	BatchAge    time.Duration // a batch waits no longer for more; 0 means 200 ms
+	QueueBytes  int           // of messages taken and not yet written; 0 means 64 MiB
+	MaxMessage  int           // of one message unpacked; 0 means 8 MiB
+	SlowRetry   time.Duration // between attempts while the database refuses us; 0 means 30 s
+	MaxBackoff  time.Duration // caps the waits between all other attempts; 0 means 30 s
+	StopTimeout time.Duration // to finish the batch at hand when stopping; 0 means 5 s
+}
+
+// Influx is the database.
+type Influx struct {
+	URL       string // http://host:8086 or https://host/prefix
+	Org       string // may be empty for InfluxDB 1.8
+	Bucket    string // for InfluxDB 1.8 database/retention-policy
+	TokenFile string // read at each write; for InfluxDB 1.8 it holds user:password; "" means no authentication
+}
+
+// DefaultFilters returns every node's telemetry and alerts.
+func DefaultFilters() []string {
+	return []string{wire.Prefix + "+/telemetry", wire.Prefix + "+/alert/+"}
+}
+
+// Validate fills in the defaults and says everything that is wrong.
+func (c *Config) Validate() error {
+	var errs []error
+	if len(c.Brokers) == 0 {
+		errs = append(errs, errors.New("no broker"))
+	}
+	for _, b := range c.Brokers {
+		if _, _, err := mqtt.ParseBroker(b); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		errs = append(errs, errors.New("a certificate needs its key and a key its certificate"))
+	}
+	if c.ClientID == "" {
+		c.ClientID = "linli-ingest"
+	}
+	if len(c.Filters) == 0 {
+		c.Filters = DefaultFilters()
+	}
+	for _, f := range c.Filters {
+		plain := f
+		if rest, ok := strings.CutPrefix(f, "$share/"); ok {
+			_, plain, _ = strings.Cut(rest, "/")
+		}
+		if !strings.HasPrefix(plain, wire.Prefix) {
+			errs = append(errs, fmt.Errorf("filter %q must begin with %s (or $share/group/%s)", f, wire.Prefix, wire.Prefix))
+		}
+	}
+	if _, err := c.Influx.writeURL(); err != nil {
+		errs = append(errs, err)
+	}
+	def := func(n *int, v int) {
+		if *n == 0 {
+			*n = v
+		}
+	}
+	def(&c.BatchBytes, 500<<10)
+	def(&c.QueueBytes, 64<<20)
+	def(&c.MaxMessage, 8<<20)
+	wait := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	wait(&c.BatchAge, 200*time.Millisecond)
+	wait(&c.SlowRetry, 30*time.Second)
+	wait(&c.MaxBackoff, 30*time.Second)
+	wait(&c.StopTimeout, 5*time.Second)
+	return errors.Join(errs...)
+}
+
+// Stats are counters since the start, and what is going on now.
+type Stats struct {
+	Connected     bool
+	Broker        string
+	Messages      uint64 // taken from the broker
+	Acknowledged  uint64 // messages written and acknowledged
+	Lines         uint64 // written, ours included
+	Bytes         uint64 // of lines written
+	Writes        uint64 // accepted by the database
+	Retries       uint64 // writes attempted again
+	BadMessages   uint64 // that could not be read at all
+	BadLines      uint64 // refused by us: not line protocol, foreign or reserved
+	Foreign       uint64 // of these, lines and alerts of another site or gateway
+	RefusedLines  uint64 // refused by the database
+	CountWrong    uint64 // messages whose lines are not as many as the header says
+	Overflows     uint64 // connections dropped because the queue was full
+	QueueMessages int
+	QueueBytes    int
+	// Holding says why nothing is written although there is something to write; empty when all is well.
+	Holding   string
+	LastError string
+}
+
+// Ingest moves messages from a broker to a database.
+type Ingest struct {
+	cfg Config
+	log *zap.Logger
+	db  *writer
+
+	mu    sync.Mutex // guards stats
+	stats Stats
+}
+
+// New returns an ingest. It validates cfg and does nothing before Run.
+func New(cfg Config, log *zap.Logger) (*Ingest, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("ingest: %w", err)
+	}
+	if log == nil {
+		log = zap.NewNop()
+	}
+	in := &Ingest{cfg: cfg, log: log}
+	db, err := newWriter(cfg, log, in.count)
+	if err != nil {
+		return nil, fmt.Errorf("ingest: %w", err)
+	}
+	in.db = db
+	return in, nil
+}
+
+// Stats returns the present figures. It may be called from any goroutine.
+func (in *Ingest) Stats() Stats {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.stats
+}
+
+func (in *Ingest) count(change func(*Stats)) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	change(&in.stats)
+}
+
+// livedAfter is how long a connection must last to count as a good one.
+const livedAfter = 10 * time.Second
+
+// Run works until ctx ends, then finishes the batch at hand within StopTimeout; what it cannot finish stays with the
+// broker. Brokers and databases that are not there are no errors: it returns nil when ctx ends.
+func (in *Ingest) Run(ctx context.Context) error {
+	var backoff mqtt.Backoff
+	failing := false
+	for attempt := 0; ; attempt++ {
+		timer := time.NewTimer(min(backoff.Next(), in.cfg.MaxBackoff))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		broker := in.cfg.Brokers[attempt%len(in.cfg.Brokers)]
+		began, up := time.Now(), false
+		err := in.connection(ctx, broker, func() {
+			up, failing = true, false
+			in.log.Info("ingest connected", zap.String("broker", broker))
+		})
+		in.count(func(s *Stats) {
+			s.Connected, s.QueueMessages, s.QueueBytes = false, 0, 0
+			if err != nil && ctx.Err() == nil {
+				s.LastError = err.Error()
+			}
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(began) >= livedAfter {
+			backoff.Lived()
+			attempt = -1
+		}
+		if up || !failing {
+			failing = true
+			in.log.Warn("ingest has no broker", zap.String("broker", broker), zap.Error(err))
+		}
+	}
+}
+
+// errFull ends a connection whose queue overflows: what was not acknowledged comes again.
+var errFull = errors.New("more messages than the queue holds: lower the broker's max_inflight_messages")
+
+// connection works with one connection until it is lost or ctx ends.
+func (in *Ingest) connection(ctx context.Context, broker string, up func()) error {
+	q := &queue{max: in.cfg.QueueBytes, ready: make(chan struct{}, 1)}
+	var session *mqtt.Session
+	overflow := make(chan struct{}, 1)
+	session, err := mqtt.Connect(ctx, mqtt.Config{
+		ClientID: in.cfg.ClientID, Username: in.cfg.Username, PasswordFile: in.cfg.PasswordFile,
+		CAFile: in.cfg.CAFile, CertFile: in.cfg.CertFile, KeyFile: in.cfg.KeyFile, MaxPacket: in.cfg.MaxMessage + 1024,
+	}, broker, mqtt.Options{OnMessage: func(m paho.Message) {
+		if !q.put(m) {
+			select {
+			case overflow <- struct{}{}:
+			default:
+			}
+			return
+		}
+		in.count(func(s *Stats) { s.Messages++; s.QueueMessages++; s.QueueBytes += len(m.Payload()) })
+	}})
+	if err != nil {
+		return err
+	}
+	defer session.Drop(errors.New("done"))
+	for _, f := range in.cfg.Filters {
+		sctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := session.Subscribe(sctx, f)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	up()
+	in.count(func(s *Stats) { s.Connected, s.Broker, s.LastError = true, broker, "" })
+
+	// Work in progress may outlive ctx by the stop timeout, but not the connection: without it nothing can be
+	// acknowledged, and everything comes again.
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		defer stopWork()
+		stopping := ctx.Done()
+		var limit <-chan time.Time
+		for {
+			select {
+			case <-session.Lost():
+				return
+			case <-overflow:
+				in.count(func(s *Stats) { s.Overflows++ })
+				session.Drop(errFull)
+				return
+			case <-stopping:
+				timer := time.NewTimer(in.cfg.StopTimeout)
+				defer timer.Stop()
+				stopping, limit = nil, timer.C
+			case <-limit:
+				return
+			case <-work.Done():
+				return
+			}
+		}
+	}()
+	defer func() { stopWork(); <-watched }()
+
+	b, err := newBatcher(in, session)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	for {
+		messages := q.gather(ctx, session.Lost(), in.cfg.BatchBytes, in.cfg.BatchAge)
+		if len(messages) > 0 {
+			if err := b.process(work, messages); err != nil {
+				if lost := session.Err(); lost != nil {
+					return lost
+				}
+				return err
+			}
+			bytes := 0
+			for _, m := range messages {
+				bytes += len(m.Payload())
+			}
+			q.release(bytes)
+			in.count(func(s *Stats) {
+				s.Acknowledged += uint64(len(messages))
+				s.QueueMessages -= len(messages)
+				s.QueueBytes -= bytes
+			})
+		}
+		switch {
+		case session.Err() != nil:
+			return session.Err()
+		case ctx.Err() != nil:
+			session.Close(250 * time.Millisecond) // lets the last acknowledgements go out
+			return nil
+		}
+	}
+}
+
+// queue holds messages between the connection, which must not block, and the worker.
+type queue struct {
+	max   int
+	ready chan struct{}
+
+	mu       sync.Mutex // guards messages and bytes
+	messages []paho.Message
+	bytes    int // of messages and of those being worked on
+}
+
+// put takes a message, or says that there is no room.
+func (q *queue) put(m paho.Message) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	size := len(m.Payload()) + 256
+	if q.bytes+size > q.max && q.bytes > 0 {
+		return false
+	}
+	q.bytes += size
+	q.messages = append(q.messages, m)
+	select {
+	case q.ready <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// release gives back the room of messages with so many bytes of payload that are done with.
+func (q *queue) release(bytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.bytes -= bytes
+}
+
+// take moves messages of about limit bytes from the queue to out.
+func (q *queue) take(out []paho.Message, size, limit int) ([]paho.Message, int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := 0
+	for n < len(q.messages) && size < limit {
+		size += len(q.messages[n].Payload())
+		n++
+	}
+	out = append(out, q.messages[:n]...)
+	clear(q.messages[:n])
+	q.messages = q.messages[n:]
+	q.bytes -= 256 * n
+	return out, size
+}
+
+// gather waits for a message, and then a little for more. It returns early, perhaps empty-handed, when ctx ends or
+// the connection is lost.
+func (q *queue) gather(ctx context.Context, lost <-chan struct{}, limit int, age time.Duration) []paho.Message {
+	var out []paho.Message
+	size := 0
+	var timer *time.Timer
+	var expired <-chan time.Time
+	for {
+		out, size = q.take(out, size, limit)
+		if size >= limit {
+			return out
+		}
+		if len(out) > 0 && timer == nil {
+			timer = time.NewTimer(age)
+			defer timer.Stop()
+			expired = timer.C
+		}
+		select {
+		case <-q.ready:
+		case <-expired:
+			return out
+		case <-lost:
+			return nil // all of it comes again
+		case <-ctx.Done():
+			return out
+		}
+	}
+}
