@@ -103,3 +103,22 @@ func Encode(ch *firmwareconfig.Channel, b firmwareconfig.Binding, v telemetry.Va
 	}
 	return c.words(raw), nil
 }
+
+// NewDecoder returns the decoding of the unit's first block.
+func NewDecoder(u *firmwareconfig.Unit) (func(dst []telemetry.Sample, data []byte, t telemetry.Mono) []telemetry.Sample, error) {
+	blocks, _, err := plan(u, resolve(u.Profile.Limits))
+	if err != nil {
+		return nil, err
+	}
+	return func(dst []telemetry.Sample, data []byte, t telemetry.Mono) []telemetry.Sample {
+		return blocks[0].decode(dst, data, t, false)
+	}, nil
+}
+
+// Pick chooses the next transaction.
+func (b *Bus) Pick() {
+	if !b.started {
+		b.start(0)
+	}
+	b.pick(0)
+}

@@ -39,6 +39,10 @@ func checkAnswer(req, ans []byte) error {
 	if len(req) == 0 || len(ans) == 0 {
 		return errors.New("empty PDU")
 	}
+	want := answerSize(req)
+	if want == 0 {
+		return fmt.Errorf("function %#02x is not spoken", req[0])
+	}
 	if ans[0] == req[0]|excFlag {
 		if len(ans) != 2 {
 			return fmt.Errorf("exception of %d bytes", len(ans))
@@ -47,10 +51,6 @@ func checkAnswer(req, ans []byte) error {
 	}
 	if ans[0] != req[0] {
 		return fmt.Errorf("function %#02x answered %#02x", req[0], ans[0])
-	}
-	want := answerSize(req)
-	if want == 0 {
-		return fmt.Errorf("function %#02x is not spoken", req[0])
 	}
 	if len(ans) != want {
 		return fmt.Errorf("answer of %d bytes, want %d", len(ans), want)
