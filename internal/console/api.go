@@ -67,7 +67,7 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 // readyz says whether the first result of any device has come in, a failed read included.
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	entries, _ := s.feed.snapshot(s.src.Clock.Mono())
+	entries, _ := s.src.Live.Snapshot(nil)
 	for i := range entries {
 		if entries[i].Known {
 			io.WriteString(w, "ready\n")

@@ -22,7 +22,9 @@ class Sound {
   // start looks whether sound is allowed already, and takes the first touch anywhere as leave to play.
   start(): () => void {
     if (!this.supported) return () => undefined;
-    const unlock = () => void this.unlock();
+    const unlock = (e?: Event) => {
+      if (!e || e.isTrusted) void this.unlock();
+    };
     const events = ["pointerdown", "keydown", "touchend"] as const;
     for (const e of events) window.addEventListener(e, unlock, { passive: true });
     // Without a touch most browsers refuse and write a warning to the console, so we only ask where we may.

@@ -31,7 +31,7 @@ export interface Alert {
   time_uncertain?: boolean;
 }
 
-export interface HistoryEntry { revision: number; time: string; what: string; by?: string; note?: string }
+export interface HistoryEntry { revision: number; time: string; what: string; by?: string; note?: string; detail?: Text }
 
 export interface Zone { id: string; parent?: string; kind?: string; title: Text }
 export interface EnumName { code: number; name: string; title: Text }
