@@ -94,7 +94,7 @@ func (c *checker) between(src, out *Node, ctx context) {
 		}
 		if arg.Op != OpString {
 			c.failf(a.Pos, `between takes two times of day in quotes, as between("22:00", "06:00")`)
-			continue
+			return
 		}
 		m, err := clockTime(arg.Text)
 		if err != nil {
@@ -118,6 +118,7 @@ func (c *checker) aggregate(src, out *Node, ctx context) {
 	}
 	if ctx.group != nil {
 		c.failf(src.Pos, "an aggregate cannot stand inside another")
+		out.Type = 0
 		return
 	}
 	if len(src.Args) != args {

@@ -52,7 +52,7 @@ const (
 const ringSize = Spans + 8
 
 // WindowBytes is about the most memory that one window takes.
-const WindowBytes = ringSize*(72+2*16) + 512
+const WindowBytes = ringSize*(72+2*24) + 512
 
 // span is a stretch of time and what happened in it. Times in nanoseconds, sums in value times nanoseconds.
 type span struct {
@@ -207,14 +207,19 @@ func (w *Window) sums() span {
 	}
 	cut := w.at - w.length
 	oldest := w.span(0)
-	if oldest.start >= cut {
+	if oldest.start > cut {
 		return s
 	}
+	s.changes -= oldest.changes // they happened at its start, or within a step of it
 	end := w.at
 	if w.n > 1 {
 		end = w.span(1).start
 	}
-	s.plus(oldest, -float64(cut-oldest.start)/float64(end-oldest.start))
+	if end > oldest.start {
+		changes := s.changes
+		s.plus(oldest, -float64(cut-oldest.start)/float64(end-oldest.start))
+		s.changes = changes
+	}
 	return s
 }
 
@@ -297,6 +302,7 @@ type extreme struct {
 
 type reach struct {
 	until telemetry.Mono
+	own   telemetry.Mono // until without what was folded into it
 	value float64
 }
 
@@ -313,7 +319,7 @@ func (e *extreme) push(v float64, now, step telemetry.Mono, smallest bool) {
 	}
 	// An entry that ended less than a step after the one before it is folded into that one: it then stands at
 	// most a step too long.
-	if e.n > 1 && e.at(e.n-1).until-e.at(e.n-2).until < step {
+	if e.n > 1 && e.at(e.n-1).until-e.at(e.n-2).own < step {
 		e.at(e.n - 2).until = e.at(e.n - 1).until
 		e.n--
 	}
@@ -325,13 +331,13 @@ func (e *extreme) push(v float64, now, step telemetry.Mono, smallest bool) {
 		e.ring, e.head = bigger, 0
 	}
 	e.n++
-	*e.at(e.n - 1) = reach{now, v}
+	*e.at(e.n - 1) = reach{now, now, v}
 }
 
 // hold says that the newest value stood until now.
 func (e *extreme) hold(now telemetry.Mono) {
 	if e.n > 0 {
-		e.at(e.n - 1).until = now
+		e.at(e.n - 1).until, e.at(e.n-1).own = now, now
 	}
 }
 

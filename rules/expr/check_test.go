@@ -1,0 +1,155 @@
+package expr_test
+
+import (
+	"strings"
+	"testing"
+
+	"linli/internal/telemetry"
+	"linli/rules/expr"
+)
+
+func testScope() *expr.Scope {
+	bin := &telemetry.Class{ID: "smart_bin", Points: []telemetry.PointDef{
+		{Name: "fill_pct", Kind: telemetry.Float, Unit: "%"},
+		{Name: "weight_kg", Kind: telemetry.Float, Unit: "kg"},
+		{Name: "lid_open", Kind: telemetry.Bool},
+		{Name: "fire", Kind: telemetry.Bool},
+		{Name: "label", Kind: telemetry.KindText},
+		{Name: "stream", Kind: telemetry.Enum, Enum: []telemetry.EnumName{{Code: 1, Name: "kitchen"}, {Code: 2, Name: "residual"}}},
+	}}
+	smoke := &telemetry.Class{ID: "smoke_detector", Points: []telemetry.PointDef{
+		{Name: "alarm", Kind: telemetry.Bool}, {Name: "obscuration_dbm", Kind: telemetry.Float}}}
+	params := map[string]string{"limit": "90", "dwell": "3m", "from": "22:00", "word": "kitchen"}
+	return &expr.Scope{
+		Subject: bin, Device: true, Classes: map[string]*telemetry.Class{"smart_bin": bin, "smoke_detector": smoke},
+		Kinds: []string{"building"}, Params: []string{"limit", "dwell", "from", "word"},
+		Param: func(n string) (string, bool) { v, ok := params[n]; return v, ok },
+		Alert: func(n string) string {
+			if n == "BinFull" {
+				return ""
+			}
+			return "unknown alert " + n
+		},
+	}
+}
+
+func TestCheckAccepts(t *testing.T) {
+	for src, want := range map[string]expr.Type{
+		"fill_pct >= ${limit}":                                              expr.TypeBool,
+		"lid_open and not fire":                                             expr.TypeBool,
+		"stream == \"kitchen\" or \"residual\" != stream":                   expr.TypeBool,
+		"stream == ${word}":                                                 expr.TypeBool,
+		"label == \"a\"":                                                    expr.TypeBool,
+		"fill_pct * 2 + weight_kg / -3":                                     expr.TypeNumber,
+		"duration_true(lid_open, ${dwell}) / 1m":                            expr.TypeNumber,
+		"duration_true(lid_open, 1h) * 2 + 3m - 1m / 2":                     expr.TypeDuration,
+		"duration_true(fill_pct > 3, 1h) > 2 * 5m":                          expr.TypeBool,
+		"any(zone.smoke_detector.alarm)":                                    expr.TypeBool,
+		"all(building.smoke_detector.obscuration_dbm > 0.1)":                expr.TypeBool,
+		"count(site.smart_bin.fill_pct > fill_pct)":                         expr.TypeNumber,
+		"avg(site.smart_bin.fill_pct + site.smart_bin.weight_kg)":           expr.TypeNumber,
+		"at_least(2, zone.smoke_detector.alarm and fire)":                   expr.TypeBool,
+		"max(avg_over_time(site.smart_bin.fill_pct, 10m)) > 3":              expr.TypeBool,
+		"avg_over_time(count(zone.smart_bin.fire), 1h)":                     expr.TypeNumber,
+		"changes(lid_open, 1h) + changes(stream, 1h) + delta(fill_pct, 1h)": expr.TypeNumber,
+		"between(\"${from}\", \"06:00\") and hour() > 3 and weekday() < 6":  expr.TypeBool,
+		"between(${from}, \"06:00\")":                                       expr.TypeBool,
+		"active(BinFull) or silent() or bad(fill_pct) or known(label) or provided(stream) or life_safety()": expr.TypeBool,
+		"any(bad(zone.smart_bin.fill_pct))": expr.TypeBool,
+	} {
+		n, err := expr.Parse(src)
+		if err != nil {
+			t.Errorf("%q: %v", src, err)
+			continue
+		}
+		got, errs := expr.Check(n, testScope(), want)
+		if len(errs) > 0 {
+			t.Errorf("%q: %v", src, errs[0])
+		} else if got.Type != want {
+			t.Errorf("%q is %v, want %v", src, got.Type, want)
+		}
+	}
+}
+
+func TestCheckMistakes(t *testing.T) {
+	for src, want := range map[string]string{
+		"fil_pct > 3":                       `class smart_bin has no point "fil_pct", did you mean "fill_pct"?`,
+		"hour > 3":                          "hour is a function: write hour(...)",
+		"fill_pct":                          "the expression is a number, but must be true or false",
+		"fill_pct and fire":                 "`and` needs true or false, but `fill_pct` is a number",
+		"fire + 1 > 2":                      "`+` cannot be applied to true or false and a number",
+		"-fire":                             "`-` needs a number",
+		"fire == true":                      "write `x` or `not x`",
+		"duration_true(fire, 1h) > 5":       "write durations with their unit",
+		"1h + 5 > 3m":                       "or divide by one (/ 1m)",
+		"1h * 1h > 3m":                      "cannot be applied to a duration and a duration",
+		"fill_pct > \"90\"":                 "cannot compare a number with a text",
+		"stream == \"kitchn\"":              `has no state "kitchn", did you mean "kitchen"? (kitchen, residual)`,
+		"stream > \"kitchen\"":              "states have no order",
+		"stream == 1":                       "a state is compared with its name in quotes",
+		"stream == stream":                  "two states",
+		"label < \"a\"":                     "texts have no order",
+		"any(zone.smoke_detectr.alarm)":     `unknown class "smoke_detectr", did you mean "smoke_detector"?`,
+		"any(zone.smoke_detector.alrm)":     `class smoke_detector has no point "alrm", did you mean "alarm"?`,
+		"any(bilding.smoke_detector.alarm)": `unknown scope "bilding", did you mean "building"?`,
+		"zone.smoke_detector.alarm":         "is many values: say what to do with them, as any(",
+		"any(fire)":                         "any needs a group of devices inside",
+		"any(zone.smoke_detector.alarm and site.smoke_detector.alarm)": "one aggregate runs over one group",
+		"any(any(zone.smoke_detector.alarm))":                          "an aggregate cannot stand inside another",
+		"any(zone.smoke_detector.obscuration_dbm)":                     "any needs true or false of each device",
+		"avg(zone.smoke_detector.alarm) > 3":                           "avg needs a number of each device",
+		"at_least(zone.smoke_detector.alarm)":                          "at_least is written at_least(2, zone.class.point)",
+		"at_least(1.5, zone.smoke_detector.alarm)":                     "needs a whole number first",
+		"avg_over_time(fill_pct) > 3":                                  "is written avg_over_time(number, 10m)",
+		"avg_over_time(fill_pct, 10) > 3":                              "needs a length of time second",
+		"avg_over_time(fire, 10m) > 3":                                 "avg_over_time needs a number",
+		"duration_true(fill_pct, 10m) > 3m":                            "duration_true needs true or false",
+		"avg_over_time(fill_pct, 500ms) > 3":                           "a window is between 1s and 32d long",
+		"avg_over_time(avg_over_time(fill_pct, 1m), 1m) > 3":           "cannot stand inside avg_over_time",
+		"avg_over_tme(fill_pct, 1m) > 3":                               `unknown function "avg_over_tme", did you mean "avg_over_time"?`,
+		"between(22, 6)":                                               "two times of day in quotes",
+		"between(\"25:00\", \"06:00\")":                                "is not a time of day",
+		"active(BinFul)":                                               "unknown alert BinFul",
+		"active(\"BinFull\")":                                          "is written active(AlertName)",
+		"fill_pct > ${limt}":                                           `unknown parameter ${limt}, did you mean "limit"?`,
+		"silent(fill_pct)":                                             "is written silent()",
+		"bad(fill_pct > 3)":                                            "is written bad(point)",
+	} {
+		n, err := expr.Parse(src)
+		if err != nil {
+			t.Errorf("%q: %v", src, err)
+			continue
+		}
+		_, errs := expr.Check(n, testScope(), expr.TypeBool)
+		if len(errs) != 1 {
+			t.Errorf("%q gives %d mistakes %v, want one", src, len(errs), errs)
+			continue
+		}
+		if !strings.Contains(errs[0].Msg, want) {
+			t.Errorf("%q: %s\nwant ...%s...", src, errs[0].Msg, want)
+		}
+	}
+}
+
+func TestCheckReportsEveryMistake(t *testing.T) {
+	n, err := expr.Parse("fil_pct > 3 and lid_opn or active(Nobody)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, errs := expr.Check(n, testScope(), expr.TypeBool)
+	if len(errs) != 3 || errs[0].Offset != 0 || errs[1].Offset != 16 || errs[2].Offset != 34 {
+		t.Errorf("got %v, want three mistakes at 0, 16 and 34", errs)
+	}
+}
+
+func TestSubjectWithoutPoints(t *testing.T) {
+	scope := testScope()
+	scope.Subject, scope.Device = nil, false
+	for src, want := range map[string]string{"alarm": "has no points of its own", "silent()": "is a zone or the site"} {
+		n, _ := expr.Parse(src)
+		_, errs := expr.Check(n, scope, expr.TypeBool)
+		if len(errs) != 1 || !strings.Contains(errs[0].Msg, want) {
+			t.Errorf("%q: %v, want ...%s...", src, errs, want)
+		}
+	}
+}
