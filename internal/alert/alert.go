@@ -11,7 +11,8 @@
 //     newest state and its history, so memory is bounded by the number of identities (rules times devices) and not by
 //     how long the disk fails; see the bounds below.
 //   - What was announced as durable is there after a crash at any instant, and is told to every channel at least once
-//     in its newest state. After a crash something may be told twice.
+//     in its newest state. After a crash every open alert is told again: a channel may have been told what then did
+//     not reach the disk.
 //
 // # What it does not do
 //
@@ -46,6 +47,7 @@
 //	         closed_n numbers the closed ones in the order of closing, which no clock can disturb
 //	history  (alert, revision): one line per transition
 //	outbox   (channel, alert): the newest revision of that alert that was not yet told on channel
+//	book     one row: whether the book was closed with everything on disk
 //
 // # Bounds
 //

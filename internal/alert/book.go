@@ -76,7 +76,12 @@ type mark struct {
 	at time.Time
 }
 
-func (r *record) what() string { return r.lines[len(r.lines)-1].What }
+func (r *record) what() string {
+	if len(r.lines) == 0 {
+		return "" // Somebody has been at the file.
+	}
+	return r.lines[len(r.lines)-1].What
+}
 
 // due returns when the oldest decision that is not announced must be, limit after it was made.
 func (r *record) due(limit time.Duration) (time.Time, bool) {
@@ -102,7 +107,7 @@ func Open(cfg Config, inv *telemetry.Inventory) (*Book, error) {
 	}
 	b, err := newBook(cfg, inv, d)
 	if err != nil {
-		_ = d.close() // The first error is the one that says something.
+		_ = d.close(false) // The first error is the one that says something.
 		return nil, fmt.Errorf("open the alerts: %w", err)
 	}
 	return b, nil
@@ -148,6 +153,16 @@ func newBook(cfg Config, inv *telemetry.Inventory, d disk) (*Book, error) {
 		b.byID[r.head.ID] = r
 		b.open[r.head.Identity] = r
 	}
+	if !was.clean {
+		// After a crash, a channel may have been told of a transition that never reached the disk: it would go on
+		// believing, say, that an alert is closed. So what is open is told again, oldest first.
+		for _, s := range was.open {
+			for _, ch := range b.outbox {
+				b.seq++
+				ch.put(Outgoing{Seq: b.seq, Alert: s.alert, What: b.byID[s.alert.ID].what()})
+			}
+		}
+	}
 	for _, row := range was.outbox {
 		for _, ch := range b.outbox {
 			if ch.name == row.channel {
@@ -163,7 +178,7 @@ func newBook(cfg Config, inv *telemetry.Inventory, d disk) (*Book, error) {
 func (b *Book) Damaged() (path string, cause error) { return b.disk.damaged() }
 
 // Close closes the store. Run must have returned.
-func (b *Book) Close() error { return b.disk.close() }
+func (b *Book) Close() error { return b.disk.close(b.Stats().Waiting == 0) }
 
 // Active returns the alerts whose condition held when last heard of, for the engine to take over.
 func (b *Book) Active() []telemetry.ActiveAlert {

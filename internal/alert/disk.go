@@ -23,7 +23,8 @@ type disk interface {
 	recent(n int) ([]Alert, error)
 	get(id string) (Alert, []Entry, error) // ErrNotFound
 	damaged() (path string, cause error)
-	close() error
+	// close closes it; clean says that everything announced is on it, which the next load gives back.
+	close(clean bool) error
 }
 
 // loaded is what a book begins with.
@@ -32,6 +33,7 @@ type loaded struct {
 	outbox  []outboxRow // oldest first
 	seq     int64
 	closedN int64
+	clean   bool // what was announced last time is all here
 }
 
 type stored struct {
@@ -95,6 +97,9 @@ CREATE TABLE outbox (
 	PRIMARY KEY (channel, alert)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX outbox_alert ON outbox(alert);
+`, `
+CREATE TABLE book (clean INTEGER NOT NULL) STRICT;
+INSERT INTO book VALUES (0);
 `}
 
 const (
@@ -125,11 +130,27 @@ func openDisk(cfg Config) (*sqlite, error) {
 
 func (d *sqlite) damaged() (string, error) { return d.db.Damaged, d.db.Cause }
 
-func (d *sqlite) close() error { return d.db.Close() }
+func (d *sqlite) close(clean bool) error {
+	var err error
+	if clean {
+		err = d.db.Write(context.Background(), func(tx *sql.Tx) error {
+			_, err := tx.Exec("UPDATE book SET clean = 1")
+			return err
+		})
+	}
+	return errors.Join(err, d.db.Close())
+}
 
 func (d *sqlite) load(channels []string) (*loaded, error) {
-	// A channel that is no longer configured will never be told.
+	l := &loaded{}
 	err := d.db.Write(context.Background(), func(tx *sql.Tx) error {
+		if err := tx.QueryRow("SELECT clean FROM book").Scan(&l.clean); err != nil {
+			return err
+		}
+		if _, err := tx.Exec("UPDATE book SET clean = 0"); err != nil {
+			return err
+		}
+		// A channel that is no longer configured will never be told.
 		marks, args := "''", []any{}
 		for _, c := range channels {
 			marks += ", ?"
@@ -142,7 +163,6 @@ func (d *sqlite) load(channels []string) (*loaded, error) {
 		return nil, err
 	}
 	r := d.db.Reader()
-	l := &loaded{}
 	if err := r.QueryRow("SELECT coalesce(max(closed_n), 0) FROM alerts WHERE closed_n IS NOT NULL").Scan(&l.closedN); err != nil {
 		return nil, err
 	}

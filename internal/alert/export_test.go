@@ -15,6 +15,7 @@ type MemDisk struct {
 	fault  func() error
 	rows   map[string]*memRow
 	outbox map[[2]string]memOut
+	clean  bool
 	Log    []Alert // every alert of every commit, in order
 }
 
@@ -59,7 +60,8 @@ func (w wrapped) commit(t *batch) error { return w.f(func() error { return w.dis
 func (d *MemDisk) load(channels []string) (*loaded, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l := &loaded{}
+	l := &loaded{clean: d.clean}
+	d.clean = false
 	for _, id := range slices.Sorted(maps.Keys(d.rows)) {
 		r := d.rows[id]
 		l.closedN = max(l.closedN, r.closedN)
@@ -158,4 +160,10 @@ func (d *MemDisk) get(id string) (Alert, []Entry, error) {
 }
 
 func (d *MemDisk) damaged() (string, error) { return "", nil }
-func (d *MemDisk) close() error             { return nil }
+
+func (d *MemDisk) close(clean bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.clean = clean
+	return nil
+}

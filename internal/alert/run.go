@@ -80,8 +80,12 @@ func (b *Book) Run(ctx context.Context) error {
 		now := time.Now()
 		next := earliest(b.announceDue(now), stopAt)
 		stopping := !stopAt.IsZero()
-		if toldAt.IsZero() && b.anyTold() {
-			toldAt = now.Add(toldDelay)
+		if stopping && !now.Before(stopAt) {
+			close(work)
+			if !writing {
+				<-stopped
+			}
+			return fmt.Errorf("alerts: stopped with %d alerts not committed: %w", b.Stats().Waiting, cmp.Or(lastErr, errHangs))
 		}
 		switch {
 		case writing:
@@ -89,6 +93,12 @@ func (b *Book) Run(ctx context.Context) error {
 		case now.Before(retryAt):
 			next = earliest(next, retryAt)
 		default:
+			// Asked only here: while a transaction is under way, its rows still count as told.
+			if !b.anyTold() {
+				toldAt = time.Time{}
+			} else if toldAt.IsZero() {
+				toldAt = now.Add(toldDelay)
+			}
 			w := b.take(stopping || !toldAt.IsZero() && !now.Before(toldAt))
 			if w == nil && stopping {
 				close(work)
@@ -101,11 +111,6 @@ func (b *Book) Run(ctx context.Context) error {
 			}
 			next = earliest(next, toldAt)
 		}
-		if stopping && !now.Before(stopAt) {
-			close(work)
-			return fmt.Errorf("alerts: stopped with %d alerts not committed: %w", b.Stats().Waiting, cmp.Or(lastErr, errHangs))
-		}
-
 		if next.IsZero() {
 			next = now.Add(time.Hour)
 		}
