@@ -1,0 +1,317 @@
+package mqtt_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+	"go.uber.org/goleak"
+
+	"linli/internal/mqtt"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// peer is a broker of one connection at a time that does what serve says after the CONNACK.
+func peer(t *testing.T, l net.Listener, serve func(c net.Conn)) string {
+	t.Helper()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var conns []net.Conn
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns = append(conns, c)
+			mu.Unlock()
+			wg.Go(func() {
+				defer c.Close()
+				if _, err := packets.ReadPacket(c); err != nil {
+					return
+				}
+				serve(c)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for _, c := range conns {
+			c.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	return "tcp://" + l.Addr().String()
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func accept(c net.Conn) { _, _ = c.Write([]byte{0x20, 2, 0, 0}) }
+
+func lost(t *testing.T, s *mqtt.Session) error {
+	t.Helper()
+	select {
+	case <-s.Lost():
+		return s.Err()
+	case <-time.After(10 * time.Second):
+		t.Fatal("the connection is still there after 10 s")
+		return nil
+	}
+}
+
+// P7, P9 and their like: what a hostile broker sends ends the connection, and nothing worse.
+func TestHostilePacketsEndTheConnection(t *testing.T) {
+	for name, sent := range map[string][]byte{
+		"publish of 256 MiB":          {0x32, 0xff, 0xff, 0xff, 0x7f},
+		"length without end":          {0x32, 0xff, 0xff, 0xff, 0xff, 0xff},
+		"suback with too many codes":  {0x90, 5, 0, 1, 0, 0, 0},
+		"suback for nothing":          {0x90, 2, 0, 1},
+		"puback too long":             {0x40, 3, 0, 1, 0},
+		"packets only a client sends": {0x10, 0},
+		"pubrec":                      {0x50, 2, 0, 1},
+		"reserved type":               {0xf0, 0},
+		"end in the middle":           {0x32, 10, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := peer(t, listen(t), func(c net.Conn) {
+				accept(c)
+				_, _ = c.Write(sent)
+				if name == "end in the middle" {
+					return
+				}
+				_, _ = io.Copy(io.Discard, c)
+			})
+			s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
+			if err != nil {
+				return // as good: it may have been seen while connecting
+			}
+			defer s.Close(0)
+			if err := lost(t, s); name != "end in the middle" && !errors.Is(err, mqtt.ErrPacket) {
+				t.Errorf("lost because of %v, want a hostile packet", err)
+			}
+		})
+	}
+}
+
+// P10: a peer that reads nothing is noticed by the deadline of a write, also when it is only pings that are written.
+func TestStalledPeerIsNoticed(t *testing.T) {
+	url := peer(t, listen(t), func(c net.Conn) {
+		accept(c)
+		<-t.Context().Done()
+	})
+	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a", WriteTimeout: 200 * time.Millisecond}, url, mqtt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(0)
+	for range 1000 {
+		s.Publish("t", false, make([]byte, 64<<10))
+		if s.Err() != nil {
+			break
+		}
+	}
+	var timeout net.Error
+	if err := lost(t, s); !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("lost because of %v, want a timeout", err)
+	}
+}
+
+func TestPeerThatAnswersNoPingIsNoticed(t *testing.T) {
+	url := peer(t, listen(t), func(c net.Conn) {
+		accept(c)
+		_, _ = io.Copy(io.Discard, c)
+	})
+	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a", KeepAlive: time.Second, PingTimeout: 100 * time.Millisecond}, url, mqtt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(0)
+	lost(t, s)
+}
+
+// P3: a token in flight when the connection is lost is not taken for delivered.
+func TestTokenDoesNotSucceedWithoutAcknowledgement(t *testing.T) {
+	url := peer(t, listen(t), func(c net.Conn) {
+		accept(c)
+		_, _ = packets.ReadPacket(c)
+	})
+	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := s.Publish("t", false, []byte("x"))
+	lost(t, s)
+	s.Close(0)
+	select {
+	case <-token.Done():
+		if token.Error() == nil {
+			t.Error("the token succeeded")
+		}
+	default:
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	url := peer(t, listen(t), func(c net.Conn) { _, _ = c.Write([]byte{0x20, 2, 0, 5}) })
+	if _, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{}); err == nil || !strings.Contains(err.Error(), "uthori") {
+		t.Errorf("connect: %v, want not authorised", err)
+	}
+	url = peer(t, listen(t), func(c net.Conn) {
+		accept(c)
+		if p, err := packets.ReadPacket(c); err == nil {
+			_, _ = c.Write([]byte{0x90, 3, byte(p.Details().MessageID >> 8), byte(p.Details().MessageID), 0x80})
+		}
+		_, _ = io.Copy(io.Discard, c)
+	})
+	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(0)
+	if err := s.Subscribe(t.Context(), "a/+"); err == nil || !strings.Contains(err.Error(), "0x80") {
+		t.Errorf("subscribe: %v, want a refusal", err)
+	}
+}
+
+func TestConnectEndsWithItsContext(t *testing.T) {
+	url := peer(t, listen(t), func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }) // never answers
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := mqtt.Connect(ctx, mqtt.Config{ClientID: "a"}, url, mqtt.Options{}); err == nil {
+		t.Error("connected to a broker that does not answer")
+	}
+}
+
+func TestTLSWithClientCertificate(t *testing.T) {
+	dir := t.TempDir()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "riverside.gw1"}, NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert.Leaf)
+	names := make(chan string, 1)
+	l := tls.NewListener(listen(t), &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert})
+	url := peer(t, l, func(c net.Conn) {
+		names <- c.(*tls.Conn).ConnectionState().PeerCertificates[0].Subject.CommonName
+		accept(c)
+		_, _ = io.Copy(io.Discard, c)
+	})
+	url = strings.Replace(url, "tcp://", "tls://", 1)
+	if _, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{}); err == nil {
+		t.Error("connected to a broker with an unknown authority")
+	}
+	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a", CAFile: certFile, CertFile: certFile, KeyFile: keyFile}, url, mqtt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(0)
+	if name := <-names; name != "riverside.gw1" {
+		t.Errorf("the broker sees %q", name)
+	}
+	late := mqtt.Config{ClientID: "a", CAFile: certFile, CertFile: certFile, KeyFile: keyFile, Now: func() time.Time { return time.Now().Add(2 * time.Hour) }}
+	if _, err := mqtt.Connect(t.Context(), late, url, mqtt.Options{}); err == nil {
+		t.Error("connected with an expired certificate")
+	}
+}
+
+func TestParseBroker(t *testing.T) {
+	for url, want := range map[string]string{
+		"tcp://a:1": "a:1", "mqtt://a": "a:1883", "tls://a": "a:8883", "mqtts://[::1]:5": "[::1]:5",
+		"a:1": "", "http://a": "", "tcp://": "", "tcp://a/x": "", "tcp://u:p@a": "",
+	} {
+		got, secure, err := mqtt.ParseBroker(url)
+		if (err == nil) != (want != "") || got != want || err == nil && secure != strings.ContainsRune(url[:strings.Index(url, ":")], 's') {
+			t.Errorf("ParseBroker(%q) = %q, %v, %v", url, got, secure, err)
+		}
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	var b mqtt.Backoff
+	if d := b.Next(); d != 0 {
+		t.Errorf("first attempt after %v", d)
+	}
+	limit := time.Second
+	for i := range 20 {
+		if d := b.Next(); d <= 0 || d > limit+time.Millisecond {
+			t.Errorf("wait %d is %v, limit %v", i, d, limit)
+		}
+		limit = min(2*limit, time.Minute)
+	}
+	b.Lived()
+	if d := b.Next(); d <= 0 || d > time.Second+time.Millisecond {
+		t.Errorf("wait after a good connection is %v", d)
+	}
+}
+
+// FuzzPackets sends arbitrary bytes as a broker: no crash, and the connection ends or lives on.
+func FuzzPackets(f *testing.F) {
+	f.Add([]byte{0x20, 2, 0, 0, 0x32, 5, 0, 1, 't', 0, 1, 0xd0, 0})
+	f.Add([]byte{0x20, 2, 0, 0, 0x40, 2, 0, 1})
+	f.Add([]byte{0x20, 2, 0, 0, 0x32, 2, 0, 9})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		l := listen(t)
+		url := peer(t, l, func(c net.Conn) {
+			_, _ = io.Copy(c, bytes.NewReader(b))
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		s, err := mqtt.Connect(ctx, mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
+		if err != nil {
+			return
+		}
+		lost(t, s)
+		s.Close(0)
+	})
+}
