@@ -16,6 +16,8 @@ var (
 	errTimeout  = errors.New("no answer")
 	errGarbled  = errors.New("garbled answer")
 	errLinkDown = errors.New("link down")
+	// errNotSent comes with one of the others, or with ctx's error, where the request never left.
+	errNotSent = errors.New("not sent")
 )
 
 // port is an open serial device or connection. Deadlines must work, also moved while a read is blocked.
@@ -29,6 +31,9 @@ type flusher interface{ Flush() error }
 
 // babbleMax bounds the wait for silence on a line where something talks without pause.
 const babbleMax = 100 * time.Millisecond
+
+// idleLook is how long a connection is read for what should not be there. An expired deadline would read nothing.
+const idleLook = 100 * time.Microsecond
 
 // line is the half-duplex line discipline over one port: one exchange at a time, a deadline over the whole of it,
 // silence kept between frames, and resynchronisation after anything odd. It is not safe for concurrent use.
@@ -78,19 +83,33 @@ func (l *line) close() error {
 // wire returns how long n characters take on the wire.
 func (l *line) wire(n int) time.Duration { return time.Duration(n) * l.char }
 
+// check closes a connection that the peer gave up while it lay idle, so that the next request does not run into it:
+// for a write that would be an unknown outcome every time. It takes 100 µs, and looks only after that much silence.
+func (l *line) check(silence time.Duration) {
+	if _, serial := l.p.(flusher); l.p == nil || serial || time.Since(l.last) < silence {
+		return
+	}
+	if l.drain(idleLook) != nil {
+		_ = l.close()
+	}
+}
+
 // exchange sends request PDU req to unit and returns the answer PDU, which is valid until the next exchange. timeout
 // is the longest wait for the answer to begin; the time that both frames take on a serial line is added to it, and
 // the sum bounds the whole exchange. The errors are ctx's, or wrap errTimeout, errGarbled or errLinkDown.
 func (l *line) exchange(ctx context.Context, unit byte, req []byte, timeout time.Duration) ([]byte, error) {
 	if l.p == nil {
-		return nil, fmt.Errorf("%w: not open", errLinkDown)
+		return nil, fmt.Errorf("%w: %w: not open", errNotSent, errLinkDown)
 	}
 	if l.rtu && unit == 0 {
 		// Nobody answers a broadcast; waiting for it would only burn the line's time.
 		return nil, errors.New("unit 0 is broadcast: it gives no answer")
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotSent, err)
+	}
 	if err := l.ready(ctx); err != nil {
-		return nil, l.failed(ctx, err)
+		return nil, fmt.Errorf("%w: %w", errNotSent, l.failed(ctx, err))
 	}
 	start := time.Now()
 	sent := start.Add(l.wire(len(req) + 3))
@@ -230,8 +249,8 @@ func (l *line) ready(ctx context.Context) error {
 		l.n = 0
 		return f.Flush()
 	}
-	// A connection cannot be flushed: what lies there is read away. An expired deadline would read nothing.
-	return l.drain(100 * time.Microsecond)
+	// A connection cannot be flushed: what lies there is read away.
+	return l.drain(idleLook)
 }
 
 // settle reads until nothing has come for t3.5, at most for babbleMax.

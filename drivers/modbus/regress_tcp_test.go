@@ -607,3 +607,61 @@ func TestWriteIsSentOnceAndReadBack(t *testing.T) {
 		}
 	}
 }
+
+// Converters and PLCs close a connection that lies idle; that is nobody's failure.
+func TestIdleCloseCostsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTables()
+		d.set(0, 5)
+		x := u16("x", 0)
+		x.Every, x.Writable = time.Minute, true
+		p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
+			_, _ = c.Write(r.frame(false, d.answer(r.pdu)))
+			return r.pdu[0] != 3 // closes after each reading
+		}}
+		r := newRig(t, modbus.Config{Transport: modbus.TCP, Units: []firmwareconfig.Unit{unitOf("a", 1, 0, x)}}, p)
+		r.run(10 * time.Minute)
+		if err := r.bus.Write(t.Context(), 0, telemetry.FloatValue(9)); err != nil {
+			t.Error(err)
+		}
+		if h := r.unit(0); h.Errors+h.Timeouts != 0 || h.Answers < 10 {
+			t.Errorf("health %+v", h)
+		}
+	})
+}
+
+func TestPeerThatHangsUpOnEveryRequestIsNotHammered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, _ := countingBlocks("a", 1, 0)
+		p := &peer{handle: func(io.ReadWriteCloser, request) bool { return false }}
+		r := newRig(t, modbus.Config{Transport: modbus.TCP, Units: []firmwareconfig.Unit{u}}, p)
+		r.run(10 * time.Minute)
+		r.want(0, 0, telemetry.BadComm)
+		if p.dials > 60 {
+			t.Errorf("%d connections in ten minutes", p.dials)
+		}
+	})
+}
+
+// A line saturated by life-safety points slows the others down but does not silence them.
+func TestSaturatedLineStillReadsOrdinaryPoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, d := countingBlocks("a", 1, 0)
+		for i := range u.Bindings {
+			u.Bindings[i].Def.LifeSafety = true
+		}
+		v, e := countingBlocks("b", 2, 10)
+		p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
+			time.Sleep(230 * time.Millisecond) // five life-safety requests a second need 1.15 s
+			_, _ = c.Write(r.frame(true, map[byte]*tables{1: d, 2: e}[r.unit].answer(r.pdu)))
+			return true
+		}}
+		r := newRig(t, modbus.Config{Transport: modbus.RTU, Units: []firmwareconfig.Unit{u, v}}, p)
+		r.run(time.Minute)
+		life, other := checkCounting(t, r.all, 0, 1), checkCounting(t, r.all, 10, 2)
+		t.Logf("%d life-safety and %d ordinary readings in a minute", life, other)
+		if life < 150 || other < 40 {
+			t.Errorf("%d life-safety and %d ordinary readings in a minute", life, other)
+		}
+	})
+}

@@ -88,6 +88,7 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 	if bl == nil || ctx.Err() != nil {
 		return dst, next
 	}
+	b.line.check(time.Second)
 	if !b.line.connected() {
 		if now < b.linkAt {
 			return dst, b.linkAt
@@ -326,6 +327,7 @@ func (b *Bus) connect(ctx context.Context) error {
 // linkLost takes in that the port cannot be opened: no unit can be reached.
 func (b *Bus) linkLost(dst []telemetry.Sample, t telemetry.Mono, err error) []telemetry.Sample {
 	b.backOff(t)
+	b.busyAdd(t, t)
 	b.mu.Lock()
 	b.health.Up, b.health.LastError = false, err.Error()
 	for i := range b.health.Units {
@@ -403,9 +405,10 @@ func (b *Bus) failed(u *unit, bl *block, probe bool, err error, began, t telemet
 		// on every request runs into the backoff.
 		if b.linkWait == 0 {
 			b.linkWait = linkFirst / 2
-		} else {
-			b.backOff(t)
+			bl.due = t
+			return dst // Not the unit's failure, so far.
 		}
+		b.backOff(t)
 	}
 	if probe {
 		b.deadFree = t.Add(time.Duration(float64(t.Sub(began)) * (1/deadShare - 1)))

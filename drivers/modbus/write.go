@@ -42,6 +42,7 @@ func (b *Bus) write(ctx context.Context, o *output, v telemetry.Value) error {
 	if err != nil {
 		return err
 	}
+	b.line.check(0)
 	if !b.line.connected() {
 		if err := b.connect(ctx); err != nil {
 			return err
@@ -72,6 +73,9 @@ func (b *Bus) write(ctx context.Context, o *output, v telemetry.Value) error {
 	}
 	b.count(u, err, 1, true)
 	b.wrote(u, ch)
+	if errors.Is(err, errNotSent) {
+		return err
+	}
 
 	var exc *gomodbus.ModbusError
 	if errors.As(err, &exc) {
