@@ -29,7 +29,6 @@ const (
 	errBadInput    apiError = "bad_input"
 	errStore       apiError = "store_failed"
 	errManyStreams apiError = "too_many_streams"
-	errNoStreaming apiError = "no_streaming"
 )
 
 // message says for people what went wrong and what to do.
@@ -67,8 +66,6 @@ func (e apiError) message() telemetry.Text {
 		return telemetry.Text{Zh: "没有记录成功，请再试一次。", En: "This was not recorded; please try again."}
 	case errManyStreams:
 		return telemetry.Text{Zh: "打开的页面太多了，请先关掉几个。", En: "Too many pages are open; please close some."}
-	case errNoStreaming:
-		return telemetry.Text{Zh: "这个连接不支持实时更新。", En: "This connection cannot carry live updates."}
 	}
 	return telemetry.Text{Zh: "没有这个页面。", En: "There is no such page."}
 }
