@@ -236,3 +236,33 @@ func TestDamagedFile(t *testing.T) {
 	b.Submit(at(0), []telemetry.Transition{smoke(telemetry.Raise, 0)})
 	until(t, b, "raised", func() bool { return len(b.OpenAlerts()) == 1 && b.OpenAlerts()[0].Durable })
 }
+
+// Told about one revision while the next is being committed: the next is still to be told, also after a restart.
+func TestToldDuringTheNextCommit(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "alerts.db")
+	b, err := alert.Open(alert.Config{Path: path}, inventory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	alert.WrapCommit(b, func(commit func() error) error {
+		if n++; n == 2 {
+			for _, o := range b.Pending("mqtt", 10) {
+				b.Told("mqtt", o.Alert.ID, o.Seq)
+			}
+		}
+		return commit()
+	})
+	stop := run(t, b)
+	b.Submit(at(0), []telemetry.Transition{lane(telemetry.Raise, 0)})
+	until(t, b, "raised", func() bool { return len(b.OpenAlerts()) == 1 })
+	if _, err := b.Acknowledge(t.Context(), b.OpenAlerts()[0].ID, "Wang", ""); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	b, _ = running(t, alert.Config{Path: path})
+	if got := b.Pending("mqtt", 10); len(got) != 1 || got[0].What != "acknowledged" {
+		t.Errorf("after the restart: %+v", got)
+	}
+}

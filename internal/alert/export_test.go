@@ -16,7 +16,7 @@ type MemDisk struct {
 	rows   map[string]*memRow
 	outbox map[[2]string]memOut
 	clean  bool
-	Log    []Alert // every alert of every commit, in order
+	log    []Alert // every alert of every commit, in order
 }
 
 type memRow struct {
@@ -40,6 +40,13 @@ func (d *MemDisk) SetFault(f func() error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.fault = f
+}
+
+// Log returns every alert of every commit, in order.
+func (d *MemDisk) Log() []Alert {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.log)
 }
 
 // OpenOn opens a book on d.
@@ -110,7 +117,7 @@ func (d *MemDisk) commit(w *batch) error {
 		}
 	}
 	for _, it := range w.items {
-		d.Log = append(d.Log, it.alert)
+		d.log = append(d.log, it.alert)
 		r := d.rows[it.alert.ID]
 		if r == nil {
 			r = &memRow{lines: map[int64]Entry{}}

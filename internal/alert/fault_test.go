@@ -141,7 +141,7 @@ func TestCommitFails(t *testing.T) {
 		}
 		// In order: what was decided first is on the disk first.
 		var order []string
-		for _, a := range d.Log {
+		for _, a := range d.Log() {
 			order = append(order, fmt.Sprint(a.Alert, a.Revision))
 		}
 		if want := []string{"SmokeDetected2", "FireLaneBlocked1"}; !slices.Equal(order, want) {
@@ -289,7 +289,7 @@ func TestStopping(t *testing.T) {
 					t.Errorf("took %v, want %v", took, c.takes)
 				}
 				defer sleep(time.Minute) // Let the hanging commit come back.
-				if got := len(d.Log); (got == 1) != (c.want == nil) {
+				if got := len(d.Log()); (got == 1) != (c.want == nil) {
 					t.Errorf("%d alerts on disk", got)
 				}
 			})
@@ -350,6 +350,38 @@ func TestClosedByHandWhileUnknown(t *testing.T) {
 		synctest.Wait()
 		if got := shown(b); got != "SmokeDetected active_unacknowledged 1 durable" || b.OpenAlerts()[0].ID == first.ID {
 			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// The city was told, while the disk failed, that an alert is closed; then the box lost power. What the box then knows
+// must be told again, or the two disagree for ever.
+func TestToldButLostInACrash(t *testing.T) {
+	t.Parallel()
+	onMem(t, func(t *testing.T, b *alert.Book, d *alert.MemDisk) {
+		tell := func() {
+			for _, o := range b.Pending("mqtt", 10) {
+				b.Told("mqtt", o.Alert.ID, o.Seq)
+			}
+		}
+		b.Submit(at(0), []telemetry.Transition{lane(telemetry.Raise, 0), smoke(telemetry.Raise, 0), lane(telemetry.Clear, 0)})
+		synctest.Wait()
+		tell()
+		sleep(2 * time.Second)
+		d.SetFault(func() error { return errDisk })
+		b.Submit(at(0), []telemetry.Transition{lane(telemetry.Raise, 0)})
+		sleep(time.Second)
+		tell()
+		after, err := alert.OpenOn(alert.Config{}, inventory(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := shown(after); got != "SmokeDetected active_unacknowledged 1 durable; FireLaneBlocked returned_unacknowledged 2 durable" {
+			t.Errorf("after the crash: %s", got)
+		}
+		got := after.Pending("mqtt", 10)
+		if len(got) != 2 || got[1].What != "returned" || got[1].Alert.Revision != 2 || got[0].What != "raised" {
+			t.Errorf("to be told after the crash: %+v", got)
 		}
 	})
 }
