@@ -15,3 +15,10 @@ type OSFS = osFS
 func OpenFS(cfg Config, inv *telemetry.Inventory, clock *telemetry.Clock, fs FileSystem) (*Journal, error) {
 	return open(cfg, inv, clock, fs)
 }
+
+// Kill closes the files as the end of the process would.
+func (j *Journal) Kill() {
+	j.cmu.Lock()
+	defer j.cmu.Unlock()
+	j.closeFiles()
+}

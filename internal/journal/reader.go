@@ -246,5 +246,8 @@ func (j *Journal) damaged(s *segment, seq uint64) {
 		s.noted = true
 		j.aside = append(j.aside, s)
 	}
-	j.tell(loss{Loss: Loss{Count: count, Reason: LossDamage, FirstSeq: seq, LastSeq: seq}, t0: telemetry.Mono(s.t0), t1: telemetry.Mono(s.t1), boot: s.boot, timed: len(s.offs) > 0})
+	if len(j.told.missing(seq, seq)) == 0 {
+		return // An earlier life of the process met it already.
+	}
+	j.tell(loss{Loss: Loss{Count: count, Reason: LossDamage, FirstSeq: seq, LastSeq: seq}, t0: telemetry.Mono(s.t0), t1: telemetry.Mono(s.t1), boot: s.boot, timed: true})
 }

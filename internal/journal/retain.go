@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -164,6 +165,9 @@ func (j *Journal) copyAside(s *segment) error {
 		return fmt.Errorf("set damaged segment aside: %w", err)
 	}
 	f, err := j.fs.Create(s.path + damagedSuffix)
+	if errors.Is(err, os.ErrExist) {
+		return nil // An earlier life of the process did it.
+	}
 	if err != nil {
 		return fmt.Errorf("set damaged segment aside: %w", err)
 	}
