@@ -52,7 +52,7 @@ type compiler struct {
 // Compile checks every rule against the inventory and returns the engine. The error is yamlfile.Errors with every
 // mistake of every pack.
 func Compile(cfg Config) (*Engine, error) {
-	c := &compiler{cfg: cfg, alerts: map[string]*program{}, records: map[string]map[string]*program{}, shipped: map[string]bool{}}
+	c := &compiler{cfg: cfg, alerts: map[string]*program{}, records: map[string]map[string]*program{}}
 	c.kinds = append(c.kinds, zoneKinds[:]...)
 	for _, z := range cfg.Inventory.Zones {
 		if z.Kind != "" && !slices.Contains(c.kinds, z.Kind) {
@@ -139,15 +139,24 @@ func (c *compiler) collect() {
 			c.programs = append(c.programs, prog)
 		}
 	}
-	if shipped, err := Shipped(); err == nil {
-		for _, p := range shipped {
+}
+
+// isShipped reports whether name is an alert of a shipped pack. Such an alert may be asked for although its pack is
+// not in use: it is then never active.
+func (c *compiler) isShipped(name string) bool {
+	if c.shipped == nil {
+		c.shipped = map[string]bool{}
+		packs, err := Shipped()
+		if err != nil {
+			return false
+		}
+		for _, p := range packs {
 			for _, r := range p.Rules {
-				if r.Alert != "" {
-					c.shipped[r.Alert] = true
-				}
+				c.shipped[r.Alert] = r.Alert != ""
 			}
 		}
 	}
+	return c.shipped[name]
 }
 
 func (c *compiler) addRecord(p *program) bool {
@@ -275,7 +284,7 @@ func (c *compiler) check(p *program) {
 	c.outputs(p)
 	for _, name := range p.InhibitedBy {
 		// An alert that nobody has is allowed: it may come with a pack of the site. A near miss is a typing error.
-		if c.alerts[name] == nil && !c.shipped[name] {
+		if c.alerts[name] == nil && !c.isShipped(name) {
 			if near := yamlfile.Suggest(name, c.alertNames()); near != "" {
 				c.errs.Addf(p.Pos, "inhibited_by: unknown alert %q%s", name, near)
 			}
@@ -321,7 +330,7 @@ func (c *compiler) derived(p *program) {
 }
 
 func (c *compiler) alertProblem(name string) string {
-	if c.alerts[name] != nil || c.shipped[name] {
+	if c.alerts[name] != nil || c.isShipped(name) {
 		return ""
 	}
 	return "unknown alert " + name + yamlfile.Suggest(name, c.alertNames())
@@ -332,8 +341,8 @@ func (c *compiler) alertNames() []string {
 	for name := range c.alerts {
 		names = append(names, name)
 	}
-	for name := range c.shipped {
-		if c.alerts[name] == nil {
+	for name, alert := range c.shipped {
+		if alert && c.alerts[name] == nil {
 			names = append(names, name)
 		}
 	}

@@ -337,7 +337,7 @@ func (e *extreme) push(v float64, now, step telemetry.Mono, smallest bool) {
 // hold says that the newest value stood until now.
 func (e *extreme) hold(now telemetry.Mono) {
 	if e.n > 0 {
-		e.at(e.n - 1).until, e.at(e.n-1).own = now, now
+		e.at(e.n-1).until, e.at(e.n-1).own = now, now
 	}
 }
 

@@ -1,0 +1,198 @@
+package rules_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"linli/internal/telemetry"
+	"linli/internal/yamlfile"
+	"linli/rules"
+)
+
+// designExample is the pack in DESIGN section 6, word for word.
+const designExample = `version: 1
+pack: fire_lane
+title: {zh: 消防通道, en: Fire lane}
+params: {dwell: 3m, street_after: 10m}
+rules:
+  - alert: FireLaneBlocked
+    for_each: fire_lane_sensor            # one instance per device of the class; or zone, or site
+    expr: occupied and not authorised_vehicle
+    for: "${dwell}"
+    keep_firing_for: 30s
+    severity: warning
+    severity_when: {critical: "active(FireConfirmed)"}
+    title: {zh: "{{zone}}消防通道被占用", en: "Fire lane blocked at {{zone}}"}
+    outputs: [{device: zone.voice_horn, point: play, after: 1m, for: 20s, until: acknowledged}]
+    escalate: [{after: "${street_after}", to: street, severity: critical}]
+    inhibited_by: [LaneUnderMaintenance]
+  - record: lane_blocked_minutes_24h      # derived points are points like any other
+    for_each: fire_lane_sensor
+    expr: duration_true(occupied, 24h) / 1m
+`
+
+func TestDesignExample(t *testing.T) {
+	p, err := rules.ParsePack("fire_lane.yaml", []byte(designExample))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.ParamNames(); len(got) != 2 || got["dwell"] != "3m" || got["street_after"] != "10m" {
+		t.Errorf("parameters %v", got)
+	}
+	r := p.Rules[0]
+	if r.Alert != "FireLaneBlocked" || r.Severity != telemetry.Warning || len(r.Outputs) != 1 || len(r.Escalate) != 1 || len(r.InhibitedBy) != 1 {
+		t.Errorf("rule %+v", r)
+	}
+	if o := r.Outputs[0]; o.Scope != "zone" || o.Class != "voice_horn" || o.Point != "play" || o.After != time.Minute || o.For != 20*time.Second || o.Until != "acknowledged" {
+		t.Errorf("output %+v", o)
+	}
+	if e := r.Escalate[0]; e.After != 10*time.Minute || e.To != "street" || e.Severity != telemetry.Critical {
+		t.Errorf("escalation %+v", e)
+	}
+	s := newSite()
+	s.zone("lane", "lane", "")
+	s.device("fl1", "fire_lane_sensor", "lane", "occupied")
+	e, err := rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: s.Inventory, Classes: s.classes,
+		Params: map[string]map[string]string{"fire_lane": {"dwell": "10s"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Instances() != 2 || len(s.Points) != 2 {
+		t.Errorf("%d instances and %d points, want 2 and 2", e.Instances(), len(s.Points))
+	}
+	if got := s.Series(1); got.Class != "derived" || got.Point != "lane_blocked_minutes_24h" || got.Device != "fl1" || got.Kind != telemetry.Float {
+		t.Errorf("derived point %+v", got)
+	}
+	pl := &play{t: t, s: s, e: e}
+	pl.want(pl.step(0, pl.sample(0, "fl1.occupied", true)), "")
+	pl.want(pl.step(10*time.Second), "raise FireLaneBlocked fl1")
+}
+
+// Every mistake is reported with its place; the places within expressions are those of the file.
+func TestMistakes(t *testing.T) {
+	head := "version: 1\npack: p\ntitle: {zh: 测试, en: Test}\nparams: {limit: 90, dwell: 3m}\nrules:\n"
+	cases := []struct{ name, src, want string }{
+		{"version", strings.Replace(head, "version: 1", "version: 2", 1) + alert("A", "meter", "power_w > 1", ""), "p.yaml:1:10: version 2 is not known"},
+		{"name of the pack", strings.Replace(head, "pack: p", "pack: Fire-Lane", 1) + alert("A", "meter", "power_w > 1", ""), `p.yaml:2:7: "Fire-Lane" is not a name`},
+		{"unknown key", head + alert("A", "meter", "power_w > 1", ", fro: 3m"), `"for"`},
+		{"neither", head + "  - {for_each: meter, expr: power_w > 1}\n", "p.yaml:6:5: a rule has either `alert:` or `record:`"},
+		{"name of the alert", head + alert("fireLane", "meter", "power_w > 1", ""), `"fireLane" is not a name for an alert`},
+		{"severity", head + strings.Replace(alert("A", "meter", "power_w > 1", ""), "warning", "warnig", 1), `unknown severity "warnig", did you mean "warning"?`},
+		{"duration", head + alert("A", "meter", "power_w > 1", ", for: 3 minutes"), "is not a duration"},
+		{"parameter in a duration", head + alert("A", "meter", "power_w > 1", `, for: "${dwel}"`), `unknown parameter ${dwel}, did you mean "dwell"?`},
+		{"severity of a record", head + "  - {record: x, for_each: meter, expr: power_w, severity: warning}\n", "a derived point has no `severity`"},
+		{"tier", head + alert("A", "meter", "power_w > 1", ", escalate: [{after: 1m, to: stret}]"), `unknown tier "stret", did you mean "street"?`},
+		{"until", head + alert("A", "meter", "power_w > 1", ", outputs: [{device: zone.voice_horn, point: play, until: ack}]"), "until is acknowledged or cleared"},
+		{"missing language", head + strings.Replace(alert("A", "meter", "power_w > 1", ""), "{zh: a, en: a}", "{zh: a}", 1), "missing in one language"},
+		{"syntax, plain", head + "  - alert: A\n    for_each: meter\n    expr: power_w > 1 && voltage_v > 2\n    severity: notice\n    title: {zh: a, en: a}\n", "p.yaml:8:23: `&&` is not an operator: write `and`"},
+		{"syntax, quoted", head + "  - alert: A\n    for_each: meter\n    expr: \"power_w > 1 && voltage_v > 2\"\n    severity: notice\n    title: {zh: a, en: a}\n", "p.yaml:8:24: `&&`"},
+		{"syntax, folded block", head + "  - alert: A\n    for_each: meter\n    expr: >-\n      power_w > 1\n      and voltage_v => 2\n    severity: notice\n    title: {zh: a, en: a}\n", "p.yaml:10:21: `=>`"},
+		{"syntax, after Chinese", head + "  - {alert: A, title: {zh: 甲乙丙, en: a}, for_each: meter, expr: power_w ! 1, severity: notice}\n", "p.yaml:6:72: `!`"},
+		{"point", head + "  - alert: A\n    for_each: meter\n    expr: >-\n      power_w > 1\n      and voltage > 2\n    severity: notice\n    title: {zh: a, en: a}\n", `p.yaml:10:11: class meter has no point "voltage", did you mean "voltage_v"?`},
+		{"severity_when", head + alert("A", "meter", "power_w > 1", `, severity_when: {critical: powr_w > 3}`), `class meter has no point "powr_w"`},
+		{"class", head + alert("A", "metre", "power_w > 1", ""), `unknown class "metre", did you mean "meter"?`},
+		{"kind of zone", head + alert("A", "{zone: bilding}", "any(zone.smoke_detector.alarm)", ""), `unknown kind of zone "bilding", did you mean "building"?`},
+		{"active", head + alert("FireLane", "meter", "active(FirelLane2)", ""), "unknown alert FirelLane2"},
+		{"twice", head + alert("A", "meter", "power_w > 1", "") + alert("A", "meter", "power_w > 2", ""), "alert A exists already, at p.yaml:6:5"},
+		{"cycle", head + alert("A", "meter", "active(B)", "") + alert("B", "meter", "active(A)", ""), "A needs B needs A"},
+		{"itself", head + alert("A", "meter", "active(A)", ""), "A needs A"},
+		{"record of a duration", head + "  - {record: x, for_each: meter, expr: 'duration_true(power_w > 1, 1h)'}\n", "divide by the unit it shall have, as / 1m"},
+		{"record named as a point", head + "  - {record: power_w, for_each: meter, expr: voltage_v}\n", "class meter has a point power_w of its own"},
+		{"title", head + strings.Replace(alert("A", "meter", "power_w > 1", ""), "zh: a", `zh: "{{zon}}"`, 1), `unknown {{zon}}, did you mean "zone"?`},
+		{"output class", head + alert("A", "meter", "power_w > 1", ", outputs: [{device: zone.vioce_horn, point: play}]"), `unknown class "vioce_horn", did you mean "voice_horn"?`},
+		{"output point", head + alert("A", "meter", "power_w > 1", ", outputs: [{device: zone.meter, point: power_w}]"), "meter.power_w cannot be written"},
+		{"inhibited_by", head + alert("LaneBlocked", "meter", "power_w > 1", "") + alert("B", "meter", "power_w > 1", ", inhibited_by: [LaneBlockd]"), `unknown alert "LaneBlockd", did you mean "LaneBlocked"?`},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			p, err := rules.ParsePack("p.yaml", []byte(c.src))
+			if err == nil {
+				s := newSite()
+				_, err = rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: s.Inventory, Classes: s.classes})
+			}
+			var all yamlfile.Errors
+			if !errors.As(err, &all) {
+				t.Fatalf("error %v, want yamlfile.Errors with %q", err, c.want)
+			}
+			if !strings.Contains(all.Error(), c.want) {
+				t.Errorf("got:\n%v\nwant ...%s...", all, c.want)
+			}
+			if len(all) != 1 {
+				t.Errorf("%d mistakes for one:\n%v", len(all), all)
+			}
+		})
+	}
+}
+
+func TestEveryMistakeOfEveryPackAtOnce(t *testing.T) {
+	s := newSite()
+	p1, err := rules.ParsePack("p1.yaml", []byte(pack(alert("A", "meter", "pwr > 1 and volts > 2", "")+alert("B", "nothing", "x", ""))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p2, err := rules.ParsePack("p2.yaml", []byte(strings.Replace(pack(alert("C", "meter", "power_w", "")), "pack: p", "pack: q", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = rules.Compile(rules.Config{Packs: []*rules.Pack{p1, p2}, Inventory: s.Inventory, Classes: s.classes,
+		Params: map[string]map[string]string{"p": {"x": "1"}, "r": {}}})
+	var all yamlfile.Errors
+	if !errors.As(err, &all) || len(all) != 6 {
+		t.Errorf("got %d mistakes, want 6:\n%v", len(all), err)
+	}
+}
+
+func TestCheckParam(t *testing.T) {
+	p, err := rules.ParsePack("p.yaml", []byte(strings.Replace(pack(alert("A", "meter", "power_w > ${limit}", `, for: "${dwell}"`)), "rules:", "params: {limit: 90, dwell: 3m, from: \"22:00\"}\nrules:", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, value, want string }{
+		{"limit", "80.5", ""}, {"limit", "-5", ""}, {"dwell", "90s", ""}, {"from", "21:00", ""},
+		{"limit", "3m", "is a number (default 90), but 3m is a duration"},
+		{"limit", "viel", "is a number"},
+		{"dwell", "180", "is a duration (default 3m), but 180 is a number"},
+		{"limits", "80", `has no parameter limits, did you mean "limit"?`},
+	} {
+		err := p.CheckParam(c.name, c.value)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("CheckParam(%s, %s) = %v, want %q", c.name, c.value, err, c.want)
+		}
+	}
+}
+
+func TestBoundsOfAnEngine(t *testing.T) {
+	s := newSite()
+	s.zone("z", "building", "")
+	for i := range 40 {
+		s.device("m"+string(rune('a'+i%26))+string(rune('a'+i/26)), "meter", "z", "power_w", "voltage_v")
+	}
+	p, err := rules.ParsePack("p.yaml", []byte(pack(alert("A", "meter", "avg_over_time(power_w, 1h) > 1", ""))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: s.Inventory, Classes: s.classes, MaxWindowBytes: 1 << 20})
+	if err == nil || !strings.Contains(err.Error(), "more than 1 MiB") {
+		t.Errorf("error %v, want the memory of windows refused", err)
+	}
+}
+
+func FuzzParsePack(f *testing.F) {
+	f.Add([]byte(designExample))
+	f.Add([]byte(pack(alert("A", "{zone: [building]}", "any(zone.smoke_detector.alarm)", ""))))
+	f.Add([]byte("version: 1\npack: p\nrules: [{alert: A, expr: |\n a and\n  b}]"))
+	classes := catalogue()
+	f.Fuzz(func(t *testing.T, src []byte) {
+		p, err := rules.ParsePack("p.yaml", src)
+		if err != nil {
+			return
+		}
+		inv := &telemetry.Inventory{Site: "s", Gateway: "g"}
+		if e, err := rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: inv, Classes: classes}); err == nil {
+			var out rules.Output
+			e.Step(telemetry.Now{Mono: 1}, nil, &out)
+		}
+	})
+}
