@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -315,11 +316,11 @@ func TestGatewayExceptionsConcernTheUnitAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, d := countingBlocks("a", 1, 0)
 		v, _ := countingBlocks("b", 2, 10)
-		asked := 0
+		var asked atomic.Int32
 		p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
 			ans := d.answer(r.pdu)
 			if r.unit == 2 {
-				asked++
+				asked.Add(1)
 				ans = []byte{r.pdu[0] | 0x80, 11}
 			}
 			_, _ = c.Write(r.frame(false, ans))
@@ -331,8 +332,8 @@ func TestGatewayExceptionsConcernTheUnitAlone(t *testing.T) {
 			t.Errorf("%d values of the live unit, want 300", n)
 		}
 		r.want(10, 0, telemetry.BadComm)
-		if asked > 12 || p.dials != 1 {
-			t.Errorf("the absent unit was asked %d times over %d connections", asked, p.dials)
+		if asked.Load() > 12 || p.dials != 1 {
+			t.Errorf("the absent unit was asked %d times over %d connections", asked.Load(), p.dials)
 		}
 	})
 }
@@ -341,12 +342,12 @@ func TestFaultExceptionsAreRetriedWithBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newTables()
 		d.set(0, 5)
-		busy := false
-		asked := 0
+		var busy atomic.Bool
+		var asked atomic.Int32
 		p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
 			ans := d.answer(r.pdu)
-			if busy {
-				asked++
+			if busy.Load() {
+				asked.Add(1)
 				ans = []byte{r.pdu[0] | 0x80, 6}
 			}
 			_, _ = c.Write(r.frame(false, ans))
@@ -356,13 +357,13 @@ func TestFaultExceptionsAreRetriedWithBackoff(t *testing.T) {
 		x.Every = time.Second
 		r := newRig(t, modbus.Config{Transport: modbus.TCP, Units: []firmwareconfig.Unit{unitOf("a", 1, 0, x)}}, p)
 		r.run(5 * time.Second)
-		busy = true
+		busy.Store(true)
 		r.run(time.Minute)
 		r.want(0, 0, telemetry.BadSensor)
-		if asked > 12 || !r.unit(0).Online {
-			t.Errorf("asked a busy unit %d times in a minute; online %v", asked, r.unit(0).Online)
+		if asked.Load() > 12 || !r.unit(0).Online {
+			t.Errorf("asked a busy unit %d times in a minute; online %v", asked.Load(), r.unit(0).Online)
 		}
-		busy = false
+		busy.Store(false)
 		r.run(16 * time.Second)
 		r.want(0, 5, telemetry.Good)
 	})
@@ -572,12 +573,12 @@ func TestWriteIsSentOnceAndReadBack(t *testing.T) {
 			t.Run(name+"/"+transport, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					d := newTables()
-					writes := 0
+					var writes atomic.Int32
 					p := &peer{handle: func(cn io.ReadWriteCloser, r request) bool {
 						answer := c.reads
 						var ans []byte
 						if r.pdu[0] == 5 {
-							writes++
+							writes.Add(1)
 							ans, answer = r.pdu[:5], c.answers
 							if c.takes {
 								d.answer(r.pdu)
@@ -592,8 +593,8 @@ func TestWriteIsSentOnceAndReadBack(t *testing.T) {
 					}}
 					r := newRig(t, modbus.Config{Transport: transport, Units: []firmwareconfig.Unit{unitOf("a", 1, 0, coil)}}, p)
 					err := r.bus.Write(t.Context(), 0, telemetry.BoolValue(true))
-					if writes != 1 {
-						t.Errorf("the write was sent %d times", writes)
+					if writes.Load() != 1 {
+						t.Errorf("the write was sent %d times", writes.Load())
 					}
 					var unknown *drivers.OutcomeUnknownError
 					var not *drivers.NotTakenError

@@ -2,6 +2,7 @@ package modbus_test
 
 import (
 	"io"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,10 +97,11 @@ func TestReturnedUnitIsReadAtOnce(t *testing.T) {
 		d := newTables()
 		d.set(0, 7)
 		d.set(100, 8)
-		alive := true
+		var alive atomic.Bool
+		alive.Store(true)
 		far := u16("far", 100)
 		p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
-			if alive {
+			if alive.Load() {
 				_, _ = c.Write(r.frame(true, d.answer(r.pdu)))
 			}
 			return true
@@ -107,7 +109,7 @@ func TestReturnedUnitIsReadAtOnce(t *testing.T) {
 		r := newRig(t, modbus.Config{Transport: modbus.RTU, Units: []firmwareconfig.Unit{unitOf("a", 1, 0, u16("near", 0), far)}}, p)
 		r.run(10 * time.Second)
 		r.want(0, 7, telemetry.Good)
-		alive = false
+		alive.Store(false)
 		gone := r.clock.Mono()
 		for r.last[0].Quality != telemetry.BadComm {
 			r.step()
@@ -127,7 +129,7 @@ func TestReturnedUnitIsReadAtOnce(t *testing.T) {
 		if r.unit(0).Online {
 			t.Error("unit is online though silent")
 		}
-		alive = true
+		alive.Store(true)
 		back := r.clock.Mono()
 		for r.last[0].Quality.Bad() || r.last[1].Quality.Bad() {
 			r.step()
