@@ -3,7 +3,7 @@ module linli
 go 1.26.0
 
 require (
-	github.com/VictoriaMetrics/metrics v1.43.0 // indirect
+	github.com/VictoriaMetrics/metrics v1.35.1 // indirect
 	github.com/apapsch/go-jsonmerge/v2 v2.0.0 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect

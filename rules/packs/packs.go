@@ -5,7 +5,7 @@ package packs
 
 import "embed"
 
-// Files holds *.yaml, the packs.
+// Files holds *.yaml, the packs, and tests/*.yaml, their tests.
 //
-//go:embed *.yaml
+//go:embed *.yaml tests/*.yaml
 var Files embed.FS

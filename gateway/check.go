@@ -1,0 +1,127 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"linli/internal/site"
+	"linli/internal/yamlfile"
+)
+
+func checkCommand() *cobra.Command {
+	var file string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "check -c FILE",
+		Short: "Check a site file and all it refers to; prints every mistake at once",
+		Long:  "Check a site file with its profiles, rule packs and parameters. Every mistake is printed as\nfile:line:col: message. Exit code 0: it can be started; 1: it cannot.",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return &usageError{errors.New("check needs a site file: linli check -c FILE")}
+			}
+			p, err := loadPlan(file)
+			if asJSON {
+				return printCheckJSON(cmd.OutOrStdout(), p, err)
+			}
+			return printCheck(cmd.OutOrStdout(), cmd.ErrOrStderr(), file, p, err)
+		},
+	}
+	cmd.Flags().StringVarP(&file, "config", "c", "", "site file")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print for programs")
+	return cmd
+}
+
+func printCheck(stdout, stderr io.Writer, file string, p *plan, err error) error {
+	var mistakes yamlfile.Errors
+	if errors.As(err, &mistakes) {
+		for _, m := range mistakes {
+			fmt.Fprintln(stderr, m)
+		}
+		plural := "s"
+		if len(mistakes) == 1 {
+			plural = ""
+		}
+		fmt.Fprintf(stderr, "%d mistake%s\n", len(mistakes), plural)
+		return errAnswered
+	}
+	if err != nil {
+		return err
+	}
+	for _, w := range p.site.Warnings {
+		fmt.Fprintf(stdout, "%s: warning: %s\n", w.Pos, w.Msg)
+	}
+	if len(p.site.Constants) > 0 {
+		fmt.Fprintln(stdout, "optional points that nothing provides, taken as:")
+		for _, c := range p.site.Constants {
+			fmt.Fprintln(stdout, "  "+c)
+		}
+	}
+	inv := p.site.Inventory
+	fmt.Fprintf(stdout, "%s: good. %s: %d zones, %d buses, %d units, %d devices, %d points, %d rule packs\n",
+		file, inv.Node(), len(inv.Zones), len(p.site.Buses), unitCount(p.site), len(inv.Devices), len(inv.Points), len(p.site.Packs))
+	return nil
+}
+
+func unitCount(s *site.Site) int {
+	n := 0
+	for _, b := range s.Buses {
+		n += len(b.Units)
+	}
+	return n
+}
+
+func printCheckJSON(stdout io.Writer, p *plan, err error) error {
+	type mistake struct {
+		File    string `json:"file"`
+		Line    int    `json:"line"`
+		Col     int    `json:"col"`
+		Message string `json:"message"`
+	}
+	result := struct {
+		Good     bool      `json:"good"`
+		Mistakes []mistake `json:"mistakes"`
+		Warnings []mistake `json:"warnings"`
+	}{Good: err == nil, Mistakes: []mistake{}, Warnings: []mistake{}}
+	convert := func(es yamlfile.Errors) []mistake {
+		out := []mistake{}
+		for _, e := range es {
+			out = append(out, mistake{e.Pos.File, e.Pos.Line, e.Pos.Col, e.Msg})
+		}
+		return out
+	}
+	var mistakes yamlfile.Errors
+	switch {
+	case errors.As(err, &mistakes):
+		result.Mistakes = convert(mistakes)
+	case err != nil:
+		return err
+	default:
+		result.Warnings = convert(p.site.Warnings)
+	}
+	enc := json.NewEncoder(stdout)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(result); err != nil {
+		return err
+	}
+	if !result.Good {
+		return errAnswered
+	}
+	return nil
+}
+
+func schemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON schema of the site file, for editors",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := cmd.OutOrStdout().Write(site.Schema())
+			return err
+		},
+	}
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"linli/internal/alert"
+	"linli/internal/journal"
+	"linli/internal/live"
+	"linli/internal/telemetry"
+	"linli/rules"
+)
+
+// fanInBatches bounds the batches between the buses and the engine. When it is full the buses wait: the engine does
+// no I/O, so a full queue means that the processor is overloaded, and slower polling is the right answer to that.
+const fanInBatches = 256
+
+// fanIn is where the samples of every bus come together. One goroutine takes each batch to the live table, the rules
+// engine, the alert book and the journal, in this order, and steps the engine when a timer is due. None of them
+// waits for a disk or a network.
+type fanIn struct {
+	clock   *telemetry.Clock
+	live    *live.Table
+	engine  *rules.Engine
+	alerts  *alert.Book
+	journal *journal.Journal
+
+	batches chan []telemetry.Sample
+	free    chan []telemetry.Sample // batches to be used again
+
+	samples atomic.Uint64 // taken in since start
+	stepped atomic.Int64  // telemetry.Mono of the last step, for /readyz
+}
+
+func newFanIn(clock *telemetry.Clock, table *live.Table, engine *rules.Engine, alerts *alert.Book, j *journal.Journal) *fanIn {
+	return &fanIn{
+		clock: clock, live: table, engine: engine, alerts: alerts, journal: j,
+		batches: make(chan []telemetry.Sample, fanInBatches),
+		free:    make(chan []telemetry.Sample, fanInBatches),
+	}
+}
+
+// emit returns the function that a bus hands its samples to, until ctx ends. The samples are copied.
+func (f *fanIn) emit(ctx context.Context) func([]telemetry.Sample) {
+	return func(samples []telemetry.Sample) {
+		if len(samples) == 0 {
+			return
+		}
+		var batch []telemetry.Sample
+		select {
+		case batch = <-f.free:
+		default:
+		}
+		batch = append(batch[:0], samples...)
+		select {
+		case f.batches <- batch:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// run takes batches in until ctx ends and the queue is empty. The buses must have stopped by then.
+func (f *fanIn) run(ctx context.Context) error {
+	var out rules.Output
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		now := f.clock.Mono()
+		next := min(f.engine.Next(), now.Add(time.Second)) // A step a second at least: the watchdog looks at it.
+		timer.Reset(max(next.Sub(now), 0))
+		select {
+		case batch := <-f.batches:
+			f.step(batch, &out)
+			select {
+			case f.free <- batch:
+			default:
+			}
+		case <-timer.C:
+			f.step(nil, &out)
+		case <-ctx.Done():
+			for {
+				select {
+				case batch := <-f.batches:
+					f.step(batch, &out)
+				default:
+					return nil
+				}
+			}
+		}
+	}
+}
+
+func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
+	now := f.clock.Now()
+	f.live.Apply(batch)
+	out.Reset()
+	f.engine.Step(now, batch, out)
+	if len(out.Transitions) > 0 {
+		f.alerts.Submit(now, out.Transitions)
+	}
+	if len(batch) > 0 {
+		f.journal.Append(batch)
+	}
+	if len(out.Derived) > 0 {
+		f.live.Apply(out.Derived)
+		f.journal.Append(out.Derived)
+	}
+	f.samples.Add(uint64(len(batch)))
+	f.stepped.Store(int64(now.Mono))
+}

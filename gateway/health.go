@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"linli/drivers"
+	"linli/internal/alert"
+	"linli/internal/console"
+	"linli/internal/journal"
+	"linli/internal/live"
+	"linli/internal/telemetry"
+	"linli/internal/uplink"
+)
+
+// health gathers what the parts of the gateway know about themselves, for the console and for /metrics: one source
+// for both. It is safe for concurrent use.
+type health struct {
+	inv     *telemetry.Inventory
+	clock   *telemetry.Clock
+	table   *live.Table
+	book    *alert.Book
+	journal *journal.Journal
+	uplink  *uplink.Uplink // nil for a box that works alone
+	lines   []*drivers.Line
+	fanIn   *fanIn
+}
+
+func (h *health) status() console.Status {
+	j := h.journal.Stats()
+	s := console.Status{Journal: &console.JournalStatus{
+		Bytes: j.Bytes, Frames: j.Next - j.First, CommitFailures: j.CommitFailures, SamplesLost: j.SamplesLost,
+		DamagedFrames: j.DamagedFrames, LastError: j.LastError,
+	}}
+	if h.uplink != nil {
+		u := h.uplink.Status()
+		s.Uplink = &console.UplinkStatus{Connected: u.Connected, Since: u.Since, Backlog: u.BacklogFrames, Error: u.LastError}
+	}
+	for _, line := range h.lines {
+		b := line.Health()
+		bus := console.BusStatus{ID: b.Bus, Error: b.LastError}
+		for _, u := range b.Units {
+			bus.Units = append(bus.Units, console.UnitStatus{ID: u.Unit, Online: u.Online, Error: u.LastError})
+		}
+		s.Buses = append(s.Buses, bus)
+	}
+	return s
+}
+
+// register adds the gateway's metrics to set. Each is read when it is asked for.
+func (h *health) register(set *metrics.Set) {
+	gauge := func(name string, f func() float64) { set.NewGauge(name, f) }
+	set.NewGauge(fmt.Sprintf("linli_info{version=%q,node=%q}", productVersion(), h.inv.Node()), func() float64 { return 1 })
+	started := time.Now()
+	gauge("linli_uptime_seconds", func() float64 { return time.Since(started).Seconds() })
+	gauge("linli_samples_total", func() float64 { return float64(h.fanIn.samples.Load()) })
+	gauge("linli_fanin_queue_batches", func() float64 { return float64(len(h.fanIn.batches)) })
+	gauge("linli_fanin_last_step_age_seconds", func() float64 {
+		return h.clock.Mono().Sub(telemetry.Mono(h.fanIn.stepped.Load())).Seconds()
+	})
+
+	gauge("linli_journal_bytes", func() float64 { return float64(h.journal.Stats().Bytes) })
+	gauge("linli_journal_commits_total", func() float64 { return float64(h.journal.Stats().Commits) })
+	gauge("linli_journal_commit_failures_total", func() float64 { return float64(h.journal.Stats().CommitFailures) })
+	gauge("linli_journal_samples_written_total", func() float64 { return float64(h.journal.Stats().SamplesWritten) })
+	gauge("linli_journal_samples_lost_total", func() float64 { return float64(h.journal.Stats().SamplesLost) })
+	gauge("linli_journal_damaged_frames_total", func() float64 { return float64(h.journal.Stats().DamagedFrames) })
+
+	for severity := telemetry.Notice; severity <= telemetry.Critical; severity++ {
+		gauge(fmt.Sprintf("linli_alerts_open{severity=%q}", severity), func() float64 {
+			n := 0
+			for _, a := range h.book.OpenAlerts() {
+				if a.Severity == severity {
+					n++
+				}
+			}
+			return float64(n)
+		})
+	}
+	gauge("linli_points_unknown", func() float64 {
+		entries, _ := h.table.Snapshot(nil)
+		n := 0
+		for i := range entries {
+			if !entries[i].Known || entries[i].Quality.Bad() {
+				n++
+			}
+		}
+		return float64(n)
+	})
+	if h.uplink != nil {
+		gauge("linli_uplink_connected", func() float64 {
+			if h.uplink.Status().Connected {
+				return 1
+			}
+			return 0
+		})
+		gauge("linli_uplink_backlog_frames", func() float64 { return float64(h.uplink.Status().BacklogFrames) })
+	}
+	for _, line := range h.lines {
+		b := line.Health()
+		gauge(fmt.Sprintf("linli_bus_up{bus=%q}", b.Bus), func() float64 {
+			if line.Health().Up {
+				return 1
+			}
+			return 0
+		})
+		gauge(fmt.Sprintf("linli_bus_busy_ratio{bus=%q}", b.Bus), func() float64 { return line.Health().Busy })
+		for i, u := range b.Units {
+			for name, value := range map[string]func(drivers.UnitHealth) float64{
+				"linli_unit_online": func(u drivers.UnitHealth) float64 {
+					if u.Online {
+						return 1
+					}
+					return 0
+				},
+				"linli_unit_answers_total":      func(u drivers.UnitHealth) float64 { return float64(u.Answers) },
+				"linli_unit_timeouts_total":     func(u drivers.UnitHealth) float64 { return float64(u.Timeouts) },
+				"linli_unit_errors_total":       func(u drivers.UnitHealth) float64 { return float64(u.Errors) },
+				"linli_unit_exceptions_total":   func(u drivers.UnitHealth) float64 { return float64(u.Exceptions) },
+				"linli_unit_late_frames_total":  func(u drivers.UnitHealth) float64 { return float64(u.Late) },
+				"linli_unit_round_trip_seconds": func(u drivers.UnitHealth) float64 { return u.RoundTrip.Seconds() },
+			} {
+				gauge(fmt.Sprintf("%s{bus=%q,unit=%q}", name, b.Bus, u.Unit), func() float64 { return value(line.Health().Units[i]) })
+			}
+		}
+	}
+}

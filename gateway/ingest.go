@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"linli/internal/ingest"
+)
+
+func ingestCommand() *cobra.Command {
+	var cfg ingest.Config
+	var listen string
+	cmd := &cobra.Command{
+		Use:   "ingest",
+		Short: "City side: carry messages from the broker into the database",
+		Long: "Carry the messages of all gateways from an MQTT broker into any database with the InfluxDB v2 write API.\n" +
+			"A message is acknowledged only after the database said yes to every line of it. Ingest keeps nothing:\n" +
+			"run as many as you like, each with a --client-id of its own and a shared subscription.",
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(cfg.Brokers) == 0 || cfg.Influx.URL == "" || cfg.Influx.Bucket == "" {
+				return &usageError{errors.New("ingest needs --broker, --influx-url and --bucket")}
+			}
+			log, flush := newLogger(cmd.ErrOrStderr(), zapcore.InfoLevel)
+			defer flush()
+			in, err := ingest.New(cfg, log)
+			if err != nil {
+				return err
+			}
+			return runIngest(cmd.Context(), in, listen, log)
+		},
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&cfg.Brokers, "broker", nil, "broker as tcp://host:port or tls://host:port; several are tried in turn")
+	f.StringVar(&cfg.ClientID, "client-id", "", "MQTT client id, stable and of its own (default linli-ingest)")
+	f.StringSliceVar(&cfg.Filters, "filter", nil, "MQTT subscriptions (default: telemetry and alerts of every node); $share/group/... shares the work")
+	f.StringVar(&cfg.Username, "username", "", "MQTT user name")
+	f.StringVar(&cfg.PasswordFile, "password-file", "", "file with the MQTT password")
+	f.StringVar(&cfg.CAFile, "ca-file", "", "certificate authorities of the broker (default: the system's)")
+	f.StringVar(&cfg.CertFile, "cert-file", "", "client certificate for the broker")
+	f.StringVar(&cfg.KeyFile, "key-file", "", "its key")
+	f.StringVar(&cfg.Influx.URL, "influx-url", "", "database, as http://host:8086")
+	f.StringVar(&cfg.Influx.Org, "org", "", "organisation; may be empty for InfluxDB 1.8")
+	f.StringVar(&cfg.Influx.Bucket, "bucket", "", "bucket; database/retention-policy for InfluxDB 1.8")
+	f.StringVar(&cfg.Influx.TokenFile, "token-file", "", "file with the database's token; user:password for InfluxDB 1.8")
+	f.IntVar(&cfg.BatchBytes, "batch-bytes", 0, "bytes of lines in one write (default 500 KiB)")
+	f.DurationVar(&cfg.BatchAge, "batch-age", 0, "a batch waits no longer for more (default 200ms)")
+	f.StringVar(&listen, "listen", "", "serve /metrics and /healthz on this address (default: not at all)")
+	return cmd
+}
+
+// runIngest runs ingest and, where asked for, its metrics until ctx ends.
+func runIngest(ctx context.Context, in *ingest.Ingest, listen string, log *zap.Logger) (err error) {
+	parts := newLifecycle()
+	defer func() { err = errors.Join(err, parts.stop()) }()
+	if listen != "" {
+		l, err := net.Listen("tcp", listen)
+		if err != nil {
+			return fmt.Errorf("open the metrics: %w", err)
+		}
+		log.Info("metrics listening", zap.String("address", l.Addr().String()))
+		parts.start("metrics", time.Second, func(ctx context.Context) error { return serveIngestMetrics(ctx, l, in) })
+	}
+	parts.start("ingest", 10*time.Second, in.Run)
+	return parts.wait(ctx)
+}
+
+func serveIngestMetrics(ctx context.Context, l net.Listener, in *ingest.Ingest) error {
+	set := metrics.NewSet()
+	gauge := func(name string, value func(ingest.Stats) float64) {
+		set.NewGauge(name, func() float64 { return value(in.Stats()) })
+	}
+	flag := func(b bool) float64 {
+		if b {
+			return 1
+		}
+		return 0
+	}
+	gauge("linli_ingest_connected", func(s ingest.Stats) float64 { return flag(s.Connected) })
+	gauge("linli_ingest_holding", func(s ingest.Stats) float64 { return flag(s.Holding != "") })
+	gauge("linli_ingest_messages_total", func(s ingest.Stats) float64 { return float64(s.Messages) })
+	gauge("linli_ingest_acknowledged_total", func(s ingest.Stats) float64 { return float64(s.Acknowledged) })
+	gauge("linli_ingest_lines_total", func(s ingest.Stats) float64 { return float64(s.Lines) })
+	gauge("linli_ingest_bytes_total", func(s ingest.Stats) float64 { return float64(s.Bytes) })
+	gauge("linli_ingest_writes_total", func(s ingest.Stats) float64 { return float64(s.Writes) })
+	gauge("linli_ingest_retries_total", func(s ingest.Stats) float64 { return float64(s.Retries) })
+	gauge("linli_ingest_bad_messages_total", func(s ingest.Stats) float64 { return float64(s.BadMessages) })
+	gauge("linli_ingest_bad_lines_total", func(s ingest.Stats) float64 { return float64(s.BadLines) })
+	gauge("linli_ingest_foreign_lines_total", func(s ingest.Stats) float64 { return float64(s.Foreign) })
+	gauge("linli_ingest_refused_lines_total", func(s ingest.Stats) float64 { return float64(s.RefusedLines) })
+	gauge("linli_ingest_count_wrong_total", func(s ingest.Stats) float64 { return float64(s.CountWrong) })
+	gauge("linli_ingest_overflows_total", func(s ingest.Stats) float64 { return float64(s.Overflows) })
+	gauge("linli_ingest_queue_messages", func(s ingest.Stats) float64 { return float64(s.QueueMessages) })
+	gauge("linli_ingest_queue_bytes", func(s ingest.Stats) float64 { return float64(s.QueueBytes) })
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		set.WritePrometheus(w)
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}

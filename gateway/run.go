@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"linli/drivers"
+	"linli/internal/alert"
+	"linli/internal/console"
+	"linli/internal/journal"
+	"linli/internal/live"
+	"linli/internal/site"
+	"linli/internal/telemetry"
+	"linli/internal/uplink"
+)
+
+// defaultState is where a gateway keeps what must survive, unless the command line or the site file says otherwise.
+const defaultState = "/var/lib/linli"
+
+func runCommand() *cobra.Command {
+	var file, state string
+	var debug bool
+	cmd := &cobra.Command{
+		Use:   "run -c FILE",
+		Short: "Run the gateway from a site file",
+		Long:  "Run the gateway from a site file until SIGINT or SIGTERM. Logs are JSON lines on standard error.\nA site file with mistakes is not started: every mistake is printed, exit code 1.",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return &usageError{errors.New("run needs a site file: linli run -c FILE")}
+			}
+			p, err := loadPlan(file)
+			if err != nil {
+				return err
+			}
+			level := zapcore.InfoLevel
+			if debug {
+				level = zapcore.DebugLevel
+			}
+			log, flush := newLogger(cmd.ErrOrStderr(), level)
+			defer flush()
+			return runGateway(cmd.Context(), gatewayConfig{plan: p, state: stateDir(state, p.site), log: log})
+		},
+	}
+	cmd.Flags().StringVarP(&file, "config", "c", "", "site file")
+	cmd.Flags().StringVar(&state, "state", "", "state directory (default: the site file's, or "+defaultState+")")
+	cmd.Flags().BoolVar(&debug, "debug", false, "log more")
+	return cmd
+}
+
+func stateDir(flag string, s *site.Site) string {
+	switch {
+	case flag != "":
+		return flag
+	case s.State != "":
+		return s.State
+	}
+	return defaultState
+}
+
+// gatewayConfig is what one gateway in this process is made of.
+type gatewayConfig struct {
+	plan      *plan
+	state     string
+	log       *zap.Logger
+	scenarios console.Scenarios                         // of the demo, else nil
+	listener  net.Listener                              // of the console; nil means that it is opened here
+	ready     func(consoleURL string, live *live.Table) // called once everything has been started, may be nil
+}
+
+// runGateway runs one gateway until ctx ends or a part of it that cannot be done without fails.
+//
+//	buses                          6. one supervisor a bus                  started last, stopped first
+//	  | batches of samples
+//	  v
+//	fan-in                         5. one goroutine: live, rules, alerts, journal, in this order
+//	  |         |         |
+//	  v         v         v
+//	live     alert book  journal   1. (no goroutine)  2. commits, then announces  3. group commits
+//	  |         |    \      |
+//	  v         v     v     v
+//	console 4b.      uplink 4a.    to people; to the city's broker, alerts first
+//
+// Parts are started sinks first, in the order of the numbers, and stopped in the opposite order, each within its own
+// time.
+func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
+	s, inv, log := cfg.plan.site, cfg.plan.site.Inventory, cfg.log
+	if err := os.MkdirAll(cfg.state, 0o750); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	unlock, err := lockState(cfg.state)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	parts := newLifecycle()
+	defer func() { err = errors.Join(err, parts.stop()) }()
+	clock := newClock()
+	log.Info("starting", zap.String("version", productVersion()), zap.String("node", inv.Node()),
+		zap.Int("devices", len(inv.Devices)), zap.Int("points", len(inv.Points)), zap.String("state", cfg.state))
+
+	// 1. What is known now.
+	table := live.New(len(inv.Points))
+
+	// 2. Alerts: what was active goes back to the engine before the first sample.
+	book, err := alert.Open(alert.Config{Path: filepath.Join(cfg.state, "alerts.db")}, inv)
+	if err != nil {
+		return fmt.Errorf("open the alert book: %w", err)
+	}
+	parts.onStop("alert book", book.Close)
+	if path, cause := book.Damaged(); path != "" {
+		log.Error("the alert book was damaged; it was set aside and a new one begun", zap.String("file", path), zap.Error(cause))
+	}
+	removed := cfg.plan.engine.Restore(book.Active())
+	parts.start("alert book", 5*time.Second, book.Run)
+	if len(removed) > 0 {
+		gone := make([]telemetry.Identity, len(removed))
+		for i, a := range removed {
+			gone[i] = a.Identity
+		}
+		book.Remove(clock.Now(), gone)
+	}
+
+	// 3. The journal.
+	j, err := journal.Open(journal.Config{
+		Dir: filepath.Join(cfg.state, "journal"), MaxBytes: s.Journal.MaxBytes, MaxAge: s.Journal.MaxAge, CommitEvery: s.Journal.CommitEvery,
+	}, inv, clock)
+	if err != nil {
+		return fmt.Errorf("open the journal: %w", err)
+	}
+	parts.onStop("journal", j.Close)
+	parts.start("journal", 5*time.Second, j.Run)
+
+	// 4a. The city.
+	up, err := newUplink(cfg, j, book, clock)
+	if err != nil {
+		return fmt.Errorf("set up the uplink: %w", err)
+	}
+	if up != nil {
+		parts.start("uplink", 10*time.Second, up.Run)
+	}
+
+	// 5 and 6 are built here and started below, so that the console can show them.
+	in := newFanIn(clock, table, cfg.plan.engine, book, j)
+	lines := make([]*drivers.Line, len(s.Buses))
+	for i, b := range s.Buses {
+		bus, err := newBus(b, clock, log)
+		if err != nil {
+			return fmt.Errorf("set up bus %s: %w", b.ID, err)
+		}
+		lines[i] = drivers.NewLine(bus)
+	}
+
+	// 4b. People.
+	health := &health{inv: inv, clock: clock, table: table, book: book, journal: j, uplink: up, lines: lines, fanIn: in}
+	token, err := readToken(s.Console.TokenFile)
+	if err != nil {
+		return err
+	}
+	set := metrics.NewSet()
+	health.register(set)
+	web, err := console.New(
+		console.Config{Listen: s.Console.Listen, Token: token, Version: productVersion()},
+		console.Sources{Inventory: inv, Clock: clock, Live: table, Alerts: book, Status: health.status, Scenarios: cfg.scenarios, Metrics: set.WritePrometheus},
+		log.Named("console"))
+	if err != nil {
+		return err
+	}
+	listener := cfg.listener
+	if listener == nil {
+		if listener, err = net.Listen("tcp", s.Console.Listen); err != nil {
+			return fmt.Errorf("open the console: %w", err)
+		}
+	}
+	parts.start("console", 3*time.Second, func(ctx context.Context) error { return web.Serve(ctx, listener) })
+
+	parts.start("fan-in", 5*time.Second, in.run)
+	for i, line := range lines {
+		parts.start("bus "+s.Buses[i].ID, 3*time.Second, func(ctx context.Context) error {
+			return drivers.Supervise(ctx, clock, line, in.emit(ctx), log.Named("bus"))
+		})
+	}
+	log.Info("started", zap.String("console", "http://"+listener.Addr().String()))
+	if cfg.ready != nil {
+		cfg.ready("http://"+listener.Addr().String(), table)
+	}
+	err = parts.wait(ctx)
+	log.Info("stopping", zap.Error(err))
+	return err
+}
+
+// newUplink returns the connection to the city, or nil for a box that works alone.
+func newUplink(cfg gatewayConfig, j *journal.Journal, book *alert.Book, clock *telemetry.Clock) (*uplink.Uplink, error) {
+	u, inv := cfg.plan.site.Uplink, cfg.plan.site.Inventory
+	if u == nil {
+		return nil, nil
+	}
+	return uplink.New(uplink.Config{
+		Site: inv.Site, Gateway: inv.Gateway, Brokers: u.Brokers, Username: u.Username, PasswordFile: u.PasswordFile,
+		CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, Compression: u.Compression, Batch: u.Batch,
+		StateDir: cfg.state, Version: productVersion(), Clock: clock,
+	}, j, book, cfg.log.Named("uplink"))
+}
+
+// readToken reads the console's access token from file; "" where there is none.
+func readToken(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("read the console's access token: %w", err)
+	}
+	token := strings.TrimSpace(string(data))
+	if len(token) < 16 {
+		return "", fmt.Errorf("the console's access token in %s is shorter than 16 characters", file)
+	}
+	return token, nil
+}
