@@ -264,8 +264,8 @@ func TestStopping(t *testing.T) {
 	}{
 		"sound":        {nil, nil, 0},
 		"slow":         {func() error { time.Sleep(3 * time.Second); return nil }, nil, 3 * time.Second},
-		"fails":        {func() error { return errDisk }, errDisk, 5 * time.Second},
-		"hangs":        {func() error { time.Sleep(time.Minute); return nil }, errors.New("hangs"), 5 * time.Second},
+		"fails":        {func() error { return errDisk }, errDisk, 4 * time.Second},
+		"hangs":        {func() error { time.Sleep(time.Minute); return nil }, errors.New("hangs"), 4 * time.Second},
 		"fails at 1st": {failTimes(1), nil, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -17,7 +17,7 @@ const (
 	firstRetry   = 100 * time.Millisecond
 	slowestRetry = 5 * time.Second
 	toldDelay    = time.Second     // what was told waits this long for company, to spare the flash
-	stopLimit    = 5 * time.Second // how long Run tries to commit what is left
+	stopLimit    = 4 * time.Second // how long Run tries to commit what is left
 )
 
 // batch is one transaction: alerts as they stand with the lines of history that the disk lacks, and outbox rows to
@@ -47,7 +47,7 @@ type outcome struct {
 	prune error // of throwing away old closed alerts, after the commit
 }
 
-// Run commits and announces until ctx ends; then it commits what is left, for at most five seconds. It returns an
+// Run commits and announces until ctx ends; then it commits what is left, for at most four seconds. It returns an
 // error when something could not be committed. Where a commit hangs, Run returns without waiting for it.
 func (b *Book) Run(ctx context.Context) error {
 	work, done := make(chan *batch), make(chan outcome, 1)
