@@ -73,7 +73,7 @@ func (h *history) commit(j *journal.Journal) {
 // read reads everything, and checks that no seq has changed its meaning.
 func (h *history) read(j *journal.Journal) (numbers []int, losses []journal.Loss) {
 	h.t.Helper()
-	if h.epoch == 0 && len(h.frames) == 0 {
+	if len(h.frames) == 0 { // An epoch of which nothing was ever read is nobody's.
 		h.epoch = j.Epoch()
 	}
 	first, next := j.Bounds()

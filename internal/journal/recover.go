@@ -153,8 +153,8 @@ type contents struct {
 	tail    tail
 }
 
-// errSync is returned where a segment could not be synced before it is shown.
-var errSync = errors.New("sync failed")
+// errSync is returned where it is not certain that the disk has what would be shown.
+var errSync = errors.New("write and sync again")
 
 // examine reads the file of s and fills s. Its errors are the disk's.
 func (j *Journal) examine(s *segment, limit uint64) (c contents, err error) {
@@ -187,19 +187,34 @@ func (j *Journal) examine(s *segment, limit uint64) (c contents, err error) {
 		return c, err
 	}
 
-	// No footer: it was being written when the process ended, or a sync failed. The kernel may have it in memory
-	// only, and readers may see only what is synced.
-	if !j.cfg.ReadOnly {
-		if err := f.Sync(); err != nil {
-			return c, fmt.Errorf("%w: %w", errSync, err)
-		}
-	}
+	// No footer: it was being written when the process ended, or a write failed.
 	if b, err = readAll(j.fs, s.path); err != nil {
 		return c, err
 	}
 	c.empty = len(b) <= headerBytes || len(bytes.TrimLeft(b[headerBytes:], "\x00")) == 0
 	c.missing, c.tail = s.scan(b, limit, j.w.dec)
-	return c, nil
+	if len(s.offs) > 0 && !j.cfg.ReadOnly {
+		err = j.writeAgain(s.path, b[:s.end])
+	}
+	return c, err
+}
+
+// writeAgain makes sure that the disk has what the kernel shows. After a failed sync the kernel may show what the
+// disk never got, and a second sync would say yes; only what is written again is synced for certain. It happens
+// after a crash only, once for each segment that was not sealed.
+func (j *Journal) writeAgain(path string, b []byte) error {
+	f, err := j.fs.Open(path, true)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errSync, err)
+	}
+	defer f.Close()
+	if _, err = f.WriteAt(b, 0); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errSync, err)
+	}
+	return nil
 }
 
 // judge decides what becomes of a segment that has been read.
