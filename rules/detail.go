@@ -115,7 +115,11 @@ func (x *explainer) unknown(n *expr.Node) {
 				return
 			}
 			c := x.b.Cell(x.in.device, n.Text, expr.UseValue)
-			if !c.Seen || c.Quality.Bad() {
+			switch {
+			case c.Quality == telemetry.OverRange || c.Quality == telemetry.UnderRange:
+				v := formatValue(c, n.Def, x.lang)
+				x.add(n.Def.Title.In("zh")+" "+v+"（超出量程）", n.Def.Title.In("en")+" "+v+" (beyond the scale)")
+			case !c.Seen || c.Quality.Bad():
 				zh, en := reason(c)
 				x.add(n.Def.Title.In("zh")+"未知（"+zh+"）", n.Def.Title.In("en")+" unknown ("+en+")")
 			}

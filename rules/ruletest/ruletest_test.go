@@ -1,0 +1,178 @@
+package ruletest_test
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"linli/internal/telemetry"
+	"linli/internal/yamlfile"
+	"linli/rules/ruletest"
+)
+
+const packFile = `version: 1
+pack: mine
+title: {zh: 我的, en: Mine}
+params: {limit: 10}
+rules:
+  - alert: High
+    for_each: meter
+    expr: power_w > ${limit}
+    for: 20s
+    severity: notice
+    title: {zh: 高, en: High}
+  - record: kilowatts
+    for_each: meter
+    expr: power_w / 1000
+`
+
+const site = `version: 1
+packs: [./mine.yaml]
+zones: [{id: z1, kind: area}, {id: z2, kind: area, in: z1}]
+devices: [{id: m1, class: meter, zone: z2}]
+tests:
+`
+
+func options() ruletest.Options {
+	return ruletest.Options{
+		Classes: map[string]*telemetry.Class{"meter": {ID: "meter", Points: []telemetry.PointDef{
+			{Name: "power_w", Kind: telemetry.Float, Unit: "W", Title: telemetry.Text{Zh: "功率", En: "Power"}},
+			{Name: "mode", Kind: telemetry.Enum, Optional: true, Enum: []telemetry.EnumName{{Code: 1, Name: "eco"}}},
+			{Name: "label", Kind: telemetry.KindText, Optional: true},
+			{Name: "pulses", Kind: telemetry.Int, Optional: true},
+		}}},
+		Read: func(name string) ([]byte, error) {
+			if name != "dir/mine.yaml" {
+				return nil, fs.ErrNotExist
+			}
+			return []byte(packFile), nil
+		},
+	}
+}
+
+func run(t *testing.T, tests string) (ruletest.Report, error) {
+	t.Helper()
+	return ruletest.Run([]ruletest.File{{Name: "dir/test.yaml", Src: []byte(site + tests)}}, options())
+}
+
+func TestPasses(t *testing.T) {
+	report, err := run(t, `
+  - name: all notations
+    series:
+      m1.power_w: 5 x3 over:11 x2 uncertain:12 _ x2 bad_sensor 11@-3s&12 nan 3 x2
+      m1.mode: eco x5
+      m1.label: '"hall 1" x2 "hall 2"'
+      m1.pulses: 1 2 3
+    expect:
+      - 50s raise High m1 notice
+      - 1m20s unknown High m1
+      - 1m27s known High m1
+      - 1m40s unknown High m1
+      - 1m50s clear High m1
+    values:
+      - 1m30s kilowatts m1 0.012
+      - 1m40s kilowatts m1 bad_sensor
+  - name: parameter of one test
+    params: {mine: {limit: 100}}
+    series: {m1.power_w: 50 x10}
+    expect: []
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	report.Print(&b)
+	if report.Failed() != 0 || !strings.Contains(b.String(), "2 tests, 0 failed") {
+		t.Error(b.String())
+	}
+}
+
+// A failure says what happened around the moment.
+func TestFailures(t *testing.T) {
+	report, err := run(t, `
+  - name: wrong time
+    series: {m1.power_w: 5 x3 11 x5}
+    expect: [40s raise High m1 notice]
+  - name: wrong severity
+    series: {m1.power_w: 11 x5}
+    expect: [20s raise High m1 critical]
+  - name: nothing expected
+    series: {m1.power_w: 11 x5}
+  - name: wrong value
+    series: {m1.power_w: 5 x3}
+    values: [10s kilowatts m1 5, 10s kilowatts m2 1]
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	report.Print(&b)
+	for _, want := range []string{
+		"FAIL  dir/test.yaml:7:5: wrong time",
+		"did not happen: 40s raise High m1 notice",
+		"not expected: 50s raise High m1 notice",
+		"30s  m1.power_w = 11",
+		"did not happen: 20s raise High m1 critical",
+		"not expected: 20s raise High m1 notice",
+		"at 10s kilowatts of m1 is 0.005 (good), expected 5",
+		"kilowatts of m2 has no value",
+		"4 tests, 4 failed",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, b.String())
+		}
+	}
+}
+
+func TestMistakesInTestFiles(t *testing.T) {
+	for name, c := range map[string]struct{ tests, want string }{
+		"unknown point": {"  - {name: a, series: {m1.powr_w: 1}}", `unknown point "m1.powr_w", did you mean "m1.power_w"?`},
+		"bad value":     {"  - {name: a, series: {m1.power_w: 1 two}}", `"two" is not a value of power_w`},
+		"bad state":     {"  - {name: a, series: {m1.mode: ecco}}", `mode has no state "ecco", did you mean "eco"?`},
+		"repeat first":  {"  - {name: a, series: {m1.power_w: x3}}", "repeats nothing"},
+		"fraction":      {"  - {name: a, series: {m1.pulses: 1.5}}", "is a whole number"},
+		"too many":      {"  - {name: a, series: {m1.power_w: 1 x2000000}}", "more than 1000000 values"},
+		"prefix":        {"  - {name: a, series: {m1.power_w: 'up:3'}}", "only over:, under: and uncertain:"},
+		"expectation":   {"  - {name: a, expect: [20s raise High]}", "an expectation is written"},
+		"transition":    {"  - {name: a, expect: [20s raises High m1]}", `unknown transition "raises", did you mean "raise"?`},
+		"time":          {"  - {name: a, expect: [20 raise High m1]}", "a unit is missing"},
+		"start":         {"  - {name: a, start: tomorrow}", `"tomorrow" is not a time`},
+		"unknown param": {"  - {name: a, params: {mine: {limt: 3}}}", "has no parameter limt"},
+		"unknown key":   {"  - {name: a, sereis: {}}", `"series"`},
+		"open text":     {"  - {name: a, series: {m1.label: '\"a'}}", "a text is not closed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := run(t, c.tests+"\n")
+			var all yamlfile.Errors
+			if !errors.As(err, &all) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want ...%s...", err, c.want)
+			}
+		})
+	}
+	for name, c := range map[string]struct{ from, to, want string }{
+		"pack":  {"./mine.yaml", "nothing", "unknown pack"},
+		"file":  {"./mine.yaml", "./other.yaml", "read pack"},
+		"class": {"class: meter", "class: metre", `unknown class "metre", did you mean "meter"?`},
+		"zone":  {"zone: z2", "zone: z9", `unknown zone "z9"`},
+		"order": {"in: z1", "in: z3", "must stand before"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := strings.Replace(site, c.from, c.to, 1) + "  - {name: a}\n"
+			_, err := ruletest.Run([]ruletest.File{{Name: "dir/test.yaml", Src: []byte(src)}}, options())
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want ...%s...", err, c.want)
+			}
+		})
+	}
+}
+
+func FuzzRun(f *testing.F) {
+	f.Add(site + "  - {name: a, series: {m1.power_w: 5 x3 over:11 x2}, expect: [20s raise High m1]}\n")
+	f.Fuzz(func(t *testing.T, src string) {
+		if len(src) > 2000 || strings.Contains(src, "until") || strings.Contains(src, "x") && len(src) > 600 {
+			return // long runs are not what is looked for
+		}
+		_, _ = ruletest.Run([]ruletest.File{{Name: "dir/test.yaml", Src: []byte(src)}}, options())
+	})
+}
