@@ -1,0 +1,116 @@
+package modbus_test
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	gomodbus "github.com/goburrow/modbus"
+
+	"linli/drivers"
+	"linli/drivers/modbus"
+	firmwareconfig "linli/firmware-config"
+	"linli/internal/telemetry"
+)
+
+func TestWrite(t *testing.T) {
+	coil := firmwareconfig.Channel{Name: "relay", Table: firmwareconfig.Coil, Address: 3, Encoding: firmwareconfig.EncBool, Writable: true}
+	reg := u16("level", 10)
+	reg.Writable, reg.Scale, reg.Max = true, 0.1, ptr(100)
+	wide := firmwareconfig.Channel{Name: "wide", Table: firmwareconfig.HoldingRegister, Address: 20, Encoding: firmwareconfig.EncF32, Writable: true, LittleWords: true}
+	bit := firmwareconfig.Channel{Name: "bit", Table: firmwareconfig.HoldingRegister, Address: 30, Encoding: firmwareconfig.EncBool, Bit: 4, Writable: true}
+	ro := u16("ro", 40)
+	cfg := func() modbus.Config {
+		return modbus.Config{Transport: modbus.TCP, Units: []firmwareconfig.Unit{unitOf("a", 1, 0, coil, reg, wide, bit, ro)}}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		d := newTables()
+		d.set(30, 0xF00F)
+		p := &peer{handle: answering(false, map[byte]*tables{1: d})}
+		r := newRig(t, cfg(), p)
+		r.step()
+		write := func(id telemetry.PointID, v telemetry.Value) {
+			t.Helper()
+			if err := r.bus.Write(t.Context(), id, v); err != nil {
+				t.Error(err)
+			}
+		}
+		write(0, telemetry.BoolValue(true))
+		write(1, telemetry.FloatValue(22.5))
+		write(2, telemetry.FloatValue(230.5))
+		write(3, telemetry.BoolValue(true))
+		if !d.bits[3] || d.regs[10] != 225 || d.regs[20] != 0x8000 || d.regs[21] != 0x4366 || d.regs[30] != 0xF01F {
+			t.Errorf("coil %v, registers %v", d.bits, d.regs)
+		}
+		r.next = 0
+		r.run(100 * time.Millisecond)
+		r.want(0, 1, telemetry.Good) // shown at once, not after 5 s
+		if err := r.bus.Write(t.Context(), 1, telemetry.FloatValue(100.1)); !errors.Is(err, drivers.ErrRange) {
+			t.Errorf("out of range: %v", err)
+		}
+		if err := r.bus.Write(t.Context(), 4, telemetry.FloatValue(1)); !errors.Is(err, drivers.ErrNotWritable) {
+			t.Errorf("not writable: %v", err)
+		}
+		d.illegal[10] = true
+		var exc *gomodbus.ModbusError
+		if err := r.bus.Write(t.Context(), 1, telemetry.FloatValue(1)); !errors.As(err, &exc) || exc.ExceptionCode != 2 {
+			t.Errorf("refused: %v", err)
+		}
+	})
+}
+
+func TestWriteIsSentOnceAndReadBack(t *testing.T) {
+	coil := firmwareconfig.Channel{Name: "relay", Table: firmwareconfig.Coil, Address: 3, Encoding: firmwareconfig.EncBool, Writable: true}
+	for name, c := range map[string]struct {
+		takes, answers, reads bool // the write takes effect; is answered; reading back is answered
+		unknown, ok           bool
+	}{
+		"answered":                   {takes: true, answers: true, reads: true, ok: true},
+		"answer lost, read back":     {takes: true, reads: true, ok: true},
+		"lost altogether":            {reads: true, unknown: true},
+		"silent":                     {takes: true, unknown: true},
+		"answered but not read back": {takes: true, answers: true, unknown: true},
+		"answered but does not take": {answers: true, reads: true},
+	} {
+		for _, transport := range []string{modbus.TCP, modbus.RTU} {
+			t.Run(name+"/"+transport, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					d := newTables()
+					var writes atomic.Int32
+					p := &peer{handle: func(cn io.ReadWriteCloser, r request) bool {
+						answer := c.reads
+						var ans []byte
+						if r.pdu[0] == 5 {
+							writes.Add(1)
+							ans, answer = r.pdu[:5], c.answers
+							if c.takes {
+								d.answer(r.pdu)
+							}
+						} else {
+							ans = d.answer(r.pdu)
+						}
+						if answer {
+							_, _ = cn.Write(r.frame(transport != modbus.TCP, ans))
+						}
+						return true
+					}}
+					r := newRig(t, modbus.Config{Transport: transport, Units: []firmwareconfig.Unit{unitOf("a", 1, 0, coil)}}, p)
+					err := r.bus.Write(t.Context(), 0, telemetry.BoolValue(true))
+					if writes.Load() != 1 {
+						t.Errorf("the write was sent %d times", writes.Load())
+					}
+					var unknown *drivers.OutcomeUnknownError
+					var not *drivers.NotTakenError
+					switch {
+					case c.ok && err != nil, !c.ok && err == nil, c.unknown != errors.As(err, &unknown),
+						!c.ok && !c.unknown && !errors.As(err, &not):
+						t.Errorf("got %v", err)
+					}
+				})
+			})
+		}
+	}
+}
