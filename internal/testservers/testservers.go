@@ -191,7 +191,12 @@ func StartMosquitto(t testing.TB, extra ...string) *Mosquitto {
 	if err := os.WriteFile(file, []byte(strings.Join(append(config, extra...), "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	address := fmt.Sprintf("127.0.0.1:%d", port)
+	return StartMosquittoFile(t, file, fmt.Sprintf("127.0.0.1:%d", port))
+}
+
+// StartMosquittoFile starts a broker with a configuration of the test's own, that listens on address.
+func StartMosquittoFile(t testing.TB, file, address string) *Mosquitto {
+	t.Helper()
 	m := &Mosquitto{Address: address, URL: "tcp://" + address, p: &process{
 		t: t, name: "mosquitto", path: FindTool(t, "mosquitto"), args: []string{"-c", file},
 	}}
@@ -349,3 +354,6 @@ func (db *InfluxDB) Count(measurement, field string) (int64, error) {
 	}
 	return n.Int64()
 }
+
+// Log returns what the broker wrote lately.
+func (m *Mosquitto) Log() string { return m.p.output() }

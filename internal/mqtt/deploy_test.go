@@ -1,0 +1,157 @@
+package mqtt_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+
+	"linli/internal/mqtt"
+	"linli/internal/testservers"
+)
+
+// authority issues certificates into a directory.
+type authority struct {
+	t    *testing.T
+	dir  string
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	n    int64
+}
+
+func (a *authority) issue(name, commonName string) {
+	a.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.n++
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(a.n), Subject: pkix.Name{CommonName: commonName}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, BasicConstraintsValid: true,
+	}
+	parent, parentKey := a.cert, a.key
+	if parent == nil {
+		template.IsCA, template.KeyUsage = true, x509.KeyUsageCertSign
+		parent, parentKey = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), parentKey)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	if a.cert == nil {
+		if a.cert, err = x509.ParseCertificate(der); err != nil {
+			a.t.Fatal(err)
+		}
+		a.key = key
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{name + ".crt": {Type: "CERTIFICATE", Bytes: der}, name + ".key": {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(filepath.Join(a.dir, file), pem.EncodeToMemory(block), 0o600); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+}
+
+// The shipped broker configuration starts, lets a gateway write under its own node, and under no other.
+func TestShippedBrokerConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	a := &authority{t: t, dir: dir}
+	a.issue("linli-ca", "Linli test authority")
+	a.issue("broker", "broker")
+	for _, who := range []string{"riverside.gw1", "hillside.gw1", "ingest"} {
+		a.issue(who, who)
+	}
+	conf, err := os.ReadFile("../../deploy/mosquitto/linli.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := os.ReadFile("../../deploy/mosquitto/linli.acl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "linli.acl"), rules, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", testservers.FreePort(t))
+	text := strings.NewReplacer("/etc/mosquitto/certs/", dir+"/", "/etc/mosquitto/", dir+"/", "/var/lib/mosquitto/", dir+"/",
+		"listener 8883", "listener "+address[strings.LastIndex(address, ":")+1:]+" 127.0.0.1").Replace(string(conf))
+	if os.Geteuid() == 0 {
+		text += "user root\n"
+	}
+	file := filepath.Join(dir, "mosquitto.conf")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	testservers.StartMosquittoFile(t, file, address)
+
+	connect := func(who string, onMessage func(paho.Message)) *mqtt.Session {
+		s, err := mqtt.Connect(t.Context(), mqtt.Config{
+			ClientID: who, CAFile: filepath.Join(dir, "linli-ca.crt"), CertFile: filepath.Join(dir, who+".crt"), KeyFile: filepath.Join(dir, who+".key"),
+		}, "tls://"+address, mqtt.Options{OnMessage: onMessage})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close(50 * time.Millisecond) })
+		return s
+	}
+	var mu sync.Mutex
+	var got []string
+	ingest := connect("ingest", func(m paho.Message) {
+		mu.Lock()
+		got = append(got, m.Topic()+" "+string(m.Payload()))
+		mu.Unlock()
+		m.Ack()
+	})
+	for _, f := range []string{"linli/v1/+/telemetry", "linli/v1/+/alert/+"} {
+		if err := ingest.Subscribe(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, from := range []string{"riverside.gw1", "hillside.gw1"} {
+		for _, topic := range []string{"riverside.gw1/telemetry", "riverside.gw1/alert/01A", "dead/riverside.gw1", "riverside.gw1/cmd/resend", "hillside.gw1/telemetry"} {
+			// Mosquitto acknowledges what it refuses, and may then end the connection.
+			s := connect(from, nil)
+			token := s.Publish("linli/v1/"+topic, false, []byte("from "+from))
+			select {
+			case <-token.Done():
+			case <-s.Lost():
+			case <-time.After(5 * time.Second):
+				t.Fatalf("%s to %s: no acknowledgement", from, topic)
+			}
+			s.Close(50 * time.Millisecond)
+		}
+	}
+	want := []string{"linli/v1/hillside.gw1/telemetry from hillside.gw1", "linli/v1/riverside.gw1/alert/01A from riverside.gw1", "linli/v1/riverside.gw1/telemetry from riverside.gw1"}
+	testservers.Eventually(t, 10*time.Second, "three messages", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(got) >= 3
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("ingest got %q, want %q", got, want)
+	}
+	if _, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "x", CAFile: filepath.Join(dir, "linli-ca.crt")}, "tls://"+address, mqtt.Options{}); err == nil {
+		t.Error("connected without a certificate")
+	}
+}
