@@ -171,14 +171,17 @@ func (b *tab) until(what, js string) {
 	b.t.Helper()
 	limit := time.Now().Add(20 * time.Second)
 	for {
-		if eval[bool](b, "!!("+js+")") {
+		// An error is a page that is being left for the next one: there is nothing to ask yet.
+		if ok, err := chromedp.Run(b.ctx, chromedp.Evaluate[bool]("!!("+js+")")); err == nil && ok {
 			return
+		} else if b.ctx.Err() != nil {
+			b.t.Fatalf("waited in vain: %s: %v", what, b.ctx.Err())
 		}
 		if time.Now().After(limit) {
 			b.shot("failed.png")
 			b.t.Fatalf("waited in vain: %s\n%s", what, b.text("body"))
 		}
-		eval[bool](b, "new Promise(r=>setTimeout(()=>r(true),50))")
+		_ = chromedp.Do(b.ctx, chromedp.Sleep(50*time.Millisecond))
 	}
 }
 
@@ -257,7 +260,7 @@ func TestNowInTheBrowser(t *testing.T) {
 	smoke := c.raiseSmoke(t)
 	card := fmt.Sprintf("[data-id=%q]", smoke.ID)
 	b.until("the alert", fmt.Sprintf("document.querySelector('%s')", card))
-	if got := b.text(card); !strings.HasPrefix(got, "3号楼 · 1层") || !strings.Contains(got, "烟感报警") || !strings.Contains(got, "待确认") || !strings.Contains(got, "2 分钟前") {
+	if got := b.text(card); !strings.HasPrefix(got, "3号楼 · 1层") || !strings.Contains(got, "烟感报警") || !strings.Contains(got, "待确认") || !strings.Contains(got, "2 分钟前") || strings.Contains(got, "3号楼1层") {
 		t.Errorf("card = %q", got)
 	}
 	b.until("the title", `document.title==="(1) 阳光社区"`)
@@ -362,6 +365,61 @@ func TestListDoesNotMoveUnderAFinger(t *testing.T) {
 	eval[bool](b, `document.querySelector('.cards').dispatchEvent(new PointerEvent('pointerup',{bubbles:true}))`)
 	b.click("[data-testid=pill]")
 	b.until("both, the worse first", `[...document.querySelectorAll('[data-testid=alert]')].map(e=>e.dataset.id).join()==='01SMOKE,01LANE'`)
+	b.quiet()
+}
+
+// TestAccessCodeInTheBrowser: without the code there is a form, with it the page, and the address keeps no code.
+func TestAccessCodeInTheBrowser(t *testing.T) {
+	chrome := browser(t)
+	c := newCommunity(t, console.Config{Token: "open sesame"}, true)
+	web := httptest.NewServer(c.server)
+	defer web.Close()
+	defer web.CloseClientConnections()
+	b := open(t, chrome, web.URL, view{width: 360, height: 740})
+	b.expectLoss() // The first answer is a 401.
+	b.see("请输入访问口令")
+	b.shot("code.png")
+	b.run(chromedp.SendKeys(chromedp.CSS("[name=token]"), "wrong\r"))
+	b.see("口令不对")
+	b.run(chromedp.SendKeys(chromedp.CSS("[name=token]"), "open sesame\r"))
+	b.see("没有告警")
+	if got := eval[string](b, "location.href"); got != web.URL+"/" {
+		t.Errorf("address = %s", got)
+	}
+	if got := eval[string](b, "document.cookie"); got != "" {
+		t.Errorf("scripts can read the cookie: %s", got)
+	}
+	b.quiet()
+}
+
+// TestKeyboardAlone: acknowledging needs no pointer, and what has the focus is seen.
+func TestKeyboardAlone(t *testing.T) {
+	chrome := browser(t)
+	c := newCommunity(t, console.Config{}, true)
+	c.readAll()
+	smoke := c.raiseSmoke(t)
+	web := httptest.NewServer(c.server)
+	defer web.Close()
+	defer web.CloseClientConnections()
+	b := open(t, chrome, web.URL, view{width: 1440, height: 900, name: "王工"})
+	b.see("烟感报警")
+	for n := 0; ; n++ {
+		if n > 40 {
+			t.Fatal("the button is not reached by Tab")
+		}
+		b.run(chromedp.KeyEvent("\t"))
+		if eval[bool](b, "document.activeElement?.dataset.testid==='ack'") {
+			break
+		}
+	}
+	if got := eval[string](b, "getComputedStyle(document.activeElement).outlineStyle"); got != "solid" {
+		t.Errorf("outline of the focused button = %q", got)
+	}
+	b.run(chromedp.KeyEvent("\r"))
+	b.see("已确认 · 王工")
+	if a, _, _ := c.book.Get(smoke.ID); a.AcknowledgedBy != "王工" {
+		t.Errorf("acknowledged by %q", a.AcknowledgedBy)
+	}
 	b.quiet()
 }
 

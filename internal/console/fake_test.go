@@ -367,7 +367,7 @@ func (c *community) raiseSmoke(t testing.TB) alert.Alert {
 	t.Helper()
 	c.read(t, "smoke_3_1", "alarm", telemetry.BoolValue(true))
 	c.read(t, "smoke_3_1", "obscuration_dbm", telemetry.FloatValue(0.31))
-	return c.raise(t, "01SMOKE", "SmokeAlarm", "smoke_3_1", telemetry.Critical, text("烟感报警", "Smoke alarm"),
+	return c.raise(t, "01SMOKE", "SmokeAlarm", "smoke_3_1", telemetry.Critical, text("3号楼1层烟感报警", "Smoke alarm at Building 3, Floor 1"),
 		text("减光率 0.31 dB/m（限 0.15），两个探测器一致", "Obscuration 0.31 dB/m (limit 0.15), two detectors agree"), 2*time.Minute)
 }
 

@@ -85,6 +85,20 @@ export function place(a: Alert): string {
   return say(a.place) || t("alert.site");
 }
 
+// what is an alert's title without the place in it, which stands before it already: "2号楼3层烟感报警" at "2号楼 · 3层"
+// is "烟感报警", "Smoke alarm at Building 2, Floor 3" is "Smoke alarm".
+export function what(a: Alert): string {
+  const title = say(a.title);
+  const at = say(a.place);
+  if (!at) return title;
+  const joined = at.split(" · ").join("");
+  let rest = title;
+  if (title.startsWith(joined)) rest = title.slice(joined.length);
+  const tail = / (at|in|on) (.+)$/.exec(title);
+  if (tail && tail[2] === at.split(" · ").join(", ")) rest = title.slice(0, tail.index);
+  return rest.trim().length > 1 ? rest.trim() : title;
+}
+
 // Shown is a value as it stands on the page.
 export interface Shown {
   text: string;
