@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -55,16 +56,45 @@ func printCheck(stdout, stderr io.Writer, file string, p *plan, err error) error
 	for _, w := range p.site.Warnings {
 		fmt.Fprintf(stdout, "%s: warning: %s\n", w.Pos, w.Msg)
 	}
-	if len(p.site.Constants) > 0 {
-		fmt.Fprintln(stdout, "optional points that nothing provides, taken as:")
-		for _, c := range p.site.Constants {
-			fmt.Fprintln(stdout, "  "+c)
-		}
-	}
+	printConstants(stdout, p.site.Constants)
 	inv := p.site.Inventory
 	fmt.Fprintf(stdout, "%s: good. %s: %d zones, %d buses, %d units, %d devices, %d points, %d rule packs\n",
 		file, inv.Node(), len(inv.Zones), len(p.site.Buses), unitCount(p.site), len(inv.Devices), len(inv.Points), len(p.site.Packs))
 	return nil
+}
+
+// printConstants lists the points that no unit provides, devices that have the same ones together. Each entry is
+// "device.point = value".
+func printConstants(stdout io.Writer, constants []string) {
+	if len(constants) == 0 {
+		return
+	}
+	points := map[string][]string{} // device -> what is taken as what
+	var devices []string
+	for _, c := range constants {
+		device, point, _ := strings.Cut(c, ".")
+		if points[device] == nil {
+			devices = append(devices, device)
+		}
+		points[device] = append(points[device], point)
+	}
+	groups := map[string][]string{} // what -> devices
+	var order []string
+	for _, device := range devices {
+		what := strings.Join(points[device], ", ")
+		if groups[what] == nil {
+			order = append(order, what)
+		}
+		groups[what] = append(groups[what], device)
+	}
+	fmt.Fprintln(stdout, "points that no unit provides are taken as constants:")
+	for _, what := range order {
+		names := groups[what]
+		if len(names) > 4 {
+			names = append(names[:3:3], fmt.Sprintf("and %d more", len(names)-3))
+		}
+		fmt.Fprintf(stdout, "  %s: %s\n", strings.Join(names, ", "), what)
+	}
 }
 
 func unitCount(s *site.Site) int {

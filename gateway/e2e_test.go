@@ -184,10 +184,11 @@ status: confirmed
 sources: [test]
 channels:
   - {name: voltage, table: input, address: 0, type: u16, scale: 0.1, unit: V, every: 100ms}
+  - {name: power, table: input, address: 3, type: u32, words: little, scale: 0.1, unit: W, every: 100ms}
   - {name: energy, table: input, address: 5, type: u32, words: little, unit: Wh, every: 100ms}
 device:
   class: energy_meter
-  points: {voltage_v: voltage, energy_kwh: energy}
+  points: {voltage_v: voltage, active_power_w: power, energy_kwh: energy}
 `
 
 // counterBase is what the server's energy counter starts from, in Wh.

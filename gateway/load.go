@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -41,6 +42,12 @@ func resolvePlan(file string, src []byte, local fs.FS) (*plan, error) {
 		layers = append(layers, local)
 	}
 	library, err := firmwareconfig.Load(layers...)
+	var mistakes yamlfile.Errors
+	if errors.As(err, &mistakes) {
+		for _, m := range mistakes { // Of the local layer: the shipped one is tested. Positions there start at its folder.
+			m.Pos.File = filepath.Join(filepath.Dir(file), m.Pos.File)
+		}
+	}
 	problems.Append(at, err)
 
 	packs, err := rules.Shipped()

@@ -115,23 +115,14 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	table := live.New(len(inv.Points))
 
 	// 2. Alerts: what was active goes back to the engine before the first sample.
-	book, err := alert.Open(alert.Config{Path: filepath.Join(cfg.state, "alerts.db")}, inv)
+	book, err := alert.Open(alert.Config{Path: filepath.Join(cfg.state, "alerts.db"), Log: log.Named("alert")}, inv)
 	if err != nil {
 		return fmt.Errorf("open the alert book: %w", err)
 	}
 	parts.onStop("alert book", book.Close)
-	if path, cause := book.Damaged(); path != "" {
-		log.Error("the alert book was damaged; it was set aside and a new one begun", zap.String("file", path), zap.Error(cause))
-	}
-	removed := cfg.plan.engine.Restore(book.Active())
+	gone := goneAlerts(book.OpenAlerts(), cfg.plan.engine.Restore(book.Active()), inv)
 	parts.start("alert book", 5*time.Second, book.Run)
-	if len(removed) > 0 {
-		gone := make([]telemetry.Identity, len(removed))
-		for i, a := range removed {
-			gone[i] = a.Identity
-		}
-		book.Remove(clock.Now(), gone)
-	}
+	book.Remove(clock.Now(), gone)
 
 	// 3. The journal.
 	j, err := journal.Open(journal.Config{
@@ -199,6 +190,23 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	err = parts.wait(ctx)
 	log.Info("stopping", zap.Error(err))
 	return err
+}
+
+// goneAlerts returns the alerts that nothing in the present site file stands for any more: those the engine has no rule
+// or subject for, and those that wait for an acknowledgement although their subject is gone.
+func goneAlerts(open []alert.Alert, removed []telemetry.ActiveAlert, inv *telemetry.Inventory) []telemetry.Identity {
+	var gone []telemetry.Identity
+	for _, r := range removed {
+		gone = append(gone, r.Identity)
+	}
+	for _, a := range open {
+		_, device := inv.DeviceByID(a.Subject)
+		_, zone := inv.ZoneByID(a.Subject)
+		if !device && !zone && a.Subject != inv.Site && !a.State.Active() {
+			gone = append(gone, a.Identity)
+		}
+	}
+	return gone
 }
 
 // newUplink returns the connection to the city, or nil for a box that works alone.
