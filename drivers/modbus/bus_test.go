@@ -4,11 +4,17 @@ import (
 	"context"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"linli/drivers"
 	"linli/drivers/modbus"
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/telemetry"
@@ -390,4 +396,90 @@ func TestCheckAnswer(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// A unit whose other points are read rarely is still found dead soon.
+func TestDeadUnitIsFoundSoonWhateverItsIntervals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTables()
+		x, y := u16("x", 100), u16("y", 2000)
+		x.Every, y.Every = time.Hour, time.Second
+		var dead atomic.Bool
+		p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
+			if !dead.Load() {
+				_, _ = c.Write(r.frame(true, d.answer(r.pdu)))
+			}
+			return true
+		}}
+		r := newRig(t, modbus.Config{Transport: modbus.RTU, Units: []firmwareconfig.Unit{unitOf("a", 1, 0, x, y)}}, p)
+		r.run(10 * time.Second)
+		dead.Store(true)
+		r.run(4 * time.Second)
+		r.want(0, 0, telemetry.BadComm)
+		r.want(1, 0, telemetry.BadComm)
+	})
+}
+
+// On a slow line with life-safety points a read is kept short enough for the next one to have its turn in time.
+func TestBlocksAreShortBesideLifeSafety(t *testing.T) {
+	var chs []firmwareconfig.Channel
+	for a := range 100 {
+		chs = append(chs, u16("c"+string(rune('a'+a%26))+string(rune('a'+a/26)), a))
+	}
+	for _, life := range []bool{false, true} {
+		smoke := unitOf("s", 2, 500, u16("x", 0))
+		smoke.Bindings[0].Def.LifeSafety = life
+		bus, err := modbus.New(modbus.Config{Name: "b", Transport: modbus.RTU, Device: "none", Line: firmwareconfig.Line{Baud: 4800, Format: "8N1"},
+			Units: []firmwareconfig.Unit{unitOf("a", 1, 0, chs...), smoke}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		most := 0
+		for _, b := range bus.Blocks(0) {
+			most = max(most, b.Count)
+		}
+		took := 20*time.Millisecond + 2*modbus.QuietTime(4800) + time.Duration(8+5+2*most)*10*time.Second/4800
+		if life != (took <= 300*time.Millisecond) || !life && most != 100 {
+			t.Errorf("life safety %v: reads of up to %d registers, %v on the line", life, most, took)
+		}
+	}
+}
+
+func TestLinkLossIsLoggedOnceForTheBus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.DebugLevel)
+		u, d := countingBlocks("a", 1, 0)
+		v, e := countingBlocks("b", 2, 10)
+		var down atomic.Bool
+		p := &peer{t: t, handle: func(c io.ReadWriteCloser, r request) bool {
+			_, _ = c.Write(r.frame(false, map[byte]*tables{1: d, 2: e}[r.unit].answer(r.pdu)))
+			return !down.Load()
+		}}
+		p.refuse = down.Load
+		defer p.close()
+		clock := telemetry.NewClock("test", 0, time.Time{})
+		bus, err := modbus.NewOver(modbus.Config{Name: "b", Transport: modbus.TCP, Units: []firmwareconfig.Unit{u, v}, Clock: clock}, p.dial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- drivers.Supervise(ctx, clock, bus, func([]telemetry.Sample) {}, zap.New(core)) }()
+		time.Sleep(20 * time.Second)
+		down.Store(true)
+		time.Sleep(5 * time.Minute)
+		down.Store(false)
+		time.Sleep(time.Minute)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		var got []string
+		for _, e := range logs.All() {
+			got = append(got, e.Message)
+		}
+		if s := strings.Join(got, ", "); s != "bus down, bus up" {
+			t.Errorf("logged %s; want bus down, bus up", s)
+		}
+	})
 }

@@ -308,6 +308,12 @@ func (b *Bus) connect(ctx context.Context) error {
 	b.mu.Lock()
 	wasUp := b.health.Up
 	b.health.Up, b.health.LastError = true, ""
+	if !wasUp {
+		// What was said about the units was about the link.
+		for i := range b.health.Units {
+			b.health.Units[i].LastError = ""
+		}
+	}
 	b.mu.Unlock()
 	if !wasUp {
 		now := b.now()
