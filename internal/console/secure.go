@@ -70,7 +70,8 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+		switch r.URL.Path {
+		case "/healthz", "/readyz", "/plain.css", "/favicon.svg": // They tell nothing of the site.
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -117,11 +118,11 @@ func (s *Server) deny(w http.ResponseWriter, r *http.Request, wrong bool) {
 	}
 	hint := ""
 	if wrong {
-		hint = `<p>口令不对，请再试一次。<br>That is not the access code; please try again.</p>`
+		hint = `<p class="wrong" role="alert">口令不对，请再试一次。<small>That is not the access code; please try again.</small></p>`
 	}
-	s.plainPage(w, http.StatusUnauthorized, "", `<h1>请输入访问口令<br><small>Please enter the access code</small></h1>`+hint+
-		`<form method="get" action="/"><p><input type="password" name="token" required autofocus aria-label="访问口令 · access code"></p>`+
-		`<p><button>打开 · Open</button></p></form><p>口令由安装人员设置。 · The installer has set it.</p>`)
+	s.plainPage(w, http.StatusUnauthorized, "", `<h1>请输入访问口令<small>Please enter the access code</small></h1>`+hint+
+		`<form method="get" action="/"><input type="password" name="token" required autofocus aria-label="访问口令 · access code">`+
+		`<button>打开 · Open</button></form><p class="dim">口令由安装人员设置。<br>The installer has set it.</p>`)
 }
 
 // plainPage writes one of the two pages that are there without the application. Nothing in them comes from a request.
@@ -130,5 +131,6 @@ func (s *Server) plainPage(w http.ResponseWriter, code int, head, body string) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
 	w.Write([]byte(`<!doctype html><html lang="zh-CN"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">` +
-		`<meta name="color-scheme" content="light dark"><title>邻里 Linli</title>` + head + `</head><body>` + body + `</body></html>`))
+		`<meta name="color-scheme" content="light dark"><title>邻里 Linli</title><link rel="icon" href="/favicon.svg"><link rel="stylesheet" href="/plain.css">` + head +
+		`</head><body><main>` + body + `</main></body></html>`))
 }
