@@ -3,18 +3,23 @@
 //
 // # Guarantees
 //
-//   - Only synced frames are visible: what Bounds, Changed and Read show survives a power cut.
-//   - A frame's number (epoch, seq) never means two different frames to a reader. Within an epoch seq only grows.
-//   - Samples come back exactly as they were appended, in order, once; a frame's times are the same at every read.
+//   - Only synced frames are visible: what Bounds, Changed and Read show survives a power cut
+//     (TestPowerCutAfterEveryOperation, TestFailedSyncThenKillThenPowerCut, TestKill).
+//   - A frame's number (epoch, seq) never means two different frames to a reader. Within an epoch seq only grows
+//     (TestModel).
+//   - Samples come back exactly as they were appended, in order, once (TestInvariantExactlyAsAppended,
+//     TestWrittenAgainIsReadOnce); a frame's times are the same at every read (TestInvariantTimesNeverChange).
 //   - Append never waits for the disk. While the disk fails, samples wait in memory up to Config.MaxPending; then the
-//     oldest are dropped and counted.
-//   - Every loss that can be told is a numbered frame itself, a tombstone: how many, when, why, which frames.
-//   - Bytes on disk stay within Config.MaxBytes (see Journal.Release for what goes first).
+//     oldest are dropped and counted (TestInvariantAppendNeverWaitsAndDropsTheOldest, TestBlockedSync). Any one
+//     operation on files may fail without a loss (TestEveryOperationFailsOnce).
+//   - Every loss that can be told is a numbered frame itself, a tombstone: how many, when, why, which frames (all of
+//     these tests).
+//   - The segments stay within Config.MaxBytes (TestInvariantBytesStayWithinTheBound). See Journal.Release for what
+//     goes first.
 //   - Damage is contained: what can still be read is kept, the damaged file set aside as *.damaged (at most
-//     maxAside of them) and counted. No file is removed to get past an error.
+//     maxAside of them) and counted. No file is removed to get past an error (TestInvariantDamageIsContained).
 //
-// Each has a test of the same name (TestInvariant...). Lost without a tombstone: at a crash, what was appended since
-// the last commit, at most one commit interval.
+// Lost without a tombstone: at a crash, what was appended since the last commit, at most one commit interval.
 //
 // It does not interpret samples, suppress repetitions, or know who reads; alerts are not in it.
 //
