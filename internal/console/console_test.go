@@ -291,6 +291,7 @@ func TestToken(t *testing.T) {
 		{"right bearer", "/api/v1/state", []string{"Authorization", "Bearer right"}, 200},
 		{"basic", "/api/v1/state", []string{"Authorization", "Basic right"}, 401},
 		{"token as cookie", "/api/v1/state", []string{"Cookie", "linli_console=right"}, 401},
+		{"forged cookie", "/api/v1/state", []string{"Cookie", "linli_console=" + strings.Repeat("0", 64)}, 401},
 		{"any name", "/api/v1/state", []string{"Authorization", "Bearer right", "Host", "box.example.com"}, 200},
 	} {
 		if w := do(c, "GET", x.path, "", x.header...); w.Code != x.want {
