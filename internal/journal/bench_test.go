@@ -167,7 +167,7 @@ func TestBytesPerSample(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			_, b := fill(t, s, 600, journal.Config{Dir: t.TempDir()})
 			t.Logf("%.2f bytes a sample", b)
-			if b > 4 && s.name != "mixed-own-times" { // 440 times of their own a second cost 3 bytes each, exactly kept
+			if b > 4 && s.name != "mixed-own-times" { // 440 times of their own a second cost 3 bytes each, kept to the nanosecond
 				t.Errorf("%.2f bytes a sample, want 4 at most", b)
 			}
 		})

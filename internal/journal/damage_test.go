@@ -215,9 +215,9 @@ func TestOneWriter(t *testing.T) {
 	h.commit(j)
 	ro := cfg
 	ro.ReadOnly = true
-	r := mustOpen(t, ro, textInventory(), newClock("boot1"))
+	r := mustOpen(t, ro, nil, nil)
 	h.check(r)
-	h.append(r, 10)
+	h.append(r, 10) // does nothing
 	if err := r.Commit(); err != nil {
 		t.Error(err)
 	}

@@ -200,7 +200,7 @@ type Journal struct {
 
 // Open opens or creates the journal. Damaged segments are set aside and counted; the rest is kept. It fails when the
 // configuration is wrong, another process has the journal open, the directory cannot be made, listed or synced, or a
-// segment was written by a newer version.
+// segment was written by a newer version. Only with Config.ReadOnly may inv and clock be nil.
 func Open(cfg Config, inv *telemetry.Inventory, clock *telemetry.Clock) (*Journal, error) {
 	return open(cfg, inv, clock, osFS{})
 }
@@ -209,6 +209,9 @@ func open(cfg Config, inv *telemetry.Inventory, clock *telemetry.Clock, fs fileS
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
+	}
+	if clock == nil && cfg.ReadOnly {
+		clock = telemetry.NewClock("", 0, time.Time{})
 	}
 	if len(clock.Boot) > maxBootID {
 		return nil, fmt.Errorf("journal: boot id of %d bytes, want at most %d", len(clock.Boot), maxBootID)

@@ -93,7 +93,7 @@ func (o *openSegment) loadDict(dec *zstd.Decoder) error {
 	s := segment{seed: o.seg.seed}
 	b, err := s.readFooter(o.file, size, dec)
 	if err == nil {
-		s.dict, err = s.parseFooter(b, size)
+		err = s.parseFooter(b, size, true)
 	}
 	if errors.Is(err, errCorrupt) { // The footer was good at start: the frames may be good still.
 		b := make([]byte, size)

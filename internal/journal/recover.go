@@ -179,7 +179,7 @@ func (j *Journal) examine(s *segment, limit uint64) (c contents, err error) {
 	}
 	b, err := s.readFooter(f, s.size, j.w.dec)
 	if err == nil {
-		if _, err = s.parseFooter(b, s.size); err == nil && s.next() <= limit {
+		if err = s.parseFooter(b, s.size, false); err == nil && s.next() <= limit {
 			c.sealed = true
 			return c, nil
 		}

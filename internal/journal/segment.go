@@ -40,7 +40,7 @@ type segment struct {
 	hasWall bool  // offset is known
 
 	offs    []uint32 // file offset of frame first+i, 0 where that is missing
-	counts  []uint32 // samples of each frame
+	counts  []uint16 // samples of each frame
 	end     int64    // end of the last good frame
 	size    int64    // of the file
 	sealed  bool
@@ -196,31 +196,31 @@ func (s *segment) readFooter(f io.ReaderAt, size int64, dec *zstd.Decoder) ([]by
 	return out, nil
 }
 
-// parseFooter fills the segment from the footer's contents and returns the dictionary.
-func (s *segment) parseFooter(b []byte, size int64) ([]entry, error) {
+// parseFooter fills the segment from the footer's contents. The dictionary comes last, and only where it is wanted.
+func (s *segment) parseFooter(b []byte, size int64, wantDict bool) error {
 	c := cursor{b: b}
 	boot := c.string()
 	hasWall := c.byte()&1 != 0
 	offset := c.varint()
 	n := c.count()
-	offs, counts := make([]uint32, 0, n), make([]uint32, 0, n)
+	offs, counts := make([]uint32, 0, n), make([]uint16, 0, n)
 	pos := uint64(headerBytes)
 	var samples uint64
 	for range n {
 		missing, skip, length, count := c.uvarint(), c.uvarint(), c.uvarint(), c.uvarint()
 		// What is missing took room: that bounds how much can be.
 		if c.bad || skip > uint64(size) || length > uint64(size) || missing > skip/frameHeaderBytes || count > maxFrameSamples {
-			return nil, errCorrupt
+			return errCorrupt
 		}
 		for range missing {
 			offs, counts = append(offs, 0), append(counts, 0)
 		}
 		pos += skip
-		offs, counts = append(offs, uint32(pos)), append(counts, uint32(count))
+		offs, counts = append(offs, uint32(pos)), append(counts, uint16(count))
 		pos += length
 		samples += count
 		if pos > uint64(size) {
-			return nil, errCorrupt
+			return errCorrupt
 		}
 	}
 	t0, t1 := c.varint(), c.varint()
@@ -228,18 +228,22 @@ func (s *segment) parseFooter(b []byte, size int64) ([]entry, error) {
 	for range c.count() {
 		l := seqRange{c.uvarint(), c.uvarint()}
 		if c.bad || l.first == 0 || l.last < l.first || l.last > maxSeq {
-			return nil, errCorrupt
+			return errCorrupt
 		}
 		losses = append(losses, l)
 	}
-	dict := c.entries(nil)
+	var dict []entry
+	if wantDict {
+		dict = c.entries(nil)
+	}
 	if c.bad || len(boot) > maxBootID {
-		return nil, errCorrupt
+		return errCorrupt
 	}
 	s.boot, s.hasWall, s.offset = boot, hasWall, offset
 	s.offs, s.counts, s.end, s.samples = offs, counts, int64(pos), samples
 	s.t0, s.t1, s.losses, s.sealed = t0, t1, losses, true
-	return dict, nil
+	s.dict = dict
+	return nil
 }
 
 // tail says what follows the last good frame of a segment that has no footer.
@@ -347,7 +351,7 @@ func (s *segment) add(h *frameHeader, pos uint32) {
 		s.hasWall, s.offset = true, h.offset
 	}
 	s.offs = append(s.offs, pos)
-	s.counts = append(s.counts, h.count)
+	s.counts = append(s.counts, uint16(h.count))
 	s.samples += uint64(h.count)
 	s.end = int64(pos) + int64(h.length())
 }
