@@ -200,3 +200,43 @@ func TestRunCommitsAtTheIntervalAndAtTheEnd(t *testing.T) {
 		closeJournal(t, j)
 	})
 }
+
+func TestSetInventory(t *testing.T) {
+	old, inv := newInventory(3), newInventory(9)
+	j := mustOpen(t, journal.Config{Dir: t.TempDir()}, old, newClock("boot1"))
+	defer j.Close()
+	inv.Devices[0].ID = "renamed" // point 0 is another series now
+	a, b := mixed(old, 100, 0), mixed(inv, 100, 1e9)
+	j.Append(a)
+	j.SetInventory(inv) // before the commit: each sample is of the inventory it was appended under
+	j.Append(b)
+	j.Append([]telemetry.Sample{{Point: telemetry.NoPoint}, {Point: 45}})
+	commit(t, j)
+	got := records(readAll(t, j))
+	if len(got) != 200 {
+		t.Fatalf("%d samples, want 200", len(got))
+	}
+	checkSamples(t, old, got[:100], a)
+	checkSamples(t, inv, got[100:], b)
+	if s := j.Stats(); s.SamplesLost != 2 {
+		t.Errorf("%d samples lost, want the 2 of points that do not exist", s.SamplesLost)
+	}
+}
+
+// TestBacklog writes what an outage of the disk has left in memory: many frames over several segments in one commit.
+func TestBacklog(t *testing.T) {
+	inv := newInventory(200)
+	cfg := journal.Config{Dir: t.TempDir(), SegmentBytes: 128 << 10}
+	j := mustOpen(t, cfg, inv, newClock("boot1"))
+	want := mixed(inv, 150_000, 0)
+	j.Append(want)
+	commit(t, j)
+	if s := j.Stats(); s.Segments < 3 || s.Pending != 0 {
+		t.Errorf("%+v: want several segments", s)
+	}
+	checkSamples(t, inv, records(readAll(t, j)), want)
+	closeJournal(t, j)
+	j = mustOpen(t, cfg, inv, newClock("boot1"))
+	defer j.Close()
+	checkSamples(t, inv, records(readAll(t, j)), want)
+}
