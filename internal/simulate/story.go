@@ -47,8 +47,6 @@ func Stories() []Story {
 			},
 			acts: []act{
 				{at: 0, device: "lane_east_1", point: "occupied", value: 1},
-				{at: 2 * time.Second, device: "lane_east_2", point: "occupied", value: 1},
-				{at: 44 * time.Second, device: "lane_east_2", point: "occupied", value: 0},
 				{at: 45 * time.Second, device: "lane_east_1", point: "occupied", value: 0},
 			},
 		},

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// linli runs one command line in this process.
+func linli(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(t.Context(), args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// badSite has one mistake of each sort that an installer makes. Every line with a mistake names it in a comment.
+const badSite = `version: 1
+site: test
+gatway: gw1                        # an unknown key
+title: {zh: 测试小区, en: Test}
+timezone: Asia/Shanghai
+zones:
+  - {id: lane_east, kind: lane, title: {zh: 东门, en: East gate}}
+buses:
+  - id: rs485_1
+    modbus_rtu: {device: /dev/ttyS1, baud: fast, format: 8N1}   # a wrong type
+    units:
+      - {id: io1, address: 1, profile: waveshare_io_8ch}
+      - {id: io2, address: 1, profile: waveshare_io_8ch}        # two units on one address
+      - {id: th1, address: 3, profile: xy_md20}                 # an unknown profile
+devices:
+  - id: lane_1
+    class: fire_lane_sensor
+    zone: lane_east
+    points: {occupied: io1.di9}                                 # a channel that does not exist
+  - id: lane_1                                                  # a duplicate id
+    class: fire_lane_sensor
+    zone: lane_west                                             # an unknown zone
+    points: {occupied: io2.di1}
+rules:
+  - {pack: fire_lane, params: {dwel: 3m}}                       # an unknown parameter
+  - {pack: local}                                               # its rule names an unknown point
+`
+
+const badPack = `version: 1
+pack: local
+title: {zh: 本地, en: Local}
+rules:
+  - alert: Typo
+    for_each: fire_lane_sensor
+    expr: ocupied and not authorised_vehicle
+    severity: warning
+    title: {zh: 错, en: Typo}
+`
+
+func TestCheckTellsEveryMistakeAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	site := filepath.Join(dir, "site.yaml")
+	if err := os.MkdirAll(filepath.Join(dir, "packs"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string]string{site: badSite, filepath.Join(dir, "packs", "local.yaml"): badPack} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	code, stdout, stderr := linli(t, "check", "-c", site)
+	if code != exitNo || stdout != "" {
+		t.Errorf("exit code %d and stdout %q, want 1 and nothing", code, stdout)
+	}
+	for _, want := range []string{
+		`site.yaml:3:1: unknown key "gatway".*did you mean "gateway"`,
+		`site.yaml:10:44: expected a whole number, got fast`,
+		`site.yaml:13:\d+: .*(address 1|io1)`,
+		`site.yaml:14:\d+: .*xy_md20.*did you mean "xy_md02"`,
+		`site.yaml:19:\d+: .*di9.*did you mean "di`,
+		`site.yaml:20:\d+: .*lane_1`,
+		`site.yaml:22:\d+: .*lane_west.*did you mean "lane_east"`,
+		`site.yaml:25:\d+: .*dwel.*did you mean "dwell"`,
+		`local.yaml:7:\d+: .*ocupied.*did you mean "occupied"`,
+	} {
+		if !regexp.MustCompile(`(?m)` + want).MatchString(stderr) {
+			t.Errorf("no line matches %s", want)
+		}
+	}
+	lines := strings.Split(strings.TrimSpace(stderr), "\n")
+	position := regexp.MustCompile(`^\S+:\d+:\d+: \S`)
+	for _, line := range lines[:len(lines)-1] {
+		if !position.MatchString(line) {
+			t.Errorf("a mistake without a position: %s", line)
+		}
+	}
+	if len(lines) != 10 {
+		t.Errorf("%d lines, want nine mistakes and their count", len(lines))
+	}
+	if t.Failed() {
+		t.Log("\n" + stderr)
+	}
+
+	// For programs: the same, as JSON.
+	code, stdout, _ = linli(t, "check", "-c", site, "--json")
+	var result struct {
+		Good     bool
+		Mistakes []struct {
+			File    string
+			Line    int
+			Message string
+		}
+	}
+	if err := json.Unmarshal([]byte(stdout), &result); err != nil || code != exitNo || result.Good || len(result.Mistakes) != len(lines)-1 || result.Mistakes[0].Line == 0 {
+		t.Errorf("check --json: exit code %d, %v, %+v", code, err, result)
+	}
+	// And it is not started.
+	if code, _, stderr := linli(t, "run", "-c", site, "--state", t.TempDir()); code != exitNo || !strings.Contains(stderr, "xy_md20") {
+		t.Errorf("run of a wrong site file: exit code %d, %s", code, stderr)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	for name, c := range map[string]struct {
+		args []string
+		code int
+		says string
+	}{
+		"version":            {[]string{"version"}, exitGood, "linli "},
+		"help":               {[]string{"--help"}, exitGood, "demo"},
+		"schema":             {[]string{"schema"}, exitGood, `"$schema"`},
+		"no command":         {nil, exitGood, "Usage"},
+		"unknown command":    {[]string{"frobnicate"}, exitUsage, "frobnicate"},
+		"unknown flag":       {[]string{"run", "--colour"}, exitUsage, "--colour"},
+		"run without file":   {[]string{"run"}, exitUsage, "-c FILE"},
+		"check without file": {[]string{"check"}, exitUsage, "-c FILE"},
+		"file not there":     {[]string{"check", "-c", "/no/such/site.yaml"}, exitNo, "/no/such/site.yaml"},
+		"unknown scenario":   {[]string{"demo", "--scenario", "flood"}, exitUsage, "fire-lane"},
+		"ingest, no broker":  {[]string{"ingest"}, exitUsage, "--broker"},
+		"ingest, bad url":    {[]string{"ingest", "--broker", "tcp://127.0.0.1:1", "--influx-url", "http://[::1", "--bucket", "b"}, exitNo, "http://[::1"},
+		"rules test":         {[]string{"rules", "test"}, exitGood, ", 0 failed"},
+		"rules test no file": {[]string{"rules", "test", "/no/such/test.yaml"}, exitNo, "/no/such/test.yaml"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := linli(t, c.args...)
+			if code != c.code || !strings.Contains(stdout+stderr, c.says) {
+				t.Errorf("exit code %d, want %d, and %q in\n%s%s", code, c.code, c.says, stdout, stderr)
+			}
+			if c.code != exitGood && stderr == "" {
+				t.Error("a failure says nothing on standard error")
+			}
+		})
+	}
+}
+
+// TestEveryShippedExampleLoads: site files in deploy/, and the site files shown in the READMEs.
+func TestEveryShippedExampleLoads(t *testing.T) {
+	examples, err := filepath.Glob(filepath.Join(root, "deploy", "examples", "*.yaml"))
+	if err != nil || len(examples) == 0 {
+		t.Fatalf("no examples in deploy/examples (%v)", err)
+	}
+	examples = append(examples, filepath.Join(root, "internal", "simulate", "community.yaml"))
+	for _, path := range examples {
+		if _, err := loadPlan(path); err != nil {
+			t.Errorf("%s:\n%v", path, err)
+		}
+	}
+	block := regexp.MustCompile("(?s)```yaml\n(.*?)```")
+	for _, name := range []string{"README.md", "README.zh-CN.md"} {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		snippets := block.FindAllSubmatch(text, -1)
+		if len(snippets) == 0 {
+			t.Errorf("%s shows no site file", name)
+		}
+		for _, s := range snippets {
+			if _, err := resolvePlan(name, s[1], nil); err != nil {
+				t.Errorf("%s:\n%v", name, err)
+			}
+		}
+	}
+}
+
+// TestDocumentationLinksExist: a link in a document to a file of this repository leads somewhere.
+func TestDocumentationLinksExist(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	docs, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"README.md", "README.zh-CN.md", "CONTRIBUTING.md"} {
+		docs = append(docs, filepath.Join(root, name))
+	}
+	for _, path := range docs {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), string(m[1]))); err != nil {
+				t.Errorf("%s links to %s, which is not there", path, m[1])
+			}
+		}
+	}
+}
