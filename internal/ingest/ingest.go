@@ -144,7 +144,7 @@ type Stats struct {
 	Foreign       uint64 // of these, lines and alerts of another site or gateway
 	RefusedLines  uint64 // refused by the database
 	CountWrong    uint64 // messages whose lines are not as many as the header says
-	Overflows     uint64 // connections dropped because the queue was full
+	Overflows     uint64 // connections ended because the queue had been full
 	QueueMessages int
 	QueueBytes    int
 	// Holding says why nothing is written although there is something to write; empty when all is well.
@@ -223,7 +223,7 @@ func (in *Ingest) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if time.Since(began) >= livedAfter {
+		if time.Since(began) >= livedAfter || errors.Is(err, errFull) {
 			backoff.Lived()
 			attempt = -1
 		}
@@ -234,24 +234,20 @@ func (in *Ingest) Run(ctx context.Context) error {
 	}
 }
 
-// errFull ends a connection whose queue overflows: what was not acknowledged comes again.
+// errFull ends a connection whose queue was full once: from then on nothing was taken from it, and what was not
+// acknowledged comes again on the next.
 var errFull = errors.New("more messages than the queue holds: lower the broker's max_inflight_messages")
 
 // connection works with one connection until it is lost or ctx ends.
 func (in *Ingest) connection(ctx context.Context, broker string, up func()) error {
 	q := &queue{max: in.cfg.QueueBytes, ready: make(chan struct{}, 1)}
 	var session *mqtt.Session
-	overflow := make(chan struct{}, 1)
 	session, err := mqtt.Connect(ctx, mqtt.Config{
 		ClientID: in.cfg.ClientID, Username: in.cfg.Username, PasswordFile: in.cfg.PasswordFile,
 		CAFile: in.cfg.CAFile, CertFile: in.cfg.CertFile, KeyFile: in.cfg.KeyFile, MaxPacket: in.cfg.MaxMessage + 1024,
 	}, broker, mqtt.Options{OnMessage: func(m paho.Message) {
 		if !q.put(m) {
-			select {
-			case overflow <- struct{}{}:
-			default:
-			}
-			return
+			return // not acknowledged: it comes again with the next connection
 		}
 		in.count(func(s *Stats) { s.Messages++; s.QueueMessages++; s.QueueBytes += len(m.Payload()) })
 	}})
@@ -283,10 +279,6 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 		for {
 			select {
 			case <-session.Lost():
-				return
-			case <-overflow:
-				in.count(func(s *Stats) { s.Overflows++ })
-				session.Drop(errFull)
 				return
 			case <-stopping:
 				timer := time.NewTimer(in.cfg.StopTimeout)
@@ -329,6 +321,11 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 		switch {
 		case session.Err() != nil:
 			return session.Err()
+		case q.spent():
+			// Everything taken before it was full is written; now for the rest.
+			in.count(func(s *Stats) { s.Overflows++ })
+			session.Close(250 * time.Millisecond)
+			return errFull
 		case ctx.Err() != nil:
 			session.Close(250 * time.Millisecond) // lets the last acknowledgements go out
 			return nil
@@ -344,14 +341,17 @@ type queue struct {
 	mu       sync.Mutex // guards messages and bytes
 	messages []paho.Message
 	bytes    int // of messages and of those being worked on
+	full     bool
 }
 
-// put takes a message, or says that there is no room.
+// put takes a message, or says that there is no room. After it has said so once it takes no more: messages stay in
+// order.
 func (q *queue) put(m paho.Message) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	size := len(m.Payload()) + 256
-	if q.bytes+size > q.max && q.bytes > 0 {
+	if q.full || q.bytes+size > q.max && q.bytes > 0 {
+		q.full = true
 		return false
 	}
 	q.bytes += size
@@ -361,6 +361,13 @@ func (q *queue) put(m paho.Message) bool {
 	default:
 	}
 	return true
+}
+
+// spent says that the queue has been full and is now empty.
+func (q *queue) spent() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.full && len(q.messages) == 0
 }
 
 // release gives back the room of messages with so many bytes of payload that are done with.
@@ -395,7 +402,7 @@ func (q *queue) gather(ctx context.Context, lost <-chan struct{}, limit int, age
 	var expired <-chan time.Time
 	for {
 		out, size = q.take(out, size, limit)
-		if size >= limit {
+		if size >= limit || q.spent() {
 			return out
 		}
 		if len(out) > 0 && timer == nil {

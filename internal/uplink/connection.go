@@ -58,7 +58,7 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 	session, err := mqtt.Connect(ctx, mqtt.Config{
 		ClientID: u.node, Username: u.cfg.Username, PasswordFile: u.cfg.PasswordFile,
 		CAFile: u.cfg.CAFile, CertFile: u.cfg.CertFile, KeyFile: u.cfg.KeyFile,
-		KeepAlive: u.cfg.KeepAlive, PingTimeout: u.cfg.PingTimeout,
+		KeepAlive: u.cfg.KeepAlive, PingTimeout: u.cfg.PingTimeout, Now: u.cfg.Now,
 	}, broker, mqtt.Options{Will: &mqtt.Will{Topic: u.topic(wire.StatusTopic, ""), Payload: will}})
 	if err != nil {
 		return err
@@ -267,7 +267,7 @@ func (c *connection) sendAlerts() {
 		c.sendAlert(o.Alert, o.What, func() {
 			u.book.Told(Channel, o.Alert.ID, o.Seq)
 			if o.Alert.State == alert.Closed {
-				delete(u.firstTold, o.Alert.ID)
+				delete(u.toldAs, o.Alert.ID)
 			}
 			u.setStatus(func(s *Status) { s.AlertsTold++ })
 		})
@@ -275,7 +275,7 @@ func (c *connection) sendAlerts() {
 }
 
 // repeatOpen sends the messages of all open alerts again: a broker that does not know our session has lost what it
-// retained as well. They are the same messages, with the same ids.
+// retained as well. As far as this process has told them before they are the same messages.
 func (c *connection) repeatOpen() {
 	for _, a := range c.u.book.OpenAlerts() {
 		if c.inFlight >= c.u.cfg.Window/2 {
@@ -299,7 +299,8 @@ func whatNow(a *alert.Alert) string {
 }
 
 func (c *connection) sendAlert(a alert.Alert, what string, told func()) {
-	event := wire.NewAlertEvent(c.u.node, &a, what, c.u.transitionTime(&a, what))
+	as := c.u.tellAs(&a, what)
+	event := wire.NewAlertEvent(c.u.node, &a, as.what, as.at)
 	payload, err := event.Encode()
 	if err != nil {
 		return // only text and times: cannot happen
@@ -328,32 +329,32 @@ func (c *connection) sendAlert(a alert.Alert, what string, told func()) {
 	}
 }
 
-// transitionTime is when the transition happened. The alert carries the time of most of them; of the others the
-// time of the first attempt to send it stands, so that a repetition does not become another row.
-func (u *Uplink) transitionTime(a *alert.Alert, what string) time.Time {
-	at := time.Time{}
+// tellAs settles what a revision of an alert is told as, and when it happened: what was said of it once stands, so
+// that a repetition is the same message and the same row. The alert carries the time of most transitions; of the
+// others it is the time of the first attempt to tell it.
+func (u *Uplink) tellAs(a *alert.Alert, what string) told {
+	if t, ok := u.toldAs[a.ID]; ok && t.revision == a.Revision {
+		return t
+	}
+	t := told{revision: a.Revision, what: what}
 	switch what {
 	case alert.WhatRaised:
-		at = a.RaisedAt
+		t.at = a.RaisedAt
 	case alert.WhatAcknowledged:
-		at = a.AcknowledgedAt
+		t.at = a.AcknowledgedAt
 	case alert.WhatReturned:
-		at = a.ReturnedAt
+		t.at = a.ReturnedAt
 	case alert.WhatClosed:
-		at = a.ClosedAt
+		t.at = a.ClosedAt
 	}
-	if !at.IsZero() {
-		return at
+	if t.at.IsZero() {
+		t.at = time.Now().UTC().Truncate(time.Millisecond)
 	}
-	if t, ok := u.firstTold[a.ID]; ok && t.revision == a.Revision {
-		return t.at
+	if len(u.toldAs) >= maxToldAs {
+		clear(u.toldAs)
 	}
-	if len(u.firstTold) > 10_000 {
-		clear(u.firstTold)
-	}
-	t := told{a.Revision, time.Now().UTC().Truncate(time.Millisecond)}
-	u.firstTold[a.ID] = t
-	return t.at
+	u.toldAs[a.ID] = t
+	return t
 }
 
 // sendTelemetry sends live frames that are due, then late ones, then the sign of an idle lane.

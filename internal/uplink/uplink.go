@@ -57,6 +57,9 @@ type Config struct {
 	Version       string        // of the program, for the status message
 	// Clock gives the wall clock and says whether it was ever set; nil: the process's clock is right.
 	Clock *telemetry.Clock
+	// Now is the time by which the broker's certificate is judged (a box without a clock may know better than its
+	// clock); nil means the clock.
+	Now func() time.Time
 
 	// For tests and unusual links; the zero values are right.
 	Window      int           // messages in flight; 0 means 64
@@ -150,21 +153,28 @@ type Uplink struct {
 	started     time.Time
 
 	// Owned by Run.
-	state     *state
-	dirty     bool // state differs from the file
-	savedAt   time.Time
-	frame     journal.Frame
-	waiting   map[string]spans // by boot: frames whose wall clock time is not known
-	firstTold map[string]told  // by alert id: when its newest transition was first sent
+	state    *state
+	dirty    bool   // state differs from the file
+	released uint64 // what the journal was told last
+	savedAt  time.Time
+	frame    journal.Frame
+	waiting  map[string]spans // by boot: frames whose wall clock time is not known
+	toldAs   map[string]told  // by alert id: how its newest transition was told
 
 	mu     sync.Mutex // guards status
 	status Status
 }
 
+// told is how a revision of an alert is told.
 type told struct {
 	revision int64
+	what     string
 	at       time.Time
 }
+
+// maxToldAs bounds what is remembered of alerts; beyond it all is forgotten, and a repetition may become a row of its
+// own.
+const maxToldAs = 10_000
 
 // Status is what a console shows and metrics count.
 type Status struct {
@@ -199,7 +209,7 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 	return &Uplink{
 		cfg: cfg, node: cfg.Site + "." + cfg.Gateway, compression: compression, journal: j, book: book, log: log,
 		frameWall: (*journal.Frame).Wall,
-		waiting:   map[string]spans{}, firstTold: map[string]told{},
+		waiting:   map[string]spans{}, toldAs: map[string]told{},
 	}, nil
 }
 
@@ -307,7 +317,8 @@ func (u *Uplink) update() {
 	if ok {
 		release = oldest
 	}
-	if release > first {
+	if release > max(first, u.released) {
+		u.released = release
 		u.journal.Release(release)
 	}
 	var waiting uint64
