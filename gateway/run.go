@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -141,6 +142,8 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	}
 	if up != nil {
 		parts.start("uplink", 10*time.Second, up.Run)
+	} else {
+		j.Release(math.MaxUint64) // Nobody waits for the frames: what ages out is no loss.
 	}
 
 	// 5 and 6 are built here and started below, so that the console can show them.
