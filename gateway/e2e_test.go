@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,13 @@ func startPymodbus(t *testing.T) *thirdParty {
 	t.Helper()
 	s := &thirdParty{port: freePort(t), log: filepath.Join(t.TempDir(), "served.jsonl")}
 	s.process = startCommand(t, exec.Command("/usr/bin/python3", "testdata/pymodbus_server.py", fmt.Sprint(s.port), s.log))
+	waitFor(t, 20*time.Second, "the pymodbus server", func() bool {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
 	return s
 }
 

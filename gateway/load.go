@@ -9,6 +9,7 @@ import (
 
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/site"
+	"linli/internal/wire"
 	"linli/internal/yamlfile"
 	"linli/rules"
 )
@@ -49,6 +50,13 @@ func resolvePlan(file string, src []byte, local fs.FS) (*plan, error) {
 		}
 	}
 	problems.Append(at, err)
+	if library != nil {
+		for id := range library.Classes {
+			if wire.Reserved(id) {
+				problems.Addf(at, "class %s: the city's database uses this measurement name for something else; choose another id", id)
+			}
+		}
+	}
 
 	packs, err := rules.Shipped()
 	problems.Append(at, err)
