@@ -206,3 +206,79 @@ func TestDocumentationLinksExist(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckLooksForFiles: what run would stumble over is said by check already.
+func TestCheckLooksForFiles(t *testing.T) {
+	site := writeFile(t, "site.yaml", `version: 1
+site: test
+title: {zh: 测试, en: Test}
+uplink: {brokers: ["tls://127.0.0.1:8883"], username: u, password_file: nowhere.txt}
+console: {listen: "0.0.0.0:8080", token_file: short.token}
+`)
+	if err := os.WriteFile(filepath.Join(filepath.Dir(site), "short.token"), []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := linli(t, "check", "-c", site)
+	if code != exitGood {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	for _, want := range []string{`site.yaml:4:\d+: warning: .*nowhere.txt`, `site.yaml:5:\d+: warning: .*short.token is shorter than 16`} {
+		if !regexp.MustCompile(want).MatchString(stdout) {
+			t.Errorf("no line matches %s in\n%s", want, stdout)
+		}
+	}
+}
+
+// TestShippedUnitsStart: the command lines in the systemd units are understood, and the ingest unit's settings are those
+// of its example file.
+func TestShippedUnitsStart(t *testing.T) {
+	env := map[string]string{"CREDENTIALS_DIRECTORY": "/run/credentials/linli"}
+	example, err := os.ReadFile(filepath.Join(root, "deploy", "systemd", "ingest.env.example"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(string(example), "\n") {
+		if key, value, ok := strings.Cut(line, "="); ok && !strings.HasPrefix(line, "#") {
+			env[key] = value
+		}
+	}
+	units, err := filepath.Glob(filepath.Join(root, "deploy", "systemd", "*.service"))
+	if err != nil || len(units) != 2 {
+		t.Fatalf("%d units (%v)", len(units), err)
+	}
+	command := regexp.MustCompile(`(?m)^Exec(?:Start|StartPre)=/usr/bin/linli (.*)$`)
+	for _, unit := range units {
+		text, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := command.FindAllStringSubmatch(string(text), -1)
+		if len(lines) == 0 {
+			t.Errorf("%s starts nothing", unit)
+		}
+		for _, m := range lines {
+			args := strings.Fields(os.Expand(m[1], func(name string) string {
+				value, ok := env[name]
+				if !ok {
+					t.Errorf("%s: %s is not in ingest.env.example", unit, name)
+				}
+				return value
+			}))
+			cmd, rest, err := rootCommand().Find(args)
+			if err != nil || cmd.Name() != args[0] {
+				t.Errorf("%s: %q is no command", unit, m[1])
+				continue
+			}
+			if err := cmd.ParseFlags(rest); err != nil {
+				t.Errorf("%s: %q: %v", unit, m[1], err)
+			}
+			if cmd.Name() == "ingest" {
+				for _, required := range []string{"broker", "influx-url", "bucket"} {
+					if !cmd.Flags().Changed(required) {
+						t.Errorf("%s: ingest without --%s ends with a usage error", unit, required)
+					}
+				}
+			}
+		}
+	}
+}

@@ -64,7 +64,7 @@ func (d *demo) run(ctx context.Context, out io.Writer) (err error) {
 	state := d.state
 	if state == "" {
 		if state, err = os.MkdirTemp("", "linli-demo-"); err != nil {
-			return err
+			return fmt.Errorf("make a temporary directory for the demo's state (--state names another place): %w", err)
 		}
 		defer os.RemoveAll(state)
 	} else if err := os.MkdirAll(state, 0o750); err != nil {
@@ -87,7 +87,7 @@ func (d *demo) run(ctx context.Context, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, parts.stop()) }()
 
 	// The broker: where the city would be.
-	brokerListener, err := listenPreferred(d.broker, "127.0.0.1:1883")
+	brokerListener, err := listenPreferred(out, "The MQTT port", d.broker, "127.0.0.1:1883")
 	if err != nil {
 		return err
 	}
@@ -112,11 +112,13 @@ func (d *demo) run(ctx context.Context, out io.Writer) (err error) {
 	}
 	day.Step(time.Now())
 	parts.start("day", time.Second, day.Run)
-	stories := &demoStories{ctx: ctx, teller: teller}
+	playing, endStories := context.WithCancel(ctx)
+	stories := &demoStories{ctx: playing, teller: teller}
 	defer stories.playing.Wait()
+	defer endStories()
 
 	// The console's port: the usual one, or any.
-	web, err := listenPreferred(d.listen, "127.0.0.1:8080")
+	web, err := listenPreferred(out, "The console's port", d.listen, "127.0.0.1:8080")
 	if err != nil {
 		return err
 	}
@@ -126,7 +128,7 @@ func (d *demo) run(ctx context.Context, out io.Writer) (err error) {
 		plan: p, state: state, log: log, scenarios: stories, listener: web,
 		ready: func(url string, table *live.Table) {
 			d.greet(out, p, url, brokerListener.Addr().String(), filepath.Join(state, "linli.log"))
-			stories.playing.Go(func() { d.watch(ctx, out, p, table, stories) })
+			stories.playing.Go(func() { d.watch(playing, out, p, table, stories) })
 		},
 	})
 }
@@ -152,15 +154,20 @@ func serveBus(parts *lifecycle, community *simulate.Community, b *site.Bus) erro
 	return nil
 }
 
-// listenPreferred listens on asked, which must work, or on usual, or on any free port where that is taken.
-func listenPreferred(asked, usual string) (net.Listener, error) {
+// listenPreferred listens on asked, which must work, or on usual, or on any free port where that is taken; then it says
+// so.
+func listenPreferred(out io.Writer, what, asked, usual string) (net.Listener, error) {
 	if asked != "" {
 		return net.Listen("tcp", asked)
 	}
 	if l, err := net.Listen("tcp", usual); err == nil {
 		return l, nil
 	}
-	return net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err == nil {
+		fmt.Fprintf(out, "%s %s is taken; using %s instead.\n", what, usual, l.Addr())
+	}
+	return l, err
 }
 
 func (d *demo) greet(out io.Writer, p *plan, url, broker, logFile string) {

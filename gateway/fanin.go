@@ -30,7 +30,8 @@ type fanIn struct {
 	free    chan []telemetry.Sample // batches to be used again
 
 	samples atomic.Uint64 // taken in since start
-	stepped atomic.Int64  // telemetry.Mono of the last step, for /readyz
+	late    atomic.Uint64 // samples that the engine ignored because they were older than what it knew
+	stepped atomic.Int64  // telemetry.Mono of the last step: how long ago it was says whether decisions are made
 }
 
 func newFanIn(clock *telemetry.Clock, table *live.Table, engine *rules.Engine, alerts *alert.Book, j *journal.Journal) *fanIn {
@@ -67,7 +68,7 @@ func (f *fanIn) run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		now := f.clock.Mono()
-		next := min(f.engine.Next(), now.Add(time.Second)) // A step a second at least: the watchdog looks at it.
+		next := min(f.engine.Next(), now.Add(time.Second)) // A step a second at least, so that its age can be watched (/metrics).
 		timer.Reset(max(next.Sub(now), 0))
 		select {
 		case batch := <-f.batches:
@@ -107,5 +108,6 @@ func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 		f.journal.Append(out.Derived)
 	}
 	f.samples.Add(uint64(len(batch)))
+	f.late.Store(f.engine.Stats().Late)
 	f.stepped.Store(int64(now.Mono))
 }

@@ -69,16 +69,25 @@ func (h *health) register(set *metrics.Set) {
 	gauge("linli_journal_damaged_frames_total", func() float64 { return float64(h.journal.Stats().DamagedFrames) })
 
 	for severity := telemetry.Notice; severity <= telemetry.Critical; severity++ {
-		gauge(fmt.Sprintf("linli_alerts_open{severity=%q}", severity), func() float64 {
-			n := 0
-			for _, a := range h.book.OpenAlerts() {
-				if a.Severity == severity {
-					n++
-				}
-			}
-			return float64(n)
-		})
+		gauge(fmt.Sprintf("linli_alerts_open{severity=%q}", severity), func() float64 { return float64(h.book.Stats().Open[severity]) })
 	}
+	for name, value := range map[string]func(alert.Stats) int64{
+		"linli_alerts_not_durable":           func(s alert.Stats) int64 { return int64(s.Waiting) },
+		"linli_alerts_commits_total":         func(s alert.Stats) int64 { return s.Commits },
+		"linli_alerts_commit_failures_total": func(s alert.Stats) int64 { return s.CommitFailures },
+		"linli_alerts_slow_commits_total":    func(s alert.Stats) int64 { return s.SlowCommits },
+		"linli_alerts_dropped_total":         func(s alert.Stats) int64 { return s.WaitingDropped + s.OutboxDropped + s.HistoryDropped },
+		"linli_alerts_untold": func(s alert.Stats) int64 {
+			n := 0
+			for _, waiting := range s.Outbox {
+				n += waiting
+			}
+			return int64(n)
+		},
+	} {
+		gauge(name, func() float64 { return float64(value(h.book.Stats())) })
+	}
+	gauge("linli_rules_late_samples_total", func() float64 { return float64(h.fanIn.late.Load()) })
 	gauge("linli_points_unknown", func() float64 {
 		entries, _ := h.table.Snapshot(nil)
 		n := 0
@@ -106,6 +115,7 @@ func (h *health) register(set *metrics.Set) {
 			}
 			return 0
 		})
+		gauge(fmt.Sprintf("linli_bus_writes_refused_total{bus=%q}", b.Bus), func() float64 { return float64(line.Refused()) })
 		gauge(fmt.Sprintf("linli_bus_busy_ratio{bus=%q}", b.Bus), func() float64 { return line.Health().Busy })
 		for i, u := range b.Units {
 			for name, value := range map[string]func(drivers.UnitHealth) float64{

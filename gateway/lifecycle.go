@@ -21,7 +21,7 @@ type part struct {
 	limit  time.Duration
 	cancel context.CancelFunc
 	done   chan error
-	closer func() error // instead of the three above
+	closer func() error // instead of run: called at stop
 }
 
 func newLifecycle() *lifecycle { return &lifecycle{failed: make(chan error, 1)} }
@@ -51,8 +51,8 @@ func (l *lifecycle) start(name string, limit time.Duration, run func(context.Con
 }
 
 // onStop runs f when everything started later has stopped.
-func (l *lifecycle) onStop(name string, f func() error) {
-	l.parts = append(l.parts, part{name: name, closer: f})
+func (l *lifecycle) onStop(name string, limit time.Duration, f func() error) {
+	l.parts = append(l.parts, part{name: name, limit: limit, closer: f})
 }
 
 // wait blocks until ctx ends (nil) or a part fails (its error).
@@ -71,12 +71,11 @@ func (l *lifecycle) stop() error {
 	for i := len(l.parts) - 1; i >= 0; i-- {
 		p := l.parts[i]
 		if p.closer != nil {
-			if err := p.closer(); err != nil {
-				errs = append(errs, fmt.Errorf("stop %s: %w", p.name, err))
-			}
-			continue
+			p.done = make(chan error, 1)
+			go func() { p.done <- p.closer() }() // Left behind where a disk holds it: the process is about to end.
+		} else {
+			p.cancel()
 		}
-		p.cancel()
 		timer := time.NewTimer(p.limit)
 		select {
 		case err := <-p.done:

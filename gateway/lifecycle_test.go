@@ -14,7 +14,7 @@ func TestLifecycleStopsInTheOppositeOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var order []string
 		l := newLifecycle()
-		l.onStop("file", func() error { order = append(order, "file"); return nil })
+		l.onStop("file", time.Second, func() error { order = append(order, "file"); return nil })
 		for _, name := range []string{"sink", "middle", "source"} {
 			l.start(name, time.Second, func(ctx context.Context) error {
 				<-ctx.Done()
@@ -39,7 +39,7 @@ func TestLifecycleBoundsTheStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLifecycle()
 		closed := false
-		l.onStop("file", func() error { closed = true; return nil })
+		l.onStop("file", time.Second, func() error { closed = true; return nil })
 		release := make(chan struct{})
 		l.start("stuck", 3*time.Second, func(context.Context) error { <-release; return nil })
 		started := time.Now()
@@ -54,6 +54,21 @@ func TestLifecycleBoundsTheStop(t *testing.T) {
 			t.Error("what was started before the stuck part was not closed")
 		}
 		close(release)
+		synctest.Wait()
+	})
+}
+
+func TestLifecycleBoundsAClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLifecycle()
+		held := make(chan struct{})
+		l.onStop("disk", 2*time.Second, func() error { <-held; return nil })
+		started := time.Now()
+		err := l.stop()
+		if took := time.Since(started); took != 2*time.Second || err == nil || !strings.Contains(err.Error(), "stop disk: not stopped after 2s") {
+			t.Errorf("stop took %s and says %v", took, err)
+		}
+		close(held)
 		synctest.Wait()
 	})
 }

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"unicode/utf8"
 
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/site"
@@ -30,7 +32,46 @@ func loadPlan(file string) (*plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the site file: %w", err)
 	}
-	return resolvePlan(file, src, os.DirFS(filepath.Dir(file)))
+	p, err := resolvePlan(file, src, os.DirFS(filepath.Dir(file)))
+	if err != nil {
+		return nil, err
+	}
+	p.site.Warnings = append(p.site.Warnings, fileWarnings(file, src, p.site)...)
+	return p, nil
+}
+
+// fileWarnings tells of files that the site file names and that cannot be used here. They are warnings, because a site
+// file is often checked on another machine than the one it is for.
+func fileWarnings(file string, src []byte, s *site.Site) yamlfile.Errors {
+	var warnings yamlfile.Errors
+	look := func(key, path string, use func(string) error) {
+		if path == "" {
+			return
+		}
+		if err := use(path); err != nil {
+			warnings.Addf(keyPos(file, src, key), "%v", err)
+		}
+	}
+	exists := func(path string) error { _, err := os.ReadFile(path); return err }
+	look("token_file", s.Console.TokenFile, func(path string) error { _, err := readToken(path); return err })
+	if u := s.Uplink; u != nil {
+		look("password_file", u.PasswordFile, exists)
+		look("ca_file", u.CAFile, exists)
+		look("cert_file", u.CertFile, exists)
+		look("key_file", u.KeyFile, exists)
+	}
+	return warnings
+}
+
+// keyPos returns where key first stands in src, outside comments.
+func keyPos(file string, src []byte, key string) yamlfile.Pos {
+	for i, line := range strings.Split(string(src), "\n") {
+		text, _, _ := strings.Cut(line, "#")
+		if col := strings.Index(text, key+":"); col >= 0 {
+			return yamlfile.Pos{File: file, Line: i + 1, Col: utf8.RuneCountInString(text[:col]) + 1}
+		}
+	}
+	return yamlfile.Pos{File: file, Line: 1, Col: 1}
 }
 
 // resolvePlan is loadPlan for a site file in memory. local may be nil.

@@ -16,7 +16,8 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// SIGHUP is the terminal that was closed: an end like any other.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -78,7 +79,7 @@ func rootCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	cmd.AddCommand(demoCommand(), runCommand(), checkCommand(), rulesCommand(), schemaCommand(), ingestCommand(), versionCommand())
+	cmd.AddCommand(demoCommand(), runCommand(), checkCommand(), rulesCommand(), profilesCommand(), schemaCommand(), ingestCommand(), versionCommand())
 	return cmd
 }
 

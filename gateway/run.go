@@ -120,7 +120,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	if err != nil {
 		return fmt.Errorf("open the alert book: %w", err)
 	}
-	parts.onStop("alert book", book.Close)
+	parts.onStop("alert book", 3*time.Second, book.Close)
 	gone := goneAlerts(book.OpenAlerts(), cfg.plan.engine.Restore(book.Active()), inv)
 	parts.start("alert book", 5*time.Second, book.Run)
 	book.Remove(clock.Now(), gone)
@@ -132,7 +132,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	if err != nil {
 		return fmt.Errorf("open the journal: %w", err)
 	}
-	parts.onStop("journal", j.Close)
+	parts.onStop("journal", 3*time.Second, j.Close)
 	parts.start("journal", 5*time.Second, j.Run)
 
 	// 4a. The city.
@@ -141,7 +141,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 		return fmt.Errorf("set up the uplink: %w", err)
 	}
 	if up != nil {
-		parts.start("uplink", 10*time.Second, up.Run)
+		parts.start("uplink", 12*time.Second, up.Run)
 	} else {
 		j.Release(math.MaxUint64) // Nobody waits for the frames: what ages out is no loss.
 	}
