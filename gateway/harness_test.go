@@ -114,16 +114,6 @@ func (p *process) stop(limit time.Duration) {
 	}
 }
 
-// running reports whether the process has not ended.
-func (p *process) running() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
-}
-
 // lockedBuffer is a bytes.Buffer that a process writes while a test reads.
 type lockedBuffer struct {
 	mu sync.Mutex

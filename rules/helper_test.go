@@ -108,7 +108,6 @@ type play struct {
 	s   *site
 	e   *rules.Engine
 	out rules.Output
-	now telemetry.Mono
 }
 
 func at(d time.Duration) telemetry.Mono { return telemetry.Mono(d) }

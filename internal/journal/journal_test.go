@@ -20,11 +20,6 @@ func newClock(boot string) *telemetry.Clock {
 	return telemetry.NewClock(boot, telemetry.Mono(10*time.Minute), longAgo)
 }
 
-// unsetClock returns a clock of the named boot whose wall clock is not set.
-func unsetClock(boot string) *telemetry.Clock {
-	return telemetry.NewClock(boot, telemetry.Mono(10*time.Minute), time.Date(2500, 1, 1, 0, 0, 0, 0, time.UTC))
-}
-
 // newInventory returns an inventory of devices with one point of each kind: point 5*d+k of device d is of kind k+1.
 func newInventory(devices int) *telemetry.Inventory {
 	inv := &telemetry.Inventory{Site: "s1", Gateway: "g1", Location: time.UTC}
@@ -108,7 +103,7 @@ func checkSamples(t *testing.T, inv *telemetry.Inventory, got []journal.Record, 
 
 // mixed returns samples of every kind and quality, with values that are hard to write.
 func mixed(inv *telemetry.Inventory, n int, at telemetry.Mono) []telemetry.Sample {
-	floats := []float64{21.5, 21.53, -0.0, 0, math.Copysign(0, -1), 1e-300, math.MaxFloat64, -math.SmallestNonzeroFloat64,
+	floats := []float64{21.5, 21.53, 0, math.Copysign(0, -1), 1e-300, math.MaxFloat64, -math.SmallestNonzeroFloat64,
 		float64(float32(230.12)), float64(float32(math.Pi)), math.Pi, 1e15 + 0.5, -40, 0.1 + 0.2, 123456.789}
 	ints := []int64{0, 1, -1, math.MaxInt64, math.MinInt64, 1 << 40, 42}
 	out := make([]telemetry.Sample, n)
