@@ -3,11 +3,17 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"go.uber.org/zap"
 )
 
 // linli runs one command line in this process.
@@ -115,9 +121,49 @@ func TestCheckTellsEveryMistakeAtOnce(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &result); err != nil || code != exitNo || result.Good || len(result.Mistakes) != len(lines)-1 || result.Mistakes[0].Line == 0 {
 		t.Errorf("check --json: exit code %d, %v, %+v", code, err, result)
 	}
-	// And it is not started.
-	if code, _, stderr := linli(t, "run", "-c", site, "--state", t.TempDir()); code != exitNo || !strings.Contains(stderr, "xy_md20") {
-		t.Errorf("run of a wrong site file: exit code %d, %s", code, stderr)
+}
+
+// TestWrongSiteFileIsShownUntilRepaired: a gateway with a wrong site file shows every mistake on its page and starts by
+// itself once the file is right.
+func TestWrongSiteFileIsShownUntilRepaired(t *testing.T) {
+	site := writeFile(t, "site.yaml", "version: 1\nsite: test\ntitle: 测试\ngatway: gw1\nzonez: []\n")
+	listen := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	var out lockedBuffer
+	repaired := make(chan *plan, 1)
+	go func() {
+		p, err := waitForRepair(t.Context(), site, listen, &out, zap.NewNop())
+		if err != nil {
+			t.Errorf("wait: %v", err)
+		}
+		repaired <- p
+	}()
+	page := ""
+	waitFor(t, 10*time.Second, "the page with both mistakes", func() bool {
+		resp, err := http.Get("http://" + listen + "/")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		page = string(body)
+		return resp.StatusCode == http.StatusServiceUnavailable && strings.Contains(page, "gatway") && strings.Contains(page, "zonez")
+	})
+	if !strings.Contains(page, "站点文件有错误") || !strings.Contains(out.String(), ":4:1: unknown key") {
+		t.Errorf("the page is\n%s\nprinted was\n%s", page, out.String())
+	}
+	if err := os.WriteFile(site, []byte("version: 1\nsite: test\ntitle: 测试\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case p := <-repaired:
+		if p == nil || p.site.Inventory.Site != "test" {
+			t.Errorf("after the repair the plan is %+v", p)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("not started after the repair")
+	}
+	if code, _, stderr := linli(t, "run", "-c", "/no/such/site.yaml"); code != exitNo || !strings.Contains(stderr, "/no/such/site.yaml") {
+		t.Errorf("run without its file: exit code %d, %s", code, stderr)
 	}
 }
 

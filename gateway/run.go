@@ -29,21 +29,20 @@ import (
 // defaultState is where a gateway keeps what must survive, unless the command line or the site file says otherwise.
 const defaultState = "/var/lib/linli"
 
+// defaultConsole is where the console listens unless the site file says otherwise.
+const defaultConsole = "127.0.0.1:8080"
+
 func runCommand() *cobra.Command {
 	var file, state string
 	var debug bool
 	cmd := &cobra.Command{
 		Use:   "run -c FILE",
 		Short: "Run the gateway from a site file",
-		Long:  "Run the gateway from a site file until SIGINT or SIGTERM. Logs are JSON lines on standard error.\nA site file with mistakes is not started: every mistake is printed, exit code 1.",
+		Long:  "Run the gateway from a site file until SIGINT or SIGTERM. Logs are JSON lines on standard error.\nA site file with mistakes is not started: every mistake is printed and shown on the console's page on this\nmachine, and the gateway starts once the file is repaired. To know beforehand, ask linli check.",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
 				return &usageError{errors.New("run needs a site file: linli run -c FILE")}
-			}
-			p, err := loadPlan(file)
-			if err != nil {
-				return err
 			}
 			level := zapcore.InfoLevel
 			if debug {
@@ -51,6 +50,16 @@ func runCommand() *cobra.Command {
 			}
 			log, flush := newLogger(cmd.ErrOrStderr(), level)
 			defer flush()
+			p, err := loadPlan(file)
+			if err != nil && siteFileExists(file) {
+				p, err = waitForRepair(cmd.Context(), file, defaultConsole, cmd.ErrOrStderr(), log)
+			}
+			if err != nil {
+				return err
+			}
+			for _, w := range p.site.Warnings {
+				log.Warn("site file", zap.String("at", w.Pos.String()), zap.String("warning", w.Msg))
+			}
 			return runGateway(cmd.Context(), gatewayConfig{plan: p, state: stateDir(state, p.site), log: log})
 		},
 	}
