@@ -290,7 +290,11 @@ func (d *decoder) structure(n *Node, v reflect.Value) {
 		if hint == "" && len(known) > 0 && len(known) <= 16 {
 			hint = " (known here: " + strings.Join(known, ", ") + ")"
 		}
-		d.errs.Addf(key.Pos, "unknown key %q%s", clip(key.Value), hint)
+		e := &Error{Pos: key.Pos, Msg: fmt.Sprintf("unknown key %q%s", clip(key.Value), hint)}
+		if near := nearest(key.Value, known); len(near) == 1 {
+			e.Near = near[0]
+		}
+		d.errs = append(d.errs, e)
 	})
 	for _, f := range fields {
 		if f.required && !f.seen {

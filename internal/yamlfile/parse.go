@@ -14,7 +14,16 @@ import (
 )
 
 // Parse reads the one YAML document in src. An empty document is an empty mapping. The error is Errors.
-func Parse(file string, src []byte) (n *Node, err error) {
+func Parse(file string, src []byte) (*Node, error) {
+	n, err := parse(file, src)
+	if es, ok := err.(Errors); ok {
+		explainWide(file, src, es, false)
+		return nil, err
+	}
+	return n, nil
+}
+
+func parse(file string, src []byte) (n *Node, err error) {
 	p := &treeBuilder{file: file}
 	top := Pos{File: file, Line: 1, Col: 1}
 	if len(src) > MaxSize {
@@ -217,6 +226,9 @@ func (p *treeBuilder) build(node ast.Node, parent Pos, depth int) *Node {
 	case *ast.StringNode:
 		n.kind, n.text = scalarNode, node.Value
 		n.quoted = node.Token.Type == token.SingleQuoteType || node.Token.Type == token.DoubleQuoteType
+		if !n.quoted {
+			p.swallowed(n)
+		}
 	case *ast.LiteralNode:
 		n.kind, n.quoted = scalarNode, true
 		n.Pos = p.pos(node.Start, parent)
@@ -229,6 +241,16 @@ func (p *treeBuilder) build(node ast.Node, parent Pos, depth int) *Node {
 		p.errs.Addf(n.Pos, "this form of YAML is not used here")
 	}
 	return n
+}
+
+// swallowed refuses a plain value that holds what looks like the next key. In braces the library takes it as text.
+func (p *treeBuilder) swallowed(n *Node) {
+	switch {
+	case wideKey.MatchString(n.text):
+		p.errs.Addf(n.Pos, "the next key has run into this value, because ， is a full-width comma: write , (or put the value in quotes if it is a text)")
+	case strings.Contains(n.text, ": "):
+		p.errs.Addf(n.Pos, "a second \": \" in one value: put the value in quotes if it is a text")
+	}
 }
 
 // entry adds one key with its value to the mapping n.

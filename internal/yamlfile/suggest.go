@@ -2,28 +2,52 @@ package yamlfile
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
 
-// Suggest returns `, did you mean "x"?` for the member of known nearest to name, or "" where none is near.
+// Suggest returns `, did you mean "x"?` for the member of known nearest to name, or "" where none is near. Of two that
+// are equally near it names both, of more the first.
 func Suggest(name string, known []string) string {
-	if len(name) > 100 {
+	best := nearest(name, known)
+	switch len(best) {
+	case 0:
 		return ""
+	case 2:
+		return fmt.Sprintf(", did you mean %q or %q?", best[0], best[1])
 	}
-	best, bestDistance := "", min(3, max(1, utf8.RuneCountInString(name)/3))+1
+	return fmt.Sprintf(", did you mean %q?", best[0])
+}
+
+// otherNames are what people call the two languages of texts.
+var otherNames = map[string]string{
+	"cn": "zh", "ch": "zh", "chn": "zh", "zh_cn": "zh", "zh-cn": "zh", "zh_hans": "zh", "zh-hans": "zh", "chinese": "zh",
+	"en_us": "en", "en-us": "en", "en_gb": "en", "en-gb": "en", "eng": "en", "english": "en",
+}
+
+// nearest returns the members of known nearest to name, all equally near; none where nothing is near.
+func nearest(name string, known []string) []string {
+	if len(name) > 100 {
+		return nil
+	}
+	if other := otherNames[strings.ToLower(name)]; other != "" && slices.Contains(known, other) {
+		return []string{other}
+	}
+	var best []string
+	bestDistance := min(3, max(1, utf8.RuneCountInString(name)/3))
 	for _, k := range known {
-		if k == name || len(k) > 100 {
+		if k == name || len(k) > 100 || slices.Contains(best, k) {
 			continue
 		}
-		if d := editDistance(strings.ToLower(name), strings.ToLower(k)); d < bestDistance {
-			best, bestDistance = k, d
+		switch d := editDistance(strings.ToLower(name), strings.ToLower(k)); {
+		case d < bestDistance || d == bestDistance && best == nil:
+			best, bestDistance = []string{k}, d
+		case d == bestDistance:
+			best = append(best, k)
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf(", did you mean %q?", best)
+	return best
 }
 
 // editDistance is the number of letters to insert, delete, replace or swap with their neighbour to get from a to b.

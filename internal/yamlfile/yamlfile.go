@@ -13,6 +13,9 @@
 // A quoted number is text. A key with nothing behind it counts as absent for lists, mappings and pointers, and is
 // an error for scalars. Durations are written with units: 300ms, 30s, 5m, 1h30m, 1d, 1d12h.
 //
+// Chinese input methods put full-width and typographic characters where YAML wants ASCII: where a mistake stands at one
+// of them, the message says so. A plain value that holds ": " is refused, because it has swallowed the key after it.
+//
 // Columns count characters (not bytes) from 1, as an editor shows them.
 //
 // The package has no state; everything may be called from several goroutines. It never panics on input.
@@ -58,6 +61,8 @@ type At[T any] struct {
 type Error struct {
 	Pos Pos
 	Msg string
+	// Near is, of an unknown key, the known one that was probably meant; otherwise empty.
+	Near string
 }
 
 // Error returns file:line:col: message.
@@ -93,7 +98,7 @@ func (es *Errors) Append(pos Pos, err error) {
 	}
 }
 
-// Err returns the mistakes sorted by place, or nil where there are none.
+// Err returns the mistakes sorted by place, each once, or nil where there are none.
 func (es Errors) Err() error {
 	if len(es) == 0 {
 		return nil
@@ -108,7 +113,15 @@ func (es Errors) Err() error {
 		}
 		return a.Col < b.Col
 	})
-	return es
+	seen := make(map[Error]bool, len(es))
+	once := make(Errors, 0, len(es))
+	for _, e := range es {
+		if !seen[*e] {
+			seen[*e] = true
+			once = append(once, e)
+		}
+	}
+	return once
 }
 
 // Decode decodes the YAML document src into the struct that into points to. file is used in positions only.
@@ -127,7 +140,11 @@ func Decode(file string, src []byte, into any) error {
 	if err != nil {
 		return err
 	}
-	return n.Decode(into)
+	err = n.Decode(into)
+	if es, ok := err.(Errors); ok {
+		ExplainWide(file, src, es)
+	}
+	return err
 }
 
 // Unmarshaler is implemented by types with a form of their own (a short form beside a mapping, for instance). It

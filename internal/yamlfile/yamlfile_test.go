@@ -166,6 +166,21 @@ f.yaml:4:5: expected true or false, got yes`},
 		"indented deeper":         {"id: a\n  count: 1\n", `f.yaml:2:3: this line is indented deeper than the one above it, which already has its value`},
 		"indented between levels": {"title:\n    zh: x\n  en: y\n", `f.yaml:3:3: this does not belong here: check the indentation, which must match the lines above`},
 		"two colons":              {"id: a: b\n", `f.yaml:1:5: a second ": " on one line: put the value in quotes if it is a text`},
+		"two colons in braces":    {"title: {zh: a, en: a: b}\nid: x\n", `f.yaml:1:20: a second ": " in one value: put the value in quotes if it is a text`},
+		"full-width comma":        {"title: {zh: 单元门，en: Entrance door}\nid: x\n", `f.yaml:1:13: the next key has run into this value, because ， is a full-width comma: write , (or put the value in quotes if it is a text)`},
+		"both full-width":         {"title: {zh: 单元门，en：Entrance}\nid: x\n", `f.yaml:1:13: the next key has run into this value, because ， is a full-width comma: write , (or put the value in quotes if it is a text)`},
+		"full-width colon":        {"id: a\ncount：1\nevery: 5s\n", `f.yaml:2:1: expected key: value here, as in the lines above (here stands ：, a full-width character: write :)`},
+		"full-width colon, alone": {"id：a\n", `f.yaml:1:1: expected a mapping, got id：a (here stands ：, a full-width character: write :)`},
+		"full-width space":        {"id: a\n\u3000count: 1\n", `f.yaml:2:1: unknown key "\u3000count", did you mean "count"? (here stands a full-width space, U+3000: write an ordinary one)`},
+		"no-break space":          {"id: a\ncount:\u00a01\n", `f.yaml:2:1: expected key: value here, as in the lines above (here stands a no-break space, U+00A0: write an ordinary one)`},
+		"full-width number sign":  {"id: a\ncount: 1 ＃ 注\n", `f.yaml:2:8: expected a whole number, got 1 ＃ 注 (here stands ＃, a full-width character: write #)`},
+		"full-width brackets":     {"id: a\ntags: 【a】\n", `f.yaml:2:7: expected a list, got 【a】 (here stands 【, a full-width character: write [)`},
+		"full-width braces":       {"id: a\nzones: ［｛id: b｝］\n", `f.yaml:2:8: a second ": " on one line: put the value in quotes if it is a text (here stands ［, a full-width character: write [)`},
+		"typographic quotes":      {"id: a\nevery: “5s”\n", `f.yaml:2:8: expected a duration such as 30s or 5m, got "“5s”" (here stands “, a typographic quotation mark: write ")`},
+		"full-width digits":       {"id: a\ncount: １５\n", `f.yaml:2:8: expected a whole number, got １５ (here stands １, a full-width character: write 1)`},
+		"elsewhere in the line":   {"id: a\nzones: [{id: b, title: 东门，北侧, kind: x}]\n", `f.yaml:2:31: unknown key "kind" (known here: id, title)`},
+		"in quotes, in a comment": {"id: a\nlabel: {zh: \"东门，北侧\", xy: 1} # 东门，北侧\n", `f.yaml:2:22: unknown key "xy" (known here: zh, en)`},
+		"a language's other name": {"id: a\ntitle: {cn: 门, en: Door}\n", `f.yaml:2:9: unknown key "cn", did you mean "zh"?`},
 		"open quote":              {"id: \"a\ncount: 1\n", `f.yaml:1:5: this quoted text has no closing quote`},
 		"open bracket":            {"tags: [a, b\nid: c\n", `f.yaml:2:1: a , or ] is missing before this`},
 		"open brace":              {"title: {zh: a\n", `f.yaml:1:8: this { has no closing }`},
@@ -286,6 +301,7 @@ func TestSuggest(t *testing.T) {
 		"dooor":          `, did you mean "door"?`,
 		"opll":           `, did you mean "poll"?`,
 		"POLL":           `, did you mean "poll"?`,
+		"heat_smoke":     "",
 		"window":         "",
 		"":               "",
 		"x":              "",
@@ -293,6 +309,40 @@ func TestSuggest(t *testing.T) {
 		if got := yamlfile.Suggest(name, known); got != want {
 			t.Errorf("%s: got %q, want %q", name, got, want)
 		}
+	}
+}
+
+// Of two equally near names both are told; of more, the first of the list.
+func TestSuggestTies(t *testing.T) {
+	for name, want := range map[string]string{
+		"d1":  `, did you mean "di1" or "do1"?`,
+		"di9": `, did you mean "di1"?`,
+		"do2": `, did you mean "di2" or "do1"?`,
+	} {
+		if got := yamlfile.Suggest(name, []string{"di1", "di2", "di3", "do1"}); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+}
+
+// The key that was probably meant is told to the program too, so that nothing is said about what is missing without it.
+func TestNear(t *testing.T) {
+	var v sample
+	var es yamlfile.Errors
+	if !errors.As(yamlfile.Decode("f", []byte("id: a\nzonez: []\nwallpaper: 1\n"), &v), &es) || len(es) != 2 || es[0].Near != "zones" || es[1].Near != "" {
+		t.Errorf("got %v", es)
+	}
+}
+
+// A mistake that two checks found is told once.
+func TestErrOnce(t *testing.T) {
+	var es yamlfile.Errors
+	for range 2 {
+		es.Addf(yamlfile.Pos{File: "f", Line: 2, Col: 1}, "b")
+		es.Addf(yamlfile.Pos{File: "f", Line: 1, Col: 1}, "a")
+	}
+	if got := es.Err().Error(); got != "f:1:1: a\nf:2:1: b" {
+		t.Errorf("got %q", got)
 	}
 }
 
