@@ -54,8 +54,9 @@ type instance struct {
 	heapPos int
 
 	active   bool
-	restored bool // taken over, and not decided since
-	unknown  bool // active, and the last thing said is that it cannot be decided
+	restored bool           // taken over, and not decided since
+	settles  telemetry.Mono // see Engine.settles; 0 while not known
+	unknown  bool           // active, and the last thing said is that it cannot be decided
 	severity telemetry.Severity
 	pending  hold // time known true, until `for`
 	clearing hold // time known false, until keep_firing_for
@@ -110,8 +111,9 @@ func (e *Engine) Instances() int { return len(e.instances) }
 // known to be gone. It returns those that no rule or subject exists for any more; the caller closes them with reason
 // removed. It is called before the first Step.
 //
-// A restored alert says Unknown only once all its inputs have been read, so that a restart is not shown as a
-// failure; and it says Known when it is first decided, because it may have been unknown when the process ended.
+// A restored alert says Unknown only once all its inputs have been read and its windows have had their length since,
+// so that a restart is not shown as a failure; and it says Known when it is first decided, because it may have been
+// unknown when the process ended.
 func (e *Engine) Restore(active []telemetry.ActiveAlert) (removed []telemetry.ActiveAlert) {
 	for _, a := range active {
 		i, ok := e.byIdentity[a.Identity]
@@ -128,6 +130,23 @@ func (e *Engine) Restore(active []telemetry.ActiveAlert) (removed []telemetry.Ac
 		e.dirty.set(i)
 	}
 	return removed
+}
+
+// Closed takes note that people closed these alerts: they are not active any more. Where the condition is true at
+// the next Step, or later, they are raised anew. It is called between steps; identities that are not active, or that
+// nothing is known of, are ignored.
+func (e *Engine) Closed(ids []telemetry.Identity) {
+	for _, id := range ids {
+		i, ok := e.byIdentity[id]
+		if !ok || !e.instances[i].active {
+			continue
+		}
+		in := &e.instances[i]
+		in.active, in.unknown, in.restored = false, false, false
+		in.pending, in.clearing = hold{}, hold{}
+		e.count(id.Alert, -1)
+		e.dirty.set(i)
+	}
 }
 
 // count changes how many alerts of a name are active and wakes who asks.
@@ -291,7 +310,7 @@ func (e *Engine) evaluate(i uint32, out *Output) {
 		}
 	}
 	if in.prog.Record != "" {
-		e.record(in, out)
+		due = min(due, e.record(in, out))
 	} else {
 		due = min(due, e.alert(i, in, out))
 	}
@@ -316,22 +335,24 @@ func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
 			in.active, in.unknown, in.restored = false, false, false
 			in.pending, in.clearing = hold{}, hold{}
 			e.count(in.prog.Alert, -1)
-			e.say(telemetry.Clear, i, in, out)
+			e.say(telemetry.Clear, i, in, c, out)
 			return telemetry.Never
 		}
 		wait = e.at.Add(keep - in.clearing.elapsed(e.at))
 	}
 	switch unknown := c == expr.Unknown; {
-	case unknown && !in.unknown && (!in.restored || e.allSeen(in)):
+	case unknown && in.restored && e.at < e.settles(in):
+		wait = e.settles(in)
+	case unknown && !in.unknown:
 		in.unknown, in.restored = true, false
-		e.say(telemetry.Unknown, i, in, out)
+		e.say(telemetry.Unknown, i, in, c, out)
 	case !unknown && (in.unknown || in.restored):
 		in.unknown, in.restored = false, false
-		e.say(telemetry.Known, i, in, out)
+		e.say(telemetry.Known, i, in, c, out)
 	}
 	if s := in.severityNow(); s != in.severity {
 		in.severity = s
-		e.say(telemetry.Changed, i, in, out)
+		e.say(telemetry.Changed, i, in, c, out)
 	}
 	return wait
 }
@@ -351,7 +372,7 @@ func (e *Engine) inactive(i uint32, in *instance, c expr.Tri, out *Output) telem
 		in.active, in.severity = true, 0
 		in.severity = in.severityNow()
 		e.count(in.prog.Alert, 1)
-		e.say(telemetry.Raise, i, in, out)
+		e.say(telemetry.Raise, i, in, c, out)
 		in.pending, in.clearing = hold{}, hold{}
 	}
 	return telemetry.Never
@@ -371,18 +392,34 @@ func (in *instance) severityNow() telemetry.Severity {
 	return s
 }
 
-// allSeen reports whether every input has been read at least once.
-func (e *Engine) allSeen(in *instance) bool {
-	for _, id := range in.inputs {
-		if !e.cells[id].Seen {
-			return false
+// settles returns the moment from which on an instance is unknown because it is, and not because the engine has just
+// started: every input has been read, and the windows have had their length since. Never while an input has not.
+func (e *Engine) settles(in *instance) telemetry.Mono {
+	if in.settles == 0 {
+		for _, id := range in.inputs {
+			if !e.cells[id].Seen {
+				return telemetry.Never
+			}
 		}
+		longest := longestWindow(in.prog.cond)
+		for _, s := range in.prog.sev {
+			longest = max(longest, longestWindow(s.cond))
+		}
+		in.settles = e.at.Add(longest)
 	}
-	return true
+	return in.settles
 }
 
-// record computes a derived point and says so when it changed.
-func (e *Engine) record(in *instance, out *Output) {
+func longestWindow(n *expr.Node) time.Duration {
+	longest := n.Window
+	for _, a := range n.Args {
+		longest = max(longest, longestWindow(a))
+	}
+	return longest
+}
+
+// record computes a derived point, says so when it changed, and returns when it must be looked at again.
+func (e *Engine) record(in *instance, out *Output) telemetry.Mono {
 	cell := &e.cells[in.point]
 	next := expr.Cell{Num: expr.AnyNum(), Tri: expr.Unknown, Seen: true, Time: e.at}
 	var v telemetry.Value
@@ -396,11 +433,18 @@ func (e *Engine) record(in *instance, out *Output) {
 		next.Num = expr.Exact(v.Float())
 	}
 	if !cell.Seen && next.Quality.Bad() {
-		return // not known yet is not news
+		// Not known yet is not news, but whoever depends on it must learn that no more is to be expected.
+		if settles := e.settles(in); e.at < settles {
+			return settles
+		}
+		*cell = next
+		e.wake(e.valueDeps[in.point])
+		e.wake(e.qualityDeps[in.point])
+		return telemetry.Never
 	}
 	quality := !cell.Seen || cell.Quality != next.Quality
 	if !quality && cell.Num == next.Num && cell.Tri == next.Tri {
-		return
+		return telemetry.Never
 	}
 	*cell = next
 	e.wake(e.valueDeps[in.point])
@@ -408,6 +452,7 @@ func (e *Engine) record(in *instance, out *Output) {
 		e.wake(e.qualityDeps[in.point])
 	}
 	out.Derived = append(out.Derived, telemetry.Sample{Point: in.point, Quality: next.Quality, Time: e.at, Value: v})
+	return telemetry.Never
 }
 
 // measured turns what is known of a number into a sample's value and quality: of two finite bounds the lower one,
@@ -427,11 +472,15 @@ func measured(n expr.Num) (telemetry.Value, telemetry.Quality) {
 	return telemetry.FloatValue(n.Lo), telemetry.Good
 }
 
+var conditions = [...]telemetry.Condition{
+	expr.Unknown: telemetry.ConditionUnknown, expr.False: telemetry.ConditionFalse, expr.True: telemetry.ConditionTrue,
+}
+
 // say appends a transition. It is the only place of a step that allocates.
-func (e *Engine) say(op telemetry.TransitionOp, i uint32, in *instance, out *Output) {
+func (e *Engine) say(op telemetry.TransitionOp, i uint32, in *instance, c expr.Tri, out *Output) {
 	t := telemetry.Transition{
 		Identity: telemetry.Identity{Alert: in.prog.Alert, Subject: in.subject},
-		Op:       op, Time: e.at, Severity: in.severity, Device: in.device, Zone: in.zone, LifeSafety: in.prog.LifeSafety,
+		Op:       op, Condition: conditions[c], Time: e.at, Severity: in.severity, Device: in.device, Zone: in.zone, LifeSafety: in.prog.LifeSafety,
 	}
 	t.Wall, _ = e.now.WallAt(e.at)
 	t.Title = e.title(in)

@@ -12,8 +12,11 @@ type Identity struct {
 // that it cannot be decided any more (and, later, that it can again). The engine says it once, at the change.
 type Transition struct {
 	Identity
-	Op   TransitionOp
-	Time Mono
+	Op TransitionOp
+	// Condition is what the alert's condition is at this moment. A Known is not always of a true one: one that is
+	// false but must be so for a while before the alert clears is known as well.
+	Condition Condition
+	Time      Mono
 	// Wall is the same moment on the wall clock, zero while that is not set.
 	Wall time.Time
 
@@ -26,6 +29,16 @@ type Transition struct {
 	// Detail says what decided, for people: the operands with their values at the moment.
 	Detail Text
 }
+
+// Condition is whether a condition holds.
+type Condition uint8
+
+// The conditions. The zero value claims nothing.
+const (
+	ConditionUnknown Condition = iota
+	ConditionFalse
+	ConditionTrue
+)
 
 // TransitionOp is what happened to an alert's condition.
 type TransitionOp uint8
