@@ -23,6 +23,7 @@ type health struct {
 	table   *live.Table
 	book    *alert.Book
 	journal *journal.Journal
+	trouble error          // why the stores are in memory, nil where they are on the disk
 	uplink  *uplink.Uplink // nil for a box that works alone
 	lines   []*drivers.Line
 	fanIn   *fanIn
@@ -34,6 +35,9 @@ func (h *health) status() console.Status {
 		Bytes: j.Bytes, Frames: j.Next - j.First, CommitFailures: j.CommitFailures, SamplesLost: j.SamplesLost,
 		DamagedFrames: j.DamagedFrames, LastError: j.LastError,
 	}}
+	if h.trouble != nil {
+		s.Journal.LastError = h.trouble.Error()
+	}
 	if h.uplink != nil {
 		u := h.uplink.Status()
 		s.Uplink = &console.UplinkStatus{Connected: u.Connected, Since: u.Since, Backlog: u.BacklogFrames, Error: u.LastError}
@@ -61,6 +65,12 @@ func (h *health) register(set *metrics.Set) {
 		return h.clock.Mono().Sub(telemetry.Mono(h.fanIn.stepped.Load())).Seconds()
 	})
 
+	gauge("linli_state_in_memory", func() float64 {
+		if h.trouble != nil {
+			return 1
+		}
+		return 0
+	})
 	gauge("linli_journal_bytes", func() float64 { return float64(h.journal.Stats().Bytes) })
 	gauge("linli_journal_commits_total", func() float64 { return float64(h.journal.Stats().Commits) })
 	gauge("linli_journal_commit_failures_total", func() float64 { return float64(h.journal.Stats().CommitFailures) })

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -19,7 +17,6 @@ import (
 	"linli/drivers"
 	"linli/internal/alert"
 	"linli/internal/console"
-	"linli/internal/journal"
 	"linli/internal/live"
 	"linli/internal/site"
 	"linli/internal/telemetry"
@@ -106,53 +103,39 @@ type gatewayConfig struct {
 // time.
 func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	s, inv, log := cfg.plan.site, cfg.plan.site.Inventory, cfg.log
-	if err := os.MkdirAll(cfg.state, 0o750); err != nil {
-		return fmt.Errorf("make the state directory: %w", err)
-	}
-	unlock, err := lockState(cfg.state)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-
-	parts := newLifecycle()
-	defer func() { err = errors.Join(err, parts.stop()) }()
 	clock := newClock()
 	log.Info("starting", zap.String("version", productVersion()), zap.String("node", inv.Node()),
 		zap.Int("devices", len(inv.Devices)), zap.Int("points", len(inv.Points)), zap.String("state", cfg.state))
+	st, err := openStores(cfg.state, s, clock, log)
+	if err != nil {
+		return err
+	}
+	defer st.unlock()
+	book, j := st.book, st.journal
+
+	parts := newLifecycle()
+	defer func() { err = errors.Join(err, parts.stop()) }()
 
 	// 1. What is known now.
 	table := live.New(len(inv.Points))
 
 	// 2. Alerts: what was active goes back to the engine before the first sample.
-	book, err := alert.Open(alert.Config{Path: filepath.Join(cfg.state, "alerts.db"), Log: log.Named("alert")}, inv)
-	if err != nil {
-		return fmt.Errorf("open the alert book: %w", err)
-	}
 	parts.onStop("alert book", 3*time.Second, book.Close)
 	gone := goneAlerts(book.OpenAlerts(), cfg.plan.engine.Restore(book.Active()), inv)
 	parts.start("alert book", 5*time.Second, book.Run)
 	book.Remove(clock.Now(), gone)
 
 	// 3. The journal.
-	j, err := journal.Open(journal.Config{
-		Dir: filepath.Join(cfg.state, "journal"), MaxBytes: s.Journal.MaxBytes, MaxAge: s.Journal.MaxAge, CommitEvery: s.Journal.CommitEvery,
-	}, inv, clock)
-	if err != nil {
-		return fmt.Errorf("open the journal: %w", err)
-	}
 	parts.onStop("journal", 3*time.Second, j.Close)
 	parts.start("journal", 5*time.Second, j.Run)
 
 	// 4a. The city.
-	up, err := newUplink(cfg, j, book, clock)
+	up, err := newUplink(cfg, st, clock)
 	if err != nil {
 		return fmt.Errorf("set up the uplink: %w", err)
 	}
 	if up != nil {
 		parts.start("uplink", 12*time.Second, up.Run)
-	} else {
-		j.Release(math.MaxUint64) // Nobody waits for the frames: what ages out is no loss.
 	}
 
 	// 5 and 6 are built here and started below, so that the console can show them.
@@ -167,7 +150,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	}
 
 	// 4b. People.
-	health := &health{inv: inv, clock: clock, table: table, book: book, journal: j, uplink: up, lines: lines, fanIn: in}
+	health := &health{inv: inv, clock: clock, table: table, book: book, journal: j, trouble: st.trouble, uplink: up, lines: lines, fanIn: in}
 	token, err := readToken(s.Console.TokenFile)
 	if err != nil {
 		return err
@@ -222,7 +205,7 @@ func goneAlerts(open []alert.Alert, removed []telemetry.ActiveAlert, inv *teleme
 }
 
 // newUplink returns the connection to the city, or nil for a box that works alone.
-func newUplink(cfg gatewayConfig, j *journal.Journal, book *alert.Book, clock *telemetry.Clock) (*uplink.Uplink, error) {
+func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock) (*uplink.Uplink, error) {
 	u, inv := cfg.plan.site.Uplink, cfg.plan.site.Inventory
 	if u == nil {
 		return nil, nil
@@ -230,8 +213,8 @@ func newUplink(cfg gatewayConfig, j *journal.Journal, book *alert.Book, clock *t
 	return uplink.New(uplink.Config{
 		Site: inv.Site, Gateway: inv.Gateway, Brokers: u.Brokers, Username: u.Username, PasswordFile: u.PasswordFile,
 		CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, Compression: u.Compression, Batch: u.Batch,
-		StateDir: cfg.state, Version: productVersion(), Clock: clock,
-	}, j, book, cfg.log.Named("uplink"))
+		StateDir: st.dir, Version: productVersion(), Clock: clock,
+	}, st.journal, st.book, cfg.log.Named("uplink"))
 }
 
 // readToken reads the console's access token from file; "" where there is none.

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"linli/internal/alert"
+	"linli/internal/journal"
+	"linli/internal/site"
+	"linli/internal/telemetry"
+)
+
+// memoryJournal bounds the journal of a gateway that works in memory, in bytes.
+const memoryJournal = 32 << 20
+
+// stores are what must survive: the alert book and the journal, in one state directory.
+type stores struct {
+	dir     string
+	book    *alert.Book
+	journal *journal.Journal
+	// trouble says why dir is not the state directory but one in memory that a restart empties; nil where all is well.
+	trouble error
+	unlock  func()
+}
+
+// openStores opens the stores in dir. Where the disk is full, read-only or failing, it opens them in memory instead: a
+// disk must never silence the guard room. Every other failure (no permission, another gateway there, a newer file) is
+// for a person to mend, and an error.
+func openStores(dir string, s *site.Site, clock *telemetry.Clock, log *zap.Logger) (*stores, error) {
+	st, err := openStoresIn(dir, s, clock, log)
+	if err == nil {
+		return st, nil
+	}
+	trouble := diskTrouble(dir, err)
+	if trouble == nil {
+		return nil, err
+	}
+	memory, tempErr := os.MkdirTemp(memoryDir(), "linli-")
+	if tempErr != nil {
+		return nil, errors.Join(err, fmt.Errorf("work in memory instead: %w", tempErr))
+	}
+	limited := *s
+	limited.Journal.MaxBytes = min(s.Journal.MaxBytes, memoryJournal)
+	st, memoryErr := openStoresIn(memory, &limited, clock, log)
+	if memoryErr != nil {
+		os.RemoveAll(memory)
+		return nil, errors.Join(err, fmt.Errorf("work in memory instead: %w", memoryErr))
+	}
+	log.Error("the state directory cannot be used; working in memory: what is known now does not survive a restart",
+		zap.String("state", dir), zap.Error(err))
+	st.trouble = fmt.Errorf("%s: %w; working in memory", dir, trouble)
+	unlock := st.unlock
+	st.unlock = func() {
+		unlock()
+		os.RemoveAll(memory)
+	}
+	return st, nil
+}
+
+func openStoresIn(dir string, s *site.Site, clock *telemetry.Clock, log *zap.Logger) (*stores, error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, fmt.Errorf("make the state directory (--state names another): %w", err)
+	}
+	unlock, err := lockState(dir)
+	if err != nil {
+		return nil, err
+	}
+	st := &stores{dir: dir, unlock: unlock}
+	if st.book, err = alert.Open(alert.Config{Path: filepath.Join(dir, "alerts.db"), Log: log.Named("alert")}, s.Inventory); err != nil {
+		unlock()
+		return nil, fmt.Errorf("open the alert book: %w", err)
+	}
+	st.journal, err = journal.Open(journal.Config{
+		Dir: filepath.Join(dir, "journal"), MaxBytes: s.Journal.MaxBytes, MaxAge: s.Journal.MaxAge, CommitEvery: s.Journal.CommitEvery,
+	}, s.Inventory, clock)
+	if err != nil {
+		st.book.Close()
+		unlock()
+		return nil, fmt.Errorf("open the journal: %w", err)
+	}
+	if s.Uplink == nil {
+		st.journal.Release(math.MaxUint64) // Nobody waits for the frames: what ages out is no loss.
+	}
+	return st, nil
+}
+
+// diskTrouble returns what is wrong with the disk under dir, nil where the disk is not to blame for err. SQLite hides
+// the kernel's word behind codes of its own, so the disk is asked again.
+func diskTrouble(dir string, err error) error {
+	for _, trouble := range []error{unix.ENOSPC, unix.EROFS, unix.EIO, unix.EDQUOT} {
+		if errors.Is(err, trouble) {
+			return trouble
+		}
+	}
+	f, probe := os.CreateTemp(dir, "probe-")
+	if probe == nil {
+		_, probe = f.Write(make([]byte, 64<<10))
+		probe = errors.Join(probe, f.Sync(), f.Close(), os.Remove(f.Name()))
+	}
+	for _, trouble := range []error{unix.ENOSPC, unix.EROFS, unix.EIO, unix.EDQUOT} {
+		if errors.Is(probe, trouble) {
+			return trouble
+		}
+	}
+	return nil
+}
+
+// memoryDir returns a directory that is in memory on every Linux, or "" for the usual temporary one.
+func memoryDir() string {
+	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
+		return "/dev/shm"
+	}
+	return ""
+}
+
+// lockState makes sure that no second gateway works in the same state directory. The kernel drops the lock when the
+// process ends, however it ends.
+func lockState(dir string) (unlock func(), err error) {
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("lock the state directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another gateway is running in the state directory %s: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
+}
