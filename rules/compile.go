@@ -32,6 +32,8 @@ type program struct {
 	keep  time.Duration
 	def   *telemetry.PointDef // of a derived point
 	title [2]template         // zh, en
+	// unsure says that the rule, or a derived point that it reads, could not be read: its types are not known.
+	unsure bool
 }
 
 type checkedSeverity struct {
@@ -41,7 +43,9 @@ type checkedSeverity struct {
 
 type compiler struct {
 	cfg      Config
+	params   map[string]map[string]string // those of cfg.Params that are right
 	errs     yamlfile.Errors
+	warnings yamlfile.Errors
 	programs []*program
 	kinds    []string
 	alerts   map[string]*program
@@ -50,9 +54,10 @@ type compiler struct {
 }
 
 // Compile checks every rule against the inventory and returns the engine. The error is yamlfile.Errors with every
-// mistake of every pack.
+// mistake of every pack, those that ParsePack found included.
 func Compile(cfg Config) (*Engine, error) {
-	c := &compiler{cfg: cfg, alerts: map[string]*program{}, records: map[string]map[string]*program{}}
+	c := &compiler{cfg: cfg, alerts: map[string]*program{}, records: map[string]map[string]*program{},
+		params: map[string]map[string]string{}}
 	c.kinds = append(c.kinds, zoneKinds[:]...)
 	for _, z := range cfg.Inventory.Zones {
 		if z.Kind != "" && !slices.Contains(c.kinds, z.Kind) {
@@ -72,6 +77,8 @@ func Compile(cfg Config) (*Engine, error) {
 	if err := c.errs.Err(); err != nil {
 		return nil, err
 	}
+	_ = c.warnings.Err() // sorts them
+	e.warnings = c.warnings
 	return e, nil
 }
 
@@ -100,7 +107,12 @@ func (c *compiler) checkParams() {
 		for _, name := range names {
 			if err := p.CheckParam(name, c.cfg.Params[id][name]); err != nil {
 				c.errs.Addf(yamlfile.Pos{File: p.File, Line: 1, Col: 1}, "%v", err)
+				continue // the default stands in, so that nothing is said about what follows from the wrong value
 			}
+			if c.params[id] == nil {
+				c.params[id] = map[string]string{}
+			}
+			c.params[id][name] = c.cfg.Params[id][name]
 		}
 	}
 }
@@ -109,7 +121,7 @@ func (c *compiler) checkParams() {
 func (c *compiler) lookup(p *Pack) func(string) (string, bool) {
 	return func(name string) (string, bool) {
 		def, ok := p.params.Get(name)
-		if v, set := c.cfg.Params[p.ID][name]; set && ok {
+		if v, set := c.params[p.ID][name]; set && ok {
 			return v, true
 		}
 		return def.Text, ok
@@ -125,6 +137,7 @@ func (c *compiler) collect() {
 			continue
 		}
 		seen[p.ID] = true
+		c.errs = append(c.errs, p.errs...)
 		for _, r := range p.Rules {
 			prog := &program{Rule: r, pack: p}
 			if r.Alert != "" {
@@ -198,6 +211,9 @@ func (c *compiler) needs(p *program) []*program {
 			}
 		}
 	}
+	if p.broken {
+		return nil
+	}
 	p.expr.tree.Walk(visit)
 	for _, s := range p.severityWhen {
 		s.tree.Walk(visit)
@@ -220,8 +236,10 @@ func (c *compiler) order() {
 			return
 		}
 		state[p] = 1
+		p.unsure = p.broken
 		for _, other := range c.needs(p) {
 			visit(other, append(path, p.Name()))
+			p.unsure = p.unsure || other.unsure && other.Record != ""
 		}
 		state[p] = 2
 		sorted = append(sorted, p)
@@ -237,6 +255,9 @@ func (c *compiler) order() {
 
 // check types a rule's expressions and resolves its parameters.
 func (c *compiler) check(p *program) {
+	if p.unsure || p.pack.paramsUnread {
+		return
+	}
 	lookup := c.lookup(p.pack)
 	scope := &expr.Scope{
 		Classes: c.cfg.Classes, Kinds: c.kinds, Param: lookup, Params: p.pack.paramList(), Alert: c.alertProblem,
@@ -277,17 +298,20 @@ func (c *compiler) check(p *program) {
 	for i, text := range []string{p.Title.Zh, p.Title.En} {
 		t, err := parseTemplate(text, scope)
 		if err != nil {
-			c.errs.Addf(p.Pos, "title of %s: %v", p.Alert, err)
+			c.errs.Addf(p.titleAt, "title of %s: %v", p.Alert, err)
 		}
 		p.title[i] = t
 	}
 	c.outputs(p)
-	for _, name := range p.InhibitedBy {
-		// An alert that nobody has is allowed: it may come with a pack of the site. A near miss is a typing error.
-		if c.alerts[name] == nil && !c.isShipped(name) {
-			if near := yamlfile.Suggest(name, c.alertNames()); near != "" {
-				c.errs.Addf(p.Pos, "inhibited_by: unknown alert %q%s", name, near)
-			}
+	for i, name := range p.InhibitedBy {
+		// An alert that nobody has may come with a pack of the site. A near miss is a typing error.
+		if c.alerts[name] != nil || c.isShipped(name) {
+			continue
+		}
+		if near := yamlfile.Suggest(name, c.alertNames()); near != "" {
+			c.errs.Addf(p.inhibitedAt[i], "inhibited_by: unknown alert %q%s", name, near)
+		} else {
+			c.warnings.Addf(p.inhibitedAt[i], "inhibited_by: there is no alert %q, neither in a pack that is in use nor in a shipped one", name)
 		}
 	}
 }
@@ -362,6 +386,9 @@ func (c *compiler) classNames() []string {
 // outputs checks what internal/alert will drive.
 func (c *compiler) outputs(p *program) {
 	for _, o := range p.Outputs {
+		if o.Class == "" {
+			continue // its mistake has been told
+		}
 		if o.Scope != "zone" && o.Scope != "site" && !slices.Contains(c.kinds, o.Scope) {
 			c.errs.Addf(p.Pos, "outputs of %s: unknown scope %q%s", p.Alert, o.Scope, yamlfile.Suggest(o.Scope, append([]string{"zone", "site"}, c.kinds...)))
 		}

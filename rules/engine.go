@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"linli/internal/telemetry"
+	"linli/internal/yamlfile"
 	"linli/rules/expr"
 )
 
@@ -35,6 +36,8 @@ type Engine struct {
 	offset  time.Duration  // wall minus monotonic, to see the clock being set
 	present expr.Present
 	stats   Stats
+
+	warnings yamlfile.Errors
 }
 
 // instance is one rule for one subject.
@@ -103,6 +106,9 @@ func (h *hold) elapsed(t telemetry.Mono) time.Duration {
 
 // Stats returns what the engine has done so far.
 func (e *Engine) Stats() Stats { return e.stats }
+
+// Warnings returns what Compile found that is allowed but probably not meant, sorted by place.
+func (e *Engine) Warnings() yamlfile.Errors { return e.warnings }
 
 // Instances returns how many rules times subjects there are.
 func (e *Engine) Instances() int { return len(e.instances) }

@@ -2,6 +2,8 @@ package rules
 
 import (
 	"io/fs"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -13,14 +15,18 @@ import (
 )
 
 // Pack is one parsed rule file. Its expressions are checked when it is compiled against an inventory. A Pack is
-// read-only once parsed.
+// read-only once parsed. One that has mistakes can be compiled too, to find those that parsing does not; it gives no
+// engine.
 type Pack struct {
 	ID    string
 	Title telemetry.Text
 	File  string
 	Rules []*Rule // in the order of the file
 
-	params yamlfile.Map[param]
+	params yamlfile.Map[paramDef]
+	// errs is what ParsePack found wrong. paramsUnread says that the parameters are not known for that reason.
+	errs         yamlfile.Errors
+	paramsUnread bool
 }
 
 // Rule is one rule of a pack: an alert, or a derived point that it records.
@@ -43,6 +49,9 @@ type Rule struct {
 	wait         param // `for`
 	keep         param // `keep_firing_for`
 	severityWhen []severityWhen
+	titleAt      yamlfile.Pos
+	inhibitedAt  []yamlfile.Pos // of InhibitedBy
+	broken       bool           // parts are missing after a mistake: its name is known, and nothing else is checked
 }
 
 // Name returns the name of the alert or of the derived point.
@@ -100,6 +109,30 @@ func (p *param) UnmarshalYAMLFile(n *yamlfile.Node) error {
 	return nil
 }
 
+// paramDef is a parameter of a pack: its default, and within what a site may set it.
+type paramDef struct {
+	param          // the default
+	Min, Max param // empty: no bound
+}
+
+// UnmarshalYAMLFile takes the default alone, or {default: 90, min: 1, max: 100}.
+func (p *paramDef) UnmarshalYAMLFile(n *yamlfile.Node) error {
+	if n.IsScalar() {
+		return p.param.UnmarshalYAMLFile(n)
+	}
+	var m struct {
+		Default param `yaml:"default,required"`
+		Min     param `yaml:"min"`
+		Max     param `yaml:"max"`
+	}
+	err := n.Decode(&m)
+	p.param, p.Min, p.Max = m.Default, m.Min, m.Max
+	if p.Pos.Line == 0 {
+		p.Pos = n.Pos
+	}
+	return err
+}
+
 // UnmarshalYAMLFile takes `site`, `device`, `zone`, a class, or {zone: kind} and {zone: [kind, kind]}.
 func (f *forEach) UnmarshalYAMLFile(n *yamlfile.Node) error {
 	f.pos = n.Pos
@@ -127,12 +160,12 @@ func (f *forEach) UnmarshalYAMLFile(n *yamlfile.Node) error {
 }
 
 type packFile struct {
-	Version yamlfile.At[int]    `yaml:"version,required"`
-	Pack    yamlfile.At[string] `yaml:"pack,required"`
-	Title   yamlfile.Text       `yaml:"title,required"`
-	Params  yamlfile.Map[param] `yaml:"params"`
-	Rules   []ruleFile          `yaml:"rules,required"`
-	Pos     yamlfile.Pos        `yaml:",pos"`
+	Version yamlfile.At[int]       `yaml:"version,required"`
+	Pack    yamlfile.At[string]    `yaml:"pack,required"`
+	Title   yamlfile.Text          `yaml:"title,required"`
+	Params  yamlfile.Map[paramDef] `yaml:"params"`
+	Rules   []ruleFile             `yaml:"rules,required"`
+	Pos     yamlfile.Pos           `yaml:",pos"`
 }
 
 type ruleFile struct {
@@ -169,11 +202,19 @@ type escalateFile struct {
 }
 
 // ParsePack parses a pack file strictly: structure, expressions' syntax, parameters. The error is yamlfile.Errors.
+//
+// The Pack is never nil. Beside an error it holds what could be read (of a file without a readable name, only that
+// which the file's own name says), so that Compile can find the mistakes in the rest, and so that nobody calls
+// the pack unknown.
 func ParsePack(file string, src []byte) (*Pack, error) {
 	var f packFile
 	var errs yamlfile.Errors
 	errs.Append(yamlfile.Pos{File: file, Line: 1, Col: 1}, yamlfile.Decode(file, src, &f))
 	p := &Pack{ID: f.Pack.Value, Title: f.Title.Text, File: file, params: f.Params}
+	p.paramsUnread = f.Pos.Line == 0 || slices.ContainsFunc(errs, func(e *yamlfile.Error) bool { return e.Near == "params" })
+	if p.ID == "" {
+		p.ID = strings.TrimSuffix(path.Base(filepath.ToSlash(file)), ".yaml")
+	}
 	if f.Version.Pos.Line > 0 && f.Version.Value != 1 {
 		errs.Addf(f.Version.Pos, "version %d is not known: this program reads version 1", f.Version.Value)
 	}
@@ -184,6 +225,10 @@ func ParsePack(file string, src []byte) (*Pack, error) {
 		if !validID(e.Key.Value) {
 			errs.Addf(e.Key.Pos, "%q is not a name for a parameter: small letters, digits and _, at most 32", e.Key.Value)
 		}
+		if e.Value.Text == "" && len(errs) > 0 {
+			p.paramsUnread = true
+		}
+		e.Value.check(&errs)
 	}
 	b := &packParser{pack: p, src: src, errs: &errs}
 	for i := range f.Rules {
@@ -191,10 +236,10 @@ func ParsePack(file string, src []byte) (*Pack, error) {
 			p.Rules = append(p.Rules, r)
 		}
 	}
-	if err := errs.Err(); err != nil {
-		return nil, err
-	}
-	return p, nil
+	yamlfile.ExplainWide(file, src, errs)
+	err := errs.Err()
+	p.errs = errs
+	return p, err
 }
 
 // ParamNames returns the names of the pack's parameters with their defaults as written.
@@ -207,10 +252,14 @@ func (p *Pack) ParamNames() map[string]string {
 }
 
 // CheckParam reports whether value may be given to the pack's parameter name: the parameter must exist, and the
-// value must be of the sort of the default (a number, a duration, or a text).
+// value must be of the sort of the default (a number, a duration, or a text) and within the bounds that the pack
+// sets.
 func (p *Pack) CheckParam(name, value string) error {
 	def, ok := p.params.Get(name)
 	if !ok {
+		if p.paramsUnread {
+			return nil
+		}
 		names := make([]string, len(p.params))
 		for i, e := range p.params {
 			names[i] = e.Key.Value
@@ -219,10 +268,60 @@ func (p *Pack) CheckParam(name, value string) error {
 	}
 	want, got := expr.Literal(def.Text), expr.Literal(value)
 	if want.Type != got.Type {
-		return errorString("parameter " + name + " of pack " + p.ID + " is " + want.Type.String() +
-			" (default " + def.Text + "), but " + value + " is " + got.Type.String())
+		said := "parameter " + name + " of pack " + p.ID + " is " + want.Type.String() + " (default " + def.Text + "), but "
+		if strings.HasPrefix(value, "-") && expr.Literal(value[1:]).Type == want.Type {
+			return errorString(said + value + " is negative")
+		}
+		if want.Type == expr.TypeDuration && got.Type == expr.TypeText {
+			if _, err := expr.ParseDuration(value); err != nil {
+				return errorString(said + err.Error())
+			}
+		}
+		return errorString(said + value + " is " + got.Type.String())
+	}
+	if low, high := def.beyond(value); low || high {
+		return errorString("parameter " + name + " of pack " + p.ID + " is " + def.bounds() + ", not " + value)
 	}
 	return nil
+}
+
+// beyond reports whether value, of the sort of the default, is below or above what is allowed.
+func (p *paramDef) beyond(value string) (low, high bool) {
+	v := expr.Literal(value).Num
+	return p.Min.Text != "" && v < expr.Literal(p.Min.Text).Num, p.Max.Text != "" && v > expr.Literal(p.Max.Text).Num
+}
+
+// bounds says in words what is allowed.
+func (p *paramDef) bounds() string {
+	switch {
+	case p.Max.Text == "":
+		return "at least " + p.Min.Text
+	case p.Min.Text == "":
+		return "at most " + p.Max.Text
+	}
+	return p.Min.Text + " to " + p.Max.Text
+}
+
+// check finds bounds that are of another sort than the default, or exclude it.
+func (p *paramDef) check(errs *yamlfile.Errors) {
+	sort := expr.Literal(p.Text).Type
+	for _, b := range []*param{&p.Min, &p.Max} {
+		switch {
+		case b.Text == "":
+			continue
+		case p.Text == "":
+		case sort != expr.TypeNumber && sort != expr.TypeDuration:
+			errs.Addf(b.Pos, "only numbers and durations have bounds, the default is %s", sort)
+		case expr.Literal(b.Text).Type != sort:
+			errs.Addf(b.Pos, "the default %s is %s, but %s is %s", p.Text, sort, b.Text, expr.Literal(b.Text).Type)
+		default:
+			continue
+		}
+		*b = param{}
+	}
+	if low, high := p.beyond(p.Text); low || high {
+		errs.Addf(p.Pos, "the default %s is not within its own bounds: %s", p.Text, p.bounds())
+	}
 }
 
 type errorString string
@@ -281,7 +380,7 @@ type packParser struct {
 func (b *packParser) rule(f *ruleFile) *Rule {
 	r := &Rule{
 		Alert: f.Alert.Value, Record: f.Record.Value, Pos: f.Pos, Title: f.Title.Value.Text, Unit: f.Unit,
-		LifeSafety: f.LifeSafety, forEach: f.ForEach, wait: f.For, keep: f.Keep,
+		LifeSafety: f.LifeSafety, forEach: f.ForEach, wait: f.For, keep: f.Keep, titleAt: f.Title.Pos,
 	}
 	switch {
 	case (r.Alert == "") == (r.Record == ""):
@@ -293,13 +392,19 @@ func (b *packParser) rule(f *ruleFile) *Rule {
 		b.errs.Addf(f.Record.Pos, "%q is not a name for a derived point: small letters, digits and _, at most 32", r.Record)
 	}
 	r.expr = b.source(f.Expr)
+	r.broken = r.expr.tree == nil || f.ForEach.kind == ""
 	if r.Alert != "" {
 		b.alert(f, r)
 	} else {
 		b.record(f)
 	}
-	for _, p := range []param{r.wait, r.keep} {
-		b.duration(p)
+	for _, p := range []*param{&r.wait, &r.keep} {
+		if _, ok := b.duration(*p); !ok {
+			*p = param{} // told once is enough
+		}
+	}
+	for _, s := range r.severityWhen {
+		r.broken = r.broken || s.tree == nil
 	}
 	return r
 }
@@ -350,7 +455,8 @@ func (b *packParser) alert(f *ruleFile, r *Rule) {
 		if !slices.Contains(to, e.To.Value) {
 			b.errs.Addf(e.To.Pos, "unknown tier %q%s (community, street, district)", e.To.Value, yamlfile.Suggest(e.To.Value, to))
 		}
-		esc := Escalation{After: b.duration(e.After), To: e.To.Value}
+		after, _ := b.duration(e.After)
+		esc := Escalation{After: after, To: e.To.Value}
 		if e.Severity.Value != "" {
 			esc.Severity = b.severity(e.Severity)
 		}
@@ -359,18 +465,24 @@ func (b *packParser) alert(f *ruleFile, r *Rule) {
 	for _, name := range f.InhibitedBy {
 		if !validAlert(name.Value) {
 			b.errs.Addf(name.Pos, "%q is not the name of an alert", name.Value)
+			continue
 		}
 		r.InhibitedBy = append(r.InhibitedBy, name.Value)
+		r.inhibitedAt = append(r.inhibitedAt, name.Pos)
 	}
 }
 
 func (b *packParser) output(f *outputFile) OutputSpec {
-	o := OutputSpec{Point: f.Point.Value, Value: f.Value.Text, After: b.duration(f.After), For: b.duration(f.For), Until: f.Until.Value}
+	o := OutputSpec{Point: f.Point.Value, Value: f.Value.Text, Until: f.Until.Value}
+	o.After, _ = b.duration(f.After)
+	o.For, _ = b.duration(f.For)
 	scope, class, ok := strings.Cut(f.Device.Value, ".")
 	if !ok || class == "" || strings.Contains(class, ".") {
 		b.errs.Addf(f.Device.Pos, "%q: outputs are devices of a class, as zone.siren or site.door", f.Device.Value)
 	}
-	o.Scope, o.Class = scope, class
+	if ok {
+		o.Scope, o.Class = scope, class
+	}
 	switch o.Until {
 	case "", "acknowledged", "cleared":
 	default:
@@ -402,20 +514,20 @@ func (b *packParser) source(text yamlfile.At[string]) source {
 	return s
 }
 
-// duration evaluates a duration with the pack's defaults, to find mistakes; the engine evaluates it again with the
-// site's parameters.
-func (b *packParser) duration(p param) time.Duration {
+// duration evaluates a duration with the pack's defaults, to find mistakes, and reports whether it is right; the
+// engine evaluates it again with the site's parameters.
+func (b *packParser) duration(p param) (time.Duration, bool) {
 	if p.Text == "" {
-		return 0
+		return 0, true
 	}
 	d, err := resolveDuration(p.Text, func(name string) (string, bool) {
 		v, ok := b.pack.params.Get(name)
 		return v.Text, ok
 	}, b.pack.paramList())
-	if err != nil {
+	if err != nil && !b.pack.paramsUnread {
 		b.errs.Addf(p.Pos, "%v", err)
 	}
-	return d
+	return d, err == nil
 }
 
 func (p *Pack) paramList() []string {

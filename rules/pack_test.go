@@ -104,14 +104,21 @@ func TestMistakes(t *testing.T) {
 		{"output class", head + alert("A", "meter", "power_w > 1", ", outputs: [{device: zone.vioce_horn, point: play}]"), `unknown class "vioce_horn", did you mean "voice_horn"?`},
 		{"output point", head + alert("A", "meter", "power_w > 1", ", outputs: [{device: zone.meter, point: power_w}]"), "meter.power_w cannot be written"},
 		{"inhibited_by", head + alert("LaneBlocked", "meter", "power_w > 1", "") + alert("B", "meter", "power_w > 1", ", inhibited_by: [LaneBlockd]"), `unknown alert "LaneBlockd", did you mean "LaneBlocked"?`},
+		{"place in inhibited_by", head + "  - alert: SmokeX\n    for_each: meter\n    expr: power_w > 1\n    severity: notice\n    title: {zh: a, en: a}\n    inhibited_by: [A, SmokeAlrm]\n" + alert("A", "meter", "power_w > 1", ""), `p.yaml:11:23: inhibited_by: unknown alert "SmokeAlrm", did you mean "SmokeAlarm"?`},
+		{"params misspelt", strings.Replace(head, "params", "parms", 1) + alert("A", "meter", "power_w > ${limit}", `, for: "${dwell}"`), `unknown key "parms", did you mean "params"?`},
+		{"reads a derived point that is wrong", head + "  - {record: x, for_each: meter, expr: 'power_w >> 1'}\n" + alert("A", "meter", "x and power_w > 1", ""), "p.yaml:6:50:"},
+		{"asks for an alert that is wrong", head + alert("A", "meter", "power_w >> 1", "") + alert("B", "meter", "active(A)", ", inhibited_by: [A]"), "p.yaml:6:49:"},
+		{"default of two kinds", strings.Replace(head, "dwell: 3m", "dwell: {default: 3m, min: 1}", 1) + alert("A", "meter", "power_w > 1", `, for: "${dwell}"`), "p.yaml:4:47: the default 3m is a duration, but 1 is a number"},
+		{"default out of bounds", strings.Replace(head, "limit: 90", "limit: {default: 90, max: 80}", 1) + alert("A", "meter", "power_w > ${limit}", ""), "p.yaml:4:27: the default 90 is not within its own bounds: at most 80"},
+		{"bounds of a text", strings.Replace(head, "limit: 90", `from: {default: "22:00", min: 1}`, 1) + alert("A", "meter", "power_w > 1", ""), "only numbers and durations have bounds"},
+		{"default missing", strings.Replace(head, "limit: 90", "limit: {min: 1}", 1) + alert("A", "meter", "power_w > ${limit}", ""), `p.yaml:4:17: missing key "default"`},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			p, err := rules.ParsePack("p.yaml", []byte(c.src))
-			if err == nil {
-				s := newSite()
-				_, err = rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: s.Inventory, Classes: s.classes})
-			}
+			p, _ := rules.ParsePack("p.yaml", []byte(c.src))
+			s := newSite()
+			// Compile says again what ParsePack said, and nothing more about it.
+			_, err := rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: s.Inventory, Classes: s.classes})
 			var all yamlfile.Errors
 			if !errors.As(err, &all) {
 				t.Fatalf("error %v, want yamlfile.Errors with %q", err, c.want)
@@ -144,8 +151,71 @@ func TestEveryMistakeOfEveryPackAtOnce(t *testing.T) {
 	}
 }
 
+// A mistake in one rule does not hide those of the others, nor of other kinds in the same rule.
+func TestMistakesOfAllStagesAtOnce(t *testing.T) {
+	src := `version: 1
+pack: p
+title: {zh: 测试, en: Test}
+rules:
+  - {alert: A, for_each: meter, expr: power_w && 1, severity: warning, title: {zh: a, en: a}}
+  - {alert: B, for_each: meter, expr: powr_w > 1, severity: warnig, title: {zh: "{{zon}}", en: a}, for: 5}
+  - {alert: C, for_each: metre, expr: power_w > 1, severity: warning, title: {zh: a, en: a}}
+  - {alert: D, for_each: meter, expr: power_w, severity: warning, title: {zh: a, en: a}}
+`
+	p, err := rules.ParsePack("p.yaml", []byte(src))
+	if err == nil || p == nil || p.ID != "p" {
+		t.Fatalf("pack %+v, error %v", p, err)
+	}
+	s := newSite()
+	e, err := rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: s.Inventory, Classes: s.classes})
+	if e != nil || err == nil {
+		t.Fatal("a wrong pack gave an engine")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	for i, want := range []string{"p.yaml:5:47: `&&`", `p.yaml:6:39: class meter has no point "powr_w"`, `p.yaml:6:61: unknown severity "warnig"`,
+		"p.yaml:6:76: title of B: unknown {{zon}}", `p.yaml:6:105: "5" is not a duration`, `p.yaml:7:26: unknown class "metre"`, "p.yaml:8:39: "} {
+		if i >= len(lines) || !strings.HasPrefix(lines[i], want) {
+			t.Errorf("want %s... as mistake %d", want, i)
+		}
+	}
+	if len(lines) != 7 || t.Failed() {
+		t.Errorf("got:\n%v", err)
+	}
+}
+
+// A pack that is no YAML is known by the name of its file.
+func TestUnreadablePackHasAName(t *testing.T) {
+	p, err := rules.ParsePack("/etc/linli/packs/mine.yaml", []byte("version: 1\npack: [\n"))
+	if err == nil || p == nil || p.ID != "mine" || p.CheckParam("x", "5") != nil {
+		t.Errorf("got %+v, %v", p, err)
+	}
+}
+
+// A wrong parameter is one mistake; what follows from it is none.
+func TestWrongParamHasNoFollowUps(t *testing.T) {
+	p, err := rules.ParsePack("p.yaml", []byte(strings.Replace(pack(alert("A", "meter", "power_w > 1", `, for: "${dwell}"`)), "rules:", "params: {dwell: 3m}\nrules:", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite()
+	_, err = rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: s.Inventory, Classes: s.classes, Params: map[string]map[string]string{"p": {"dwell": "5"}}})
+	var all yamlfile.Errors
+	if !errors.As(err, &all) || len(all) != 1 {
+		t.Errorf("got:\n%v", err)
+	}
+}
+
+// An alert that nobody has may come with a pack of the site: it is no mistake, but told.
+func TestWarnings(t *testing.T) {
+	s := newSite()
+	e := s.compile(t, pack(alert("A", "meter", "power_w > 1", ", inhibited_by: [NobodyKnowsThis, SmokeAlarm]")))
+	if got := e.Warnings().Error(); got != `pack.yaml:5:111: inhibited_by: there is no alert "NobodyKnowsThis", neither in a pack that is in use nor in a shipped one` {
+		t.Errorf("warnings %q", got)
+	}
+}
+
 func TestCheckParam(t *testing.T) {
-	p, err := rules.ParsePack("p.yaml", []byte(strings.Replace(pack(alert("A", "meter", "power_w > ${limit}", `, for: "${dwell}"`)), "rules:", "params: {limit: 90, dwell: 3m, from: \"22:00\"}\nrules:", 1)))
+	p, err := rules.ParsePack("p.yaml", []byte(strings.Replace(pack(alert("A", "meter", "power_w > ${limit}", `, for: "${dwell}"`)), "rules:", "params: {limit: 90, dwell: {default: 3m, min: 1s}, share: {default: 50, min: 1, max: 100}, from: \"22:00\"}\nrules:", 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,6 +224,11 @@ func TestCheckParam(t *testing.T) {
 		{"limit", "3m", "is a number (default 90), but 3m is a duration"},
 		{"limit", "viel", "is a number"},
 		{"dwell", "180", "is a duration (default 3m), but 180 is a number"},
+		{"dwell", "-3m", "is a duration (default 3m), but -3m is negative"},
+		{"dwell", "400d", `is a duration (default 3m), but "400d" is too long (at most 366d)`},
+		{"dwell", "0s", "parameter dwell of pack p is at least 1s, not 0s"},
+		{"share", "900", "parameter share of pack p is 1 to 100, not 900"},
+		{"share", "0.5", "is 1 to 100, not 0.5"}, {"share", "100", ""}, {"share", "1", ""},
 		{"limits", "80", `has no parameter limits, did you mean "limit"?`},
 	} {
 		err := p.CheckParam(c.name, c.value)
@@ -185,12 +260,12 @@ func FuzzParsePack(f *testing.F) {
 	f.Add([]byte("version: 1\npack: p\nrules: [{alert: A, expr: |\n a and\n  b}]"))
 	classes := catalogue()
 	f.Fuzz(func(t *testing.T, src []byte) {
-		p, err := rules.ParsePack("p.yaml", src)
-		if err != nil {
-			return
-		}
+		p, wrong := rules.ParsePack("p.yaml", src)
 		inv := &telemetry.Inventory{Site: "s", Gateway: "g"}
 		if e, err := rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: inv, Classes: classes}); err == nil {
+			if wrong != nil {
+				t.Errorf("a wrong pack gave an engine: %v", wrong)
+			}
 			var out rules.Output
 			e.Step(telemetry.Now{Mono: 1}, nil, &out)
 		}
