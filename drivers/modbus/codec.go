@@ -84,15 +84,6 @@ func (c *codec) rawBits(data []byte) uint64 {
 	return raw
 }
 
-// decodeBit decodes a coil or discrete input.
-func (c *codec) decodeBit(bit bool) reading {
-	var raw uint64
-	if bit {
-		raw = 1
-	}
-	return c.decodeRaw(raw)
-}
-
 // decodeRaw decodes joined raw words.
 func (c *codec) decodeRaw(raw uint64) reading {
 	ch := c.ch

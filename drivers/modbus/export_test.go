@@ -89,7 +89,7 @@ func (b *Bus) Quarantined(i int) []string {
 func Decode(ch *firmwareconfig.Channel, b firmwareconfig.Binding, data []byte) (telemetry.Value, telemetry.Quality) {
 	c, n := newCodec(ch), newBinder(b)
 	if ch.Table.Bits() {
-		return n.value(c.decodeBit(data[0]&1 != 0))
+		return n.value(c.decodeRaw(uint64(data[0] & 1)))
 	}
 	return n.value(c.decodeRaw(c.rawBits(data)))
 }

@@ -257,13 +257,19 @@ type rig struct {
 
 func newRig(t *testing.T, c modbus.Config, p *peer) *rig {
 	t.Helper()
+	return newRigOver(t, c, p, p.dial)
+}
+
+// newRigOver is newRig with another way to connect.
+func newRigOver(t *testing.T, c modbus.Config, p *peer, dial func(context.Context) (net.Conn, error)) *rig {
+	t.Helper()
 	p.t, p.rtu = t, c.Transport != modbus.TCP
 	r := &rig{t: t, clock: telemetry.NewClock("test", 0, time.Time{}), last: map[telemetry.PointID]telemetry.Sample{}}
 	c.Clock = r.clock
 	if c.Name == "" {
 		c.Name = "bus"
 	}
-	bus, err := modbus.NewOver(c, p.dial)
+	bus, err := modbus.NewOver(c, dial)
 	if err != nil {
 		t.Fatal(err)
 	}

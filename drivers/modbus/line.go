@@ -42,8 +42,10 @@ type line struct {
 	rtu   bool          // RTU framing, else MBAP
 	char  time.Duration // one character on the wire; 0 where the transport is not a serial line in the end
 	quiet time.Duration // t3.5; 0 for MBAP
+	hold  time.Duration // the longest that an exchange may take with the silence before it; 0 for no such bound
 
 	p        port
+	used     bool // an answer has come over p since it was opened
 	id       uint16
 	last     time.Time // end of the last byte sent or received
 	dirty    bool      // bytes of unknown origin may still arrive
@@ -64,7 +66,7 @@ func (l *line) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.p, l.n = p, 0
+	l.p, l.n, l.used = p, 0, false
 	// A serial line may be in the middle of somebody's frame when we come to it.
 	l.dirty = l.rtu
 	return nil
@@ -96,7 +98,8 @@ func (l *line) check(silence time.Duration) {
 
 // exchange sends request PDU req to unit and returns the answer PDU, which is valid until the next exchange. timeout
 // is the longest wait for the answer to begin; the time that both frames take on a serial line is added to it, and
-// the sum bounds the whole exchange. The errors are ctx's, or wrap errTimeout, errGarbled or errLinkDown.
+// the sum bounds the whole exchange. Where the line has a hold, it bounds the sum, but leaves at least waitLeast for
+// the answer to begin. The errors are ctx's, or wrap errTimeout, errGarbled or errLinkDown.
 func (l *line) exchange(ctx context.Context, unit byte, req []byte, timeout time.Duration) ([]byte, error) {
 	if l.p == nil {
 		return nil, fmt.Errorf("%w: %w: not open", errNotSent, errLinkDown)
@@ -113,7 +116,11 @@ func (l *line) exchange(ctx context.Context, unit byte, req []byte, timeout time
 	}
 	start := time.Now()
 	sent := start.Add(l.wire(len(req) + 3))
-	deadline := sent.Add(timeout + l.wire(answerSize(req)+3))
+	answer := l.wire(answerSize(req) + 3)
+	if l.hold > 0 {
+		timeout = min(timeout, max(waitLeast, l.hold-l.quiet-sent.Sub(start)-answer))
+	}
+	deadline := sent.Add(timeout + answer)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
@@ -137,7 +144,7 @@ func (l *line) exchange(ctx context.Context, unit byte, req []byte, timeout time
 	if err != nil {
 		return nil, l.failed(ctx, err)
 	}
-	l.answered = time.Since(start)
+	l.answered, l.used = time.Since(start), true
 	return ans, nil
 }
 

@@ -25,6 +25,12 @@
 //     tell, the error is a *drivers.OutcomeUnknownError.
 //   - Step and Write end at once when their context does, and otherwise within the unit's timeout plus the time the
 //     frames take; connecting is bounded by 1 s.
+//   - Where several units share a bus with life-safety points, one transaction holds it for at most 300 ms: longer
+//     timeouts are cut, and reads are planned so that a unit has at least half of that to begin its answer.
+//   - A peer that refuses connections, or hangs up on whatever unit is asked, is a lost link: all points of the bus
+//     are BadComm at once, and it is tried again after 250 ms, then more and more rarely, at least every 30 s. One
+//     at which it hangs up only for some units has lost those alone. One that accepts and is silent has units that do
+//     not answer; when the first of them answers again, all are asked at once.
 //
 // # Quality
 //
@@ -45,6 +51,7 @@
 package modbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,6 +80,8 @@ const (
 	connectTimeout = time.Second
 	// holdMax is the longest that one transaction may hold a line with life-safety points on it.
 	holdMax = 300 * time.Millisecond
+	// waitLeast is the part of holdMax that is left to a unit to begin its answer, however long the frames take.
+	waitLeast = holdMax / 2
 )
 
 // Config describes one bus.
@@ -84,7 +93,10 @@ type Config struct {
 	// Line is the setting of the serial line; the zero value means 9600 8N1. RTUOverTCP uses it to know how long
 	// frames take behind the converter.
 	Line firmwareconfig.Line
-	// Timeout is the longest wait for an answer of units whose profile states none; 0 means 300 ms.
+	// Timeout is the longest wait for an answer. It overrides what the profiles state; 0 means the profile's, or else
+	// 300 ms. Whoever states it, it is cut so that a transaction takes 300 ms at most where any point of the bus is
+	// life-safety, unless the bus has a single unit: nobody else waits for that one. Each unit to which this happens
+	// is logged by New.
 	Timeout time.Duration
 	Units   []firmwareconfig.Unit
 	// Clock measures how long a transaction took, so that samples carry the moment their answer was complete. It is
@@ -104,9 +116,6 @@ func (c *Config) validate() error {
 	}
 	if c.Line.Format == "" {
 		c.Line.Format = "8N1"
-	}
-	if c.Timeout <= 0 {
-		c.Timeout = defaultTimeout
 	}
 	if c.Clock == nil {
 		c.Clock = telemetry.NewClock("", 0, time.Time{})
@@ -167,6 +176,9 @@ type Bus struct {
 	lifeRun   int            // life-safety transactions in a row
 	linkAt    telemetry.Mono // no attempt to connect before
 	linkWait  time.Duration  // the next backoff
+	urged     *block         // to be read next, whatever is due: it tells whether the link works
+	suspect   *unit          // where the peer hung up on a fresh connection; nothing has come over the link since
+	linkTry   int            // the unit asked last after the link was lost
 	busy      [60]time.Duration
 	busySlot  int64
 	busyFirst telemetry.Mono
@@ -215,19 +227,25 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 			life = life || bind.Def != nil && bind.Def.LifeSafety
 		}
 	}
+	if life && len(c.Units) > 1 {
+		b.line.hold = holdMax
+	}
 	var errs []error
 	for i := range c.Units {
-		u := &unit{cfg: c.Units[i], bus: b, limits: resolve(c.Units[i].Profile.Limits), timeout: c.Timeout, index: i}
-		t := u.cfg.Profile.Timing
-		if t.Timeout > 0 {
-			u.timeout = t.Timeout
+		t := c.Units[i].Profile.Timing
+		u := &unit{cfg: c.Units[i], bus: b, limits: resolve(c.Units[i].Profile.Limits), index: i}
+		u.timeout = cmp.Or(max(c.Timeout, 0), max(t.Timeout, 0), defaultTimeout)
+		if b.line.hold > 0 && u.timeout > holdMax {
+			b.log.Warn("timeout shortened: other units of the bus wait, and it has life-safety points",
+				zap.String("bus", b.name), zap.String("unit", u.cfg.ID), zap.Duration("wanted", u.timeout), zap.Duration("most", holdMax))
 		}
 		u.delay = t.ReadDelay
 		if u.delay <= 0 {
 			u.delay = defaultDelay
 		}
 		if life && b.line.rtu {
-			u.limits.registers = min(u.limits.registers, b.registersWithin(holdMax, u.delay))
+			n := b.registersWithin(holdMax, max(u.delay, waitLeast))
+			u.limits.registers, u.limits.bits = min(u.limits.registers, n), min(u.limits.bits, 16*n)
 		}
 		var err error
 		u.blocks, u.points, err = plan(&u.cfg, u.limits)

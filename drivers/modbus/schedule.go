@@ -100,6 +100,7 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 			return dst, b.linkAt
 		}
 	}
+	b.urged = nil
 	u := bl.unit
 	probe := u.demoted || bl.fails >= giveUpAfter
 	timeout := u.timeout
@@ -159,6 +160,12 @@ func (b *Bus) start(now telemetry.Mono) {
 // pick returns the block to read at now, or nil and the moment at which one is due. Earliest deadline first, among
 // life-safety blocks before all others; ties go by order of units and blocks, so that runs can be repeated.
 func (b *Bus) pick(now telemetry.Mono) (*block, telemetry.Mono) {
+	if bl := b.urged; bl != nil && bl.unit.hold <= max(now, b.gapUntil) {
+		if b.gapUntil > now {
+			return nil, b.gapUntil
+		}
+		return bl, now
+	}
 	var life, other *block
 	var lifeDead, otherDead telemetry.Mono
 	overdue := false
@@ -241,6 +248,9 @@ func (b *Bus) read(ctx context.Context, u *unit, table firmwareconfig.Table, add
 // count keeps the unit's counters.
 func (b *Bus) count(u *unit, err error, quantity int, bits bool) {
 	var exc *gomodbus.ModbusError
+	if !errors.Is(err, errLinkDown) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		b.linkWorks()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	h := &b.health.Units[u.index]
@@ -302,9 +312,13 @@ func (b *Bus) hear(address byte) {
 func (b *Bus) connect(ctx context.Context) error {
 	cctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if err := b.line.connect(cctx); err != nil {
-		return err
-	}
+	return b.line.connect(cctx)
+}
+
+// linkWorks takes in that a request was not met by a hang-up. That the peer accepted a connection says less: a
+// serial server that has one too many accepts, and closes it.
+func (b *Bus) linkWorks() {
+	b.suspect = nil
 	b.mu.Lock()
 	wasUp := b.health.Up
 	b.health.Up, b.health.LastError = true, ""
@@ -327,10 +341,9 @@ func (b *Bus) connect(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
 }
 
-// linkLost takes in that the port cannot be opened: no unit can be reached.
+// linkLost takes in that the port cannot be opened, or is closed by the peer whoever is asked: no unit can be reached.
 func (b *Bus) linkLost(dst []telemetry.Sample, t telemetry.Mono, err error) []telemetry.Sample {
 	b.backOff(t)
 	b.busyAdd(t, t)
@@ -344,7 +357,44 @@ func (b *Bus) linkLost(dst []telemetry.Sample, t telemetry.Mono, err error) []te
 		u.online = false
 		dst = u.allBad(dst, t)
 	}
+	// The next attempt asks another unit: it may be for this one that the peer hangs up.
+	for range b.units {
+		b.linkTry = (b.linkTry + 1) % len(b.units)
+		if b.urged = b.units[b.linkTry].probeBlock(); b.urged != nil {
+			break
+		}
+	}
 	return dst
+}
+
+// hungUp takes in that the peer hung up on block bl, and reports whether that is the unit's failure (or else nobody's
+// so far, or the link's).
+//
+// Where answers had come over the connection, the peer may simply have closed it after the last one (converters do):
+// the same request goes out at once on a fresh connection. When the peer hangs up on that too, it is either for this
+// unit, which some gateways do when it is silent, or for all: another unit, best one that answers, is asked at once.
+// If the peer hangs up on that as well the link is lost. A unit that is alone is its own witness.
+func (b *Bus) hungUp(dst []telemetry.Sample, u *unit, bl *block, t telemetry.Mono, err error) ([]telemetry.Sample, bool) {
+	switch {
+	case b.suspect != nil:
+		return b.linkLost(dst, t, err), false
+	case b.line.used:
+		b.urged = bl
+		return dst, false
+	}
+	b.suspect = u
+	var witness *unit
+	for _, w := range b.units {
+		if w != u && !w.demoted && len(w.blocks) > 0 && (witness == nil || w.online && !witness.online) {
+			witness = w
+		}
+	}
+	if witness == nil {
+		b.urged = bl
+		return dst, false
+	}
+	b.urged = witness.probeBlock()
+	return dst, true
 }
 
 // backOff sets when to connect next: soon at first, then doubling to at most 30 s, jittered so that a street of
@@ -373,6 +423,13 @@ func (b *Bus) appear(u *unit, t telemetry.Mono) {
 	b.linkWait = 0
 	if u.online {
 		return
+	}
+	if u.demoted && !slices.ContainsFunc(b.units, func(o *unit) bool { return o.online }) {
+		// All were silent: what brought this one back (power, a cable) may have brought back others.
+		for _, o := range b.units {
+			o.probeAt, o.probeWait = min(o.probeAt, t), firstProbe
+		}
+		b.deadFree = t
 	}
 	u.online, u.demoted, u.appeared = true, false, t
 	for _, bl := range u.blocks {
@@ -407,14 +464,10 @@ func (b *Bus) failed(u *unit, bl *block, probe bool, err error, began, t telemet
 		return b.refused(u, bl, exc, t, dst)
 	}
 	if errors.Is(err, errLinkDown) {
-		// The peer hung up. The first attempt to connect again is free where it worked before; a peer that hangs up
-		// on every request runs into the backoff.
-		if b.linkWait == 0 {
-			b.linkWait = linkFirst / 2
-			bl.due = t
-			return dst // Not the unit's failure, so far.
+		var blame bool
+		if dst, blame = b.hungUp(dst, u, bl, t, err); !blame {
+			return dst
 		}
-		b.backOff(t)
 	}
 	if probe {
 		b.deadFree = t.Add(time.Duration(float64(t.Sub(began)) * (1/deadShare - 1)))
