@@ -116,7 +116,7 @@ func (s *Server) getState(w http.ResponseWriter, r *http.Request) {
 
 // alertJSON is one alert with everything that happened to it.
 type alertJSON struct {
-	Alert   alert.Alert   `json:"alert"`
+	Alert   openAlert     `json:"alert"`
 	History []alert.Entry `json:"history"` // oldest first
 }
 
@@ -129,7 +129,7 @@ func (s *Server) getAlert(w http.ResponseWriter, r *http.Request) {
 	if history == nil {
 		history = []alert.Entry{}
 	}
-	s.writeJSON(w, r, http.StatusOK, alertJSON{Alert: a, History: history})
+	s.writeJSON(w, r, http.StatusOK, alertJSON{Alert: openAlert{a, raisedAgain(a, history)}, History: history})
 }
 
 // actionJSON is who does something, and what they have to say about it.
@@ -163,8 +163,8 @@ func (s *Server) answerAction(w http.ResponseWriter, r *http.Request, action str
 	}
 	s.log.Info("alert "+action, zap.String("alert", a.ID), zap.String("by", in.By), zap.String("remote", r.RemoteAddr))
 	s.writeJSON(w, r, http.StatusOK, struct {
-		Alert alert.Alert `json:"alert"`
-	}{a})
+		Alert openAlert `json:"alert"`
+	}{s.raised(a)})
 }
 
 // alertFailed answers for an error of the alert book.

@@ -589,3 +589,35 @@ func TestRunServesUntilItsContextEnds(t *testing.T) {
 	for range events { // The stream has ended, too.
 	}
 }
+
+// TestRaisedAgain: an open alert whose condition came back says when, wherever it is told.
+func TestRaisedAgain(t *testing.T) {
+	c := newCommunity(t, console.Config{}, true)
+	lane := c.raiseLane(t)
+	told := func() any {
+		t.Helper()
+		first := dig(t, decode(t, do(c, "GET", "/api/v1/state", "")), "alerts", "open", 0).(map[string]any)
+		one := dig(t, decode(t, do(c, "GET", "/api/v1/alerts/"+lane.ID, "")), "alert").(map[string]any)
+		if first["raised_again_at"] != one["raised_again_at"] || first["raised_at"] != one["raised_at"] || one["raised_at"] == nil {
+			t.Errorf("the list says %v, the alert %v", first, one)
+		}
+		return one["raised_again_at"]
+	}
+	if got := told(); got != nil {
+		t.Errorf("raised once: %v", got)
+	}
+	var again []any
+	for range 2 {
+		lane = c.move(lane, alert.ReturnedUnacknowledged, alert.WhatReturned)
+		lane = c.move(lane, alert.ActiveUnacknowledged, alert.WhatRaisedAgain)
+		_, history, _ := c.book.Get(lane.ID)
+		again = append(again, told())
+		if want := history[len(history)-1].Time.Format(time.RFC3339Nano); again[len(again)-1] != want {
+			t.Errorf("raised again at %v, want %v", again[len(again)-1], want)
+		}
+	}
+	w := do(c, "POST", "/api/v1/alerts/"+lane.ID+"/acknowledge", `{"by":"王工"}`)
+	if got := dig(t, decode(t, w), "alert", "raised_again_at"); got != again[1] {
+		t.Errorf("acknowledged: %v, want %v", got, again[1])
+	}
+}

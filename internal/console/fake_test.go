@@ -268,7 +268,7 @@ func install(inv *telemetry.Inventory) {
 			add(fmt.Sprintf("smoke_%d_%d", b, f), "smoke_detector", floor, text("走廊烟感", "Corridor smoke detector"))
 		}
 		add(fmt.Sprintf("door_%d", b), "door", building, text("单元门", "Entrance door"))
-		add(fmt.Sprintf("meter_%d", b), "energy_meter", building, text("公共照明电表", "Common lighting meter"))
+		add(fmt.Sprintf("meter_%d", b), "energy_meter", building, text(fmt.Sprintf("电表 %d", b), fmt.Sprintf("Meter %d", b)))
 	}
 	lane := inv.AddZone(telemetry.Zone{ID: "lane_east", Parent: -1, Kind: "lane", Title: text("东门消防通道", "East gate fire lane")})
 	add("lane_e1", "fire_lane_sensor", lane, text("入口探测器", "Entry sensor"))

@@ -3,6 +3,7 @@ package console
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"linli/internal/alert"
@@ -197,10 +198,54 @@ type stateJSON struct {
 
 // alertsJSON are alerts as the book has them.
 type alertsJSON struct {
-	Open   []alert.Alert `json:"open"`   // worst first, then newest first
+	Open   []openAlert   `json:"open"`   // worst first, then newest first
 	Recent []alert.Alert `json:"recent"` // closed ones, newest first
 	// RecentFailed: the closed ones could not be read; there may be some.
 	RecentFailed bool `json:"recent_failed,omitempty"`
+}
+
+// openAlert is an alert and when its condition came back last after it had gone, zero where it never did: people who
+// see it must not take it for an old one.
+type openAlert struct {
+	alert.Alert
+	raisedAgain time.Time
+}
+
+// MarshalJSON writes the alert as it writes itself, and raised_again_at.
+func (o openAlert) MarshalJSON() ([]byte, error) {
+	body, err := o.Alert.MarshalJSON()
+	if err != nil || o.raisedAgain.IsZero() {
+		return body, err
+	}
+	at, err := o.raisedAgain.MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	body = append(body[:len(body)-1], `,"raised_again_at":`...)
+	return append(append(body, at...), '}'), nil
+}
+
+// raised looks up when a was raised again, which only its history tells. Of a closed alert that would be on disk, and
+// is no longer worth the look.
+func (s *Server) raised(a alert.Alert) openAlert {
+	if a.Revision < 3 || !a.Open() { // Raised, returned, raised again: the third at the earliest.
+		return openAlert{Alert: a}
+	}
+	_, history, err := s.src.Alerts.Get(a.ID)
+	if err != nil {
+		return openAlert{Alert: a} // Gone since: the next event says so.
+	}
+	return openAlert{Alert: a, raisedAgain: raisedAgain(a, history)}
+}
+
+// raisedAgain returns when a was raised again last, as far as it stands here: its history may be further already.
+func raisedAgain(a alert.Alert, history []alert.Entry) time.Time {
+	for _, e := range slices.Backward(history) {
+		if e.What == alert.WhatRaisedAgain && e.Revision <= a.Revision {
+			return e.Time
+		}
+	}
+	return time.Time{}
 }
 
 func millis(m telemetry.Mono) int64 { return int64(m) / int64(time.Millisecond) }
@@ -228,12 +273,13 @@ func (s *Server) status() Status {
 
 // alerts returns the open alerts and the newest closed ones.
 func (s *Server) alerts() alertsJSON {
-	a := alertsJSON{Open: s.src.Alerts.OpenAlerts()}
+	open := s.src.Alerts.OpenAlerts()
+	a := alertsJSON{Open: make([]openAlert, 0, len(open))}
+	for i := range open {
+		a.Open = append(a.Open, s.raised(open[i]))
+	}
 	recent, err := s.src.Alerts.Recent(recentShown)
 	a.Recent, a.RecentFailed = recent, err != nil
-	if a.Open == nil {
-		a.Open = []alert.Alert{}
-	}
 	if a.Recent == nil {
 		a.Recent = []alert.Alert{}
 	}

@@ -31,9 +31,9 @@ type heartbeatJSON struct {
 // changedJSON is the data of an alerts event: each alert as it stands now. Gone are ids that nothing is known of any
 // more.
 type changedJSON struct {
-	Now    momentJSON    `json:"now"`
-	Alerts []alert.Alert `json:"alerts"`
-	Gone   []string      `json:"gone,omitempty"`
+	Now    momentJSON  `json:"now"`
+	Alerts []openAlert `json:"alerts"` // those that have closed just now too
+	Gone   []string    `json:"gone,omitempty"`
 }
 
 // stream serves server-sent events: a snapshot first, then alerts as they change, values in batches, heartbeats.
@@ -104,20 +104,20 @@ func (c *client) snapshot() error {
 	state := c.s.state(entries)
 	c.next, c.sent = next, map[string]alert.Alert{}
 	for _, a := range state.Alerts.Open {
-		c.sent[a.ID] = a
+		c.sent[a.ID] = a.Alert
 	}
 	return c.send("snapshot", state)
 }
 
 // alerts sends the alerts that are not as this client has them.
 func (c *client) alerts() error {
-	out := changedJSON{Now: c.s.now(), Alerts: []alert.Alert{}}
+	out := changedJSON{Now: c.s.now(), Alerts: []openAlert{}}
 	open := map[string]bool{}
 	for _, a := range c.s.src.Alerts.OpenAlerts() {
 		open[a.ID] = true
 		if c.sent[a.ID] != a {
 			c.sent[a.ID] = a
-			out.Alerts = append(out.Alerts, a)
+			out.Alerts = append(out.Alerts, c.s.raised(a))
 		}
 	}
 	for id := range c.sent {
@@ -126,7 +126,7 @@ func (c *client) alerts() error {
 		}
 		delete(c.sent, id)
 		if a, _, err := c.s.src.Alerts.Get(id); err == nil && !a.Open() {
-			out.Alerts = append(out.Alerts, a)
+			out.Alerts = append(out.Alerts, openAlert{Alert: a})
 		} else {
 			out.Gone = append(out.Gone, id)
 		}

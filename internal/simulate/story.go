@@ -68,8 +68,8 @@ func Stories() []Story {
 			Name:  "bins",
 			Title: telemetry.Text{Zh: "垃圾桶满", En: "Bin full"},
 			What: telemetry.Text{
-				Zh: "2号投放点厨余桶在 10 秒内装满，先预警后告警；45 秒后清运。",
-				En: "The kitchen waste bin at station 2 fills up within 10 seconds. It is emptied after 45 seconds.",
+				Zh: "2号投放点厨余桶在 10 秒内装满，先提示快满，再发桶满预警；45 秒后清运。",
+				En: "The kitchen waste bin at station 2 fills up within 10 seconds: a notice that it is nearly full, then a warning. It is emptied after 45 seconds.",
 			},
 			acts: []act{
 				{at: 0, device: "bin_2_kitchen", point: "fill_pct", value: 83},
@@ -82,8 +82,8 @@ func Stories() []Story {
 			Name:  "dead-device",
 			Title: telemetry.Text{Zh: "设备失联", En: "Silent device"},
 			What: telemetry.Text{
-				Zh: "1号楼2层烟感断线 45 秒：数值变为未知，随后提示设备失联；同一总线上的其他设备不受影响。",
-				En: "A smoke detector in building 1 stops answering for 45 seconds: its values become unknown, then it is reported silent. The others on its bus go on.",
+				Zh: "1号楼2层烟感断线 45 秒：数值变为未知，随后发出设备失联预警；同一总线上的其他设备不受影响。",
+				En: "A smoke detector in building 1 stops answering for 45 seconds: its values become unknown, then a warning says that it is silent. The others on its bus go on.",
 			},
 			acts: []act{
 				{at: 0, device: "smoke_1_2", point: "alarm", unit: goSilent},

@@ -8,9 +8,26 @@ const RECENT = 20;
 
 const rank: Record<Severity, number> = { critical: 0, warning: 1, notice: 2 };
 
-// worstFirst is the order of open alerts: severity, then newest first.
+// worstFirst is the order of open alerts: severity; what waits for somebody before what has been seen; what is
+// confirmed for a zone or the site before the single devices of which it was made; then newest first.
 export function worstFirst(a: Alert, b: Alert): number {
-  return rank[a.severity] - rank[b.severity] || b.raised_at.localeCompare(a.raised_at) || b.id.localeCompare(a.id);
+  return (
+    rank[a.severity] - rank[b.severity] ||
+    Number(unacknowledged(b)) - Number(unacknowledged(a)) ||
+    Number(!!a.device) - Number(!!b.device) ||
+    began(b).localeCompare(began(a)) ||
+    b.id.localeCompare(a.id)
+  );
+}
+
+// began is when the condition of an alert came last: for people this is when the alert began.
+export function began(a: Alert): string {
+  return a.raised_again_at ?? a.raised_at;
+}
+
+// occasion names one coming of an alert: the same alert raised again is a new one.
+export function occasion(a: Alert): string {
+  return a.id + " " + began(a);
 }
 
 export function unacknowledged(a: Alert): boolean {
@@ -45,7 +62,7 @@ class Now {
   link = $state<Link>("connecting");
   cause = $state<Cause>("");
   heardOnce = $state(false); // whether there has ever been a snapshot
-  freshIds = $state.raw<ReadonlySet<string>>(new Set()); // alerts that came in while the page was open
+  freshIds = $state.raw<ReadonlySet<string>>(new Set()); // alerts that came in, or came again, while the page was open
 
   // The page's clock: ticks each second, and follows the gateway's clocks, not this device's.
   tick = $state(performance.now());
@@ -173,13 +190,14 @@ class Now {
     if (this.instance !== s.server.instance) {
       // A new start of the gateway: point ids mean something else now.
       const source = this.source;
-      const site = await this.loadSite();
+      // The stories of a demo come with it: they stand above the alerts and must not push them down later.
+      const [site] = await Promise.all([this.loadSite(), this.loadScenarios()]);
       if (this.source !== source) return;
       if (!site) return this.lose();
       this.values.clear();
       this.site = site;
       this.instance = s.server.instance;
-    }
+    } else void this.loadScenarios();
     const known = new Set([...s.alerts.open, ...s.alerts.recent].map((a) => a.id));
     for (const id of [...this.alerts.keys()]) if (!known.has(id)) this.alerts.delete(id);
     const fresh = this.heardOnce; // What came in while we were disconnected is new to the person.
@@ -190,7 +208,6 @@ class Now {
     this.cause = "";
     this.link = "online";
     this.heardOnce = true;
-    void this.loadScenarios();
   }
 
   private async loadSite(): Promise<Site | null> {
@@ -205,7 +222,7 @@ class Now {
   takeAlert(a: Alert, mayBeFresh: boolean): void {
     const old = this.alerts.get(a.id);
     if (old && old.revision > a.revision) return; // An answer and an event may cross.
-    if (!old && mayBeFresh && a.state !== "closed") this.markFresh(a.id);
+    if (mayBeFresh && a.state !== "closed" && (!old || occasion(old) !== occasion(a))) this.markFresh(a.id);
     this.alerts.set(a.id, a);
   }
 

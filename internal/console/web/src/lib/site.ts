@@ -1,6 +1,6 @@
 import { language, say } from "./i18n.svelte";
 import type { Live } from "./now.svelte";
-import type { Alert, Class, Device, PointDef, Site, Value, Zone } from "./types";
+import type { Alert, Class, Device, PointDef, Site, Text, Value, Zone } from "./types";
 
 // Place and kind of everything, looked up once per site.
 export interface Lookup {
@@ -27,6 +27,46 @@ export function zonePath(look: Lookup, id: string): string {
 export function inZone(look: Lookup, id: string | undefined, within: string): boolean {
   for (let z = look.zones.get(id ?? ""); z; z = z.parent ? look.zones.get(z.parent) : undefined) if (z.id === within) return true;
   return false;
+}
+
+// sameName reports whether a device's name says all that its class says: 电表 1 is an 电能表, "Corridor smoke detector"
+// is a "Smoke detector". Numbers do not count. In Chinese, letters are compared in their order; elsewhere, words.
+export function sameName(title: string, cls: string): boolean {
+  const bare = (s: string) => s.toLowerCase().replace(/[\d\s号#·._-]+/g, language.lang === "zh" ? "" : " ").trim();
+  const [a, b] = [bare(title), bare(cls)];
+  if (a === "" || b === "") return b === "";
+  const parts = (s: string) => (language.lang === "zh" ? [...s] : s.split(" "));
+  const [short, long] = parts(a).length <= parts(b).length ? [parts(a), parts(b)] : [parts(b), parts(a)];
+  if (language.lang !== "zh") return short.every((w) => long.includes(w));
+  let at = 0;
+  for (const c of long) if (c === short[at]) at++;
+  return at === short.length;
+}
+
+// concerned are the points of a device that an alert is about: those its detail names, otherwise those its class calls
+// abnormal in one state, otherwise the first. At most two: they have one line.
+export function concerned(d: Device, cls: Class | undefined, detail: Text | undefined, values: ReadonlyMap<number, Live>): { id: number; def: PointDef }[] {
+  const provided: { id: number; def: PointDef }[] = [];
+  cls?.points.forEach((def, i) => {
+    const id = d.points[i];
+    if (typeof id === "number") provided.push({ id, def });
+  });
+  let text = say(detail);
+  const named = new Set<number>();
+  // Longer titles first, so that 温度 is not found in 电缆温度.
+  for (const p of [...provided].sort((a, b) => say(b.def.title).length - say(a.def.title).length)) {
+    const title = say(p.def.title);
+    const at = title ? text.toLowerCase().indexOf(title.toLowerCase()) : -1;
+    if (at < 0) continue;
+    named.add(p.id);
+    text = text.slice(0, at) + "\n" + text.slice(at + title.length);
+  }
+  const found = provided.filter((p) => named.has(p.id));
+  if (found.length > 0) return found.slice(0, 2);
+  const marked = provided.filter((p) => p.def.alarm_when !== undefined);
+  const abnormal = marked.filter((p) => values.get(p.id)?.value === p.def.alarm_when);
+  if (abnormal.length > 0) return abnormal.slice(0, 2);
+  return (marked.length > 0 ? marked : provided).slice(0, 1);
 }
 
 export type Health = "normal" | "unknown" | "lost";

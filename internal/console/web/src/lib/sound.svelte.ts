@@ -1,5 +1,5 @@
 import type { Alert } from "./types";
-import { unacknowledged } from "./now.svelte";
+import { occasion, unacknowledged } from "./now.svelte";
 
 const SILENCE_MS = 3 * 60_000;
 
@@ -13,8 +13,8 @@ class Sound {
   silencedUntil = $state(0); // performance.now() when the silence ends
   ringing = $state(false);
 
-  private silenced = new Set<string>(); // alerts that were there when the silence was asked for
-  private chimed = new Set<string>();
+  private silenced = new Set<string>(); // occasions of what rang when the silence was asked for; what comes later rings
+  private chimed = new Set<string>(); // occasions that have been heard, by chime or worse
   private primed = false; // the first look at the alerts makes no chime
   private context: Context | null = null;
   private siren: AudioBufferSourceNode | null = null;
@@ -58,7 +58,7 @@ class Sound {
   }
 
   silence(open: Alert[]): void {
-    for (const a of open) this.silenced.add(a.id);
+    for (const a of open) if (a.severity === "critical") this.silenced.add(occasion(a));
     this.silencedUntil = performance.now() + SILENCE_MS;
     this.update(open, performance.now());
   }
@@ -71,15 +71,17 @@ class Sound {
 
   // update decides what must sound now.
   update(open: Alert[], at: number): void {
-    if (this.silencedUntil !== 0 && at >= this.silencedUntil) {
+    const loud = open.filter((a) => a.severity === "critical" && unacknowledged(a));
+    // The silence ends with its time, or with the last alert that it was asked for.
+    if (this.silencedUntil !== 0 && (at >= this.silencedUntil || !loud.some((a) => this.silenced.has(occasion(a))))) {
       this.silenced.clear();
       this.silencedUntil = 0;
     }
-    this.ring(open.some((a) => a.severity === "critical" && unacknowledged(a) && !this.silenced.has(a.id)));
+    this.ring(loud.some((a) => !this.silenced.has(occasion(a))));
     for (const a of open) {
-      if (a.severity !== "warning" || !unacknowledged(a) || this.chimed.has(a.id)) continue;
-      this.chimed.add(a.id);
-      if (this.primed) this.chime();
+      if (a.severity === "notice" || !unacknowledged(a) || this.chimed.has(occasion(a))) continue;
+      this.chimed.add(occasion(a));
+      if (this.primed && a.severity === "warning") this.chime();
     }
     this.primed = true;
   }

@@ -21,6 +21,7 @@ export interface Alert {
   zone?: string;
   place?: Text;
   raised_at: string;
+  raised_again_at?: string;
   acknowledged_at?: string;
   acknowledged_by?: string;
   returned_at?: string;
