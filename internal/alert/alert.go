@@ -17,7 +17,7 @@
 // # What it does not do
 //
 // It does not evaluate conditions (package rules), does not send (uplink, notify read Pending and answer Told), and does
-// not judge whether the clock is right: times are as given, at a resolution of a millisecond, in UTC.
+// not judge whether a clock that is set is right: times are as given, at a resolution of a millisecond, in UTC.
 //
 // # States
 //
@@ -36,16 +36,22 @@
 // obvious, each decided in decide.go:
 //
 //   - a second raise of an active alert changes nothing, except that it settles Unknown;
-//   - known and changed for an identity without an open alert raise one: the engine believes in an alert that was
-//     closed by hand while its condition was unknown, and its condition can be decided again;
+//   - known and changed for an identity without an open alert raise one where the condition is true: the engine had
+//     not heard yet (TakeClosedByHand) that the alert was closed by hand while its condition was unknown;
 //   - changed to a worse severity takes an acknowledgement back: nobody has seen the alert that it now is;
 //   - acknowledging a returned alert writes two lines of history, acknowledged and closed, and two revisions.
+//
+// # Times
+//
+// What happens while the clock is not set is marked TimeUncertain and keeps the time since boot, counted from 1970.
+// Once the clock has been set, the times of open alerts are put right and told again, as a change by "clock". Where
+// the box boots before that, nobody knows any more what those times were: they stay as they are, and marked.
 //
 // # Tables
 //
 //	alerts   one row per alert as it stands; states, severities and times as words (times UTC, milliseconds);
 //	         closed_n numbers the closed ones in the order of closing, which no clock can disturb
-//	history  (alert, revision): one line per transition
+//	history  (alert, revision): one line per transition; the boot whose clock was not set, where that is so
 //	outbox   (channel, alert): the newest revision of that alert that was not yet told on channel
 //	book     one row: whether the book was closed with everything on disk
 //
@@ -135,7 +141,8 @@ type Alert struct {
 	Revision int64 // grows by one with each transition of this alert
 	// Durable is false while the last transition is announced but not yet committed to disk.
 	Durable bool
-	// TimeUncertain: the clock was not set when the alert was raised.
+	// TimeUncertain: the clock was not set at one of these times, or at a transition, and has not been since. Such a
+	// time is in 1970.
 	TimeUncertain bool
 }
 
@@ -165,6 +172,7 @@ const (
 const (
 	BySensor = "sensor" // the rules engine
 	BySite   = "site"   // a new revision of the site file
+	ByClock  = "clock"  // the clock was set, and the times before that were put right
 )
 
 // Entry is one line of an alert's history.
@@ -172,17 +180,22 @@ type Entry struct {
 	Revision int64     `json:"revision"`
 	Time     time.Time `json:"time"`
 	What     string    `json:"what"` // raised, acknowledged, returned, unknown, known, changed, raised_again, closed
-	By       string    `json:"by"`   // who; "sensor" for the engine, "site" for a removal
+	By       string    `json:"by"`   // who; "sensor" for the engine, "site" for a removal, "clock" for times put right
 	Note     string    `json:"note,omitempty"`
 	// Detail is what decided, for lines by the engine.
 	Detail telemetry.Text `json:"detail,omitzero"`
+	// TimeUncertain: the clock was not set, and Time is the time since boot, counted from 1970.
+	TimeUncertain bool `json:"time_uncertain,omitempty"`
+
+	boot string // whose Time that is
 }
 
 // Outgoing is one transition still to be told on a channel.
 type Outgoing struct {
 	Seq   int64 // order of the outbox; unique while the process runs
 	Alert Alert
-	What  string // as Entry.What
+	What  string    // as Entry.What
+	At    time.Time // of the transition, as Entry.Time
 }
 
 // The errors that callers decide on.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +30,7 @@ const (
 	textLimit    = 1000  // characters of a title or detail; longer ones are cut
 	defaultKeep  = 100_000
 	defaultLimit = 200 * time.Millisecond
+	closeLimit   = 3 * time.Second
 )
 
 // Config says where the book is kept.
@@ -38,6 +40,8 @@ type Config struct {
 	Keep        int           // closed alerts kept; 0 means 100,000
 	Channels    []string      // on which every transition is to be told; nil means "mqtt" alone
 	Log         *zap.Logger   // state changes of the store; nil means silence
+	// Clock says what time it is and whether the clock has been set; nil: the process's clock is right.
+	Clock *telemetry.Clock
 }
 
 // Book is the register of alerts. It is safe for concurrent use.
@@ -54,8 +58,11 @@ type Book struct {
 	outbox  []*channel                     // parallel to cfg.Channels
 	changed chan struct{}
 	ids     io.Reader
-	seq     int64 // last of the outbox
-	closedN int64 // last of the closed alerts
+	seq     int64                           // last of the outbox
+	closedN int64                           // last of the closed alerts
+	byHand  map[telemetry.Identity]struct{} // closed by hand while active, and the engine has not heard of it
+	unset   bool                            // an open alert has a time that waits for the clock of this boot
+	running bool                            // Run has begun and did not end with everything committed
 	stats   Stats
 }
 
@@ -65,6 +72,7 @@ type record struct {
 	shown     Alert  // as announced last; Revision 0 before
 	lines     []mark // history: revision 1 and the newest
 	committed int64  // revision on disk
+	rewrite   int64  // with this revision, earlier lines changed as well
 	closedN   int64  // place in the order of closing, 0 while open
 	waiting   bool   // in Book.dirty
 	writing   bool   // in the batch being committed
@@ -76,11 +84,12 @@ type mark struct {
 	at time.Time
 }
 
-func (r *record) what() string {
+// last returns the newest line of history.
+func (r *record) last() Entry {
 	if len(r.lines) == 0 {
-		return "" // Somebody has been at the file.
+		return Entry{} // Somebody has been at the file.
 	}
-	return r.lines[len(r.lines)-1].What
+	return r.lines[len(r.lines)-1].Entry
 }
 
 // due returns when the oldest decision that is not announced must be, limit after it was made.
@@ -135,6 +144,7 @@ func newBook(cfg Config, inv *telemetry.Inventory, d disk) (*Book, error) {
 		cfg: cfg, inv: inv, disk: d, wake: make(chan struct{}, 1),
 		open: map[telemetry.Identity]*record{}, byID: map[string]*record{},
 		changed: make(chan struct{}),
+		byHand:  map[telemetry.Identity]struct{}{},
 		ids:     ulid.Monotonic(rand.Reader, 0),
 	}
 	for _, name := range cfg.Channels {
@@ -152,6 +162,7 @@ func newBook(cfg Config, inv *telemetry.Inventory, d disk) (*Book, error) {
 		}
 		b.byID[r.head.ID] = r
 		b.open[r.head.Identity] = r
+		b.unset = b.unset || r.ofBoot(b.boot())
 	}
 	if !was.clean {
 		// After a crash, a channel may have been told of a transition that never reached the disk: it would go on
@@ -159,7 +170,8 @@ func newBook(cfg Config, inv *telemetry.Inventory, d disk) (*Book, error) {
 		for _, s := range was.open {
 			for _, ch := range b.outbox {
 				b.seq++
-				ch.put(Outgoing{Seq: b.seq, Alert: s.alert, What: b.byID[s.alert.ID].what()})
+				last := b.byID[s.alert.ID].last()
+				ch.put(Outgoing{Seq: b.seq, Alert: s.alert, What: last.What, At: last.Time})
 			}
 		}
 	}
@@ -167,7 +179,7 @@ func newBook(cfg Config, inv *telemetry.Inventory, d disk) (*Book, error) {
 		for _, ch := range b.outbox {
 			if ch.name == row.channel {
 				b.seq++
-				ch.put(Outgoing{Seq: b.seq, Alert: row.alert, What: row.what})
+				ch.put(Outgoing{Seq: b.seq, Alert: row.alert, What: row.what, At: row.at})
 			}
 		}
 	}
@@ -177,8 +189,23 @@ func newBook(cfg Config, inv *telemetry.Inventory, d disk) (*Book, error) {
 // Damaged returns where Open put a damaged file, and what was wrong with it; "" and nil where it was sound.
 func (b *Book) Damaged() (path string, cause error) { return b.disk.damaged() }
 
-// Close closes the store. Run must have returned.
-func (b *Book) Close() error { return b.disk.close(b.Stats().Waiting == 0) }
+// Close closes the store. Run must have returned. Where the disk hangs, Close gives up after three seconds and leaves
+// it to the end of the process. The next start tells open alerts again unless everything was committed and closed.
+func (b *Book) Close() error {
+	b.mu.Lock()
+	clean := !b.running && len(b.dirty) == 0
+	b.mu.Unlock()
+	done := make(chan error, 1)
+	go func() { done <- b.disk.close(clean) }()
+	limit := time.NewTimer(closeLimit)
+	defer limit.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-limit.C:
+		return fmt.Errorf("alerts: not closed after %v: the disk hangs", closeLimit)
+	}
+}
 
 // Active returns the alerts whose condition held when last heard of, for the engine to take over.
 func (b *Book) Active() []telemetry.ActiveAlert {
@@ -205,8 +232,10 @@ func (b *Book) Submit(now telemetry.Now, ts []telemetry.Transition) {
 	defer b.mu.Unlock()
 	for i := range ts {
 		t := &ts[i]
-		c := command{op: opOf(t.Op), by: BySensor, said: b.said(t)}
-		c.at, c.said.TimeUncertain = wall(now, t)
+		c := command{op: opOf(t.Op), by: BySensor, said: b.said(t), holds: t.Condition == telemetry.ConditionTrue}
+		if c.at = stamp(t.Wall); t.Wall.IsZero() {
+			c.at = moment(now, t.Time)
+		}
 		// The engine is not told: what it says about an alert that is not open is answered by decide.
 		_, _ = b.apply(b.open[t.Identity], c)
 	}
@@ -218,14 +247,26 @@ func (b *Book) Submit(now telemetry.Now, ts []telemetry.Transition) {
 func (b *Book) Remove(now telemetry.Now, ids []telemetry.Identity) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	at := now.Wall
-	if at.IsZero() {
-		at = time.Now()
-	}
 	for _, id := range ids {
-		_, _ = b.apply(b.open[id], command{op: opRemove, at: stamp(at), by: BySite}) // Removing has no errors.
+		_, _ = b.apply(b.open[id], command{op: opRemove, at: moment(now, now.Mono), by: BySite}) // Removing has no errors.
 	}
 	b.poke()
+}
+
+// TakeClosedByHand returns, once, the identities of alerts that were closed by hand although the engine believes in
+// them, for Engine.Closed; nil for none. There are never more of them than identities. It is called by the goroutine
+// that calls Submit, between what it submits and the engine's next step.
+func (b *Book) TakeClosedByHand() []telemetry.Identity {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.byHand) == 0 {
+		return nil
+	}
+	ids := slices.SortedFunc(maps.Keys(b.byHand), func(x, y telemetry.Identity) int {
+		return cmp.Or(cmp.Compare(x.Alert, y.Alert), cmp.Compare(x.Subject, y.Subject))
+	})
+	clear(b.byHand)
+	return ids
 }
 
 // Acknowledge acknowledges an open alert for by; acknowledging twice is not an error, nor is acknowledging an alert
@@ -253,7 +294,8 @@ func (b *Book) command(ctx context.Context, id string, c command) (Alert, error)
 	if err := checkText("note", c.note, noteLimit); err != nil {
 		return Alert{}, err
 	}
-	c.at = stamp(time.Now())
+	now := b.now()
+	c.at = moment(now, now.Mono)
 	b.mu.Lock()
 	r := b.byID[id]
 	if r == nil || r.shown.Revision == 0 {
@@ -304,6 +346,7 @@ func (b *Book) apply(r *record, c command) (Alert, error) {
 	if r != nil {
 		before = r.head
 	}
+	c.boot = b.boot()
 	after, entries, err := decide(before, c)
 	if err != nil || len(entries) == 0 {
 		return before, err
@@ -313,6 +356,12 @@ func (b *Book) apply(r *record, c command) (Alert, error) {
 		r = &record{}
 		b.byID[after.ID] = r
 		b.open[after.Identity] = r
+		delete(b.byHand, after.Identity) // The engine was right.
+	} else if c.op == opClose && before.State.Active() {
+		b.byHand[after.Identity] = struct{}{}
+	}
+	if unset(c.at) && b.cfg.Clock != nil {
+		b.unset = true
 	}
 	r.head = after
 	now := time.Now()
@@ -361,7 +410,8 @@ func (b *Book) poke() {
 	}
 }
 
-// OpenAlerts returns every open alert, worst first, then newest first.
+// OpenAlerts returns every open alert, worst first, then newest first. Those whose time is uncertain come before
+// those of the same severity whose time is known.
 func (b *Book) OpenAlerts() []Alert {
 	b.mu.Lock()
 	alerts := make([]Alert, 0, len(b.byID))
@@ -372,7 +422,7 @@ func (b *Book) OpenAlerts() []Alert {
 	}
 	b.mu.Unlock()
 	slices.SortFunc(alerts, func(x, y Alert) int {
-		return cmp.Or(cmp.Compare(y.Severity, x.Severity), y.RaisedAt.Compare(x.RaisedAt), cmp.Compare(y.ID, x.ID))
+		return cmp.Or(cmp.Compare(y.Severity, x.Severity), -compareBool(unset(x.RaisedAt), unset(y.RaisedAt)), y.RaisedAt.Compare(x.RaisedAt), cmp.Compare(y.ID, x.ID))
 	})
 	return alerts
 }
@@ -461,17 +511,6 @@ func (b *Book) said(t *telemetry.Transition) Alert {
 		}
 	}
 	return a
-}
-
-// wall returns the time of t as the wall clock has it, and whether that clock was not set.
-func wall(now telemetry.Now, t *telemetry.Transition) (at time.Time, uncertain bool) {
-	if !t.Wall.IsZero() {
-		return stamp(t.Wall), false
-	}
-	if at, ok := now.WallAt(t.Time); ok {
-		return stamp(at), false
-	}
-	return stamp(time.Now()), true
 }
 
 // stamp returns t as this package keeps times: UTC, milliseconds, so that memory and disk agree.

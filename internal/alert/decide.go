@@ -18,6 +18,7 @@ const (
 	opAcknowledge
 	opClose
 	opRemove
+	opClockSet // the times were put right
 )
 
 // command is one thing that happens to an alert.
@@ -26,9 +27,10 @@ type command struct {
 	at   time.Time // UTC, milliseconds
 	by   string
 	note string
-	// said holds, for what the engine says, the fields that are its to say: identity, severity, texts, place and
-	// whether the time is uncertain.
-	said Alert
+	boot string // on which this happens, for a time that the clock does not know
+	// said holds, for what the engine says, the fields that are its to say: identity, severity, texts, place.
+	said  Alert
+	holds bool // what the engine says of the condition: it is true
 }
 
 // decide returns the alert after c, and the lines of history that this makes: none where c changes nothing. State 0
@@ -70,6 +72,9 @@ func decide(a Alert, c command) (Alert, []Entry, error) {
 
 	case opKnown:
 		if a.State == 0 {
+			if !c.holds {
+				return a, nil, nil
+			}
 			// Closed by hand while unknown, and it turns out to hold: silence was not safety.
 			a, entries := raise(c)
 			return a, entries, nil
@@ -81,6 +86,9 @@ func decide(a Alert, c command) (Alert, []Entry, error) {
 
 	case opChanged:
 		if a.State == 0 {
+			if !c.holds {
+				return a, nil, nil
+			}
 			a, entries := raise(c)
 			return a, entries, nil
 		}
@@ -129,6 +137,13 @@ func decide(a Alert, c command) (Alert, []Entry, error) {
 			entry := shut(&a, c, ReasonRemoved)
 			return a, []Entry{entry}, nil
 		}
+
+	case opClockSet:
+		if a.State != 0 && a.State != Closed {
+			entry := line(&a, c, WhatChanged)
+			entry.Detail = telemetry.Text{Zh: "时钟已校准，此前的时间已更正", En: "The clock was set; the times before that were corrected"}
+			return a, []Entry{entry}, nil
+		}
 	}
 	return a, nil, nil
 }
@@ -157,6 +172,9 @@ func line(a *Alert, c command, what string) Entry {
 	a.Revision++
 	a.Durable = false
 	e := Entry{Revision: a.Revision, Time: c.at, What: what, By: c.by, Note: c.note}
+	if unset(c.at) {
+		a.TimeUncertain, e.TimeUncertain, e.boot = true, true, c.boot
+	}
 	if c.by == BySensor {
 		e.Detail = c.said.Detail
 	}

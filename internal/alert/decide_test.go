@@ -23,17 +23,18 @@ func TestDecideEveryStateAndOperation(t *testing.T) {
 		opChanged:     {"au raised", "au changed", "au? changed", "au changed", "au? changed", "-", "-"}, // to worse
 		opAcknowledge: {"! not found", "aa acknowledged", "aa? acknowledged", "-", "-", "closed acknowledged closed", "-"},
 		opClose:       {"! not found", "! active", "closed closed", "! active", "closed closed", "closed closed", "-"},
+		opClockSet:    {"-", "au changed", "au? changed", "aa changed", "aa? changed", "ru changed", "-"},
 		opRemove:      {"-", "closed closed", "closed closed", "closed closed", "closed closed", "closed closed", "-"},
 	}
-	if len(table) != int(opRemove) {
-		t.Fatalf("%d operations in the table, want %d", len(table), opRemove)
+	if len(table) != int(opClockSet) {
+		t.Fatalf("%d operations in the table, want %d", len(table), opClockSet)
 	}
 	t0 := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	now := t0.Add(time.Hour)
 	for o, cells := range table {
 		for i, want := range cells {
 			before := at(columns[i], t0)
-			c := command{op: o, at: now, by: "Wang", note: "n", said: said(telemetry.Critical)}
+			c := command{op: o, at: now, by: "Wang", note: "n", said: said(telemetry.Critical), holds: true}
 			after, entries, err := decide(before, c)
 			got := name(after)
 			for n, e := range entries {

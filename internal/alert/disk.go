@@ -43,6 +43,7 @@ type stored struct {
 
 type outboxRow struct {
 	channel, what string
+	at            time.Time
 	alert         Alert
 }
 
@@ -100,6 +101,8 @@ CREATE INDEX outbox_alert ON outbox(alert);
 `, `
 CREATE TABLE book (clean INTEGER NOT NULL) STRICT;
 INSERT INTO book VALUES (0);
+`, `
+ALTER TABLE history ADD COLUMN boot TEXT NOT NULL DEFAULT '';
 `}
 
 const (
@@ -184,14 +187,15 @@ func (d *sqlite) load(channels []string) (*loaded, error) {
 		}
 		l.open = append(l.open, stored{alert: a, lines: lines})
 	}
-	rows, err = r.Query("SELECT " + alertColumns + ", o.channel, o.what FROM outbox o JOIN alerts a ON a.id = o.alert ORDER BY o.seq")
+	rows, err = r.Query("SELECT " + alertColumns + `, o.channel, o.what, h.time FROM outbox o JOIN alerts a ON a.id = o.alert
+		LEFT JOIN history h ON h.alert = o.alert AND h.revision = o.revision ORDER BY o.seq`)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var o outboxRow
-		if o.alert, err = scanAlert(rows, &o.channel, &o.what); err != nil {
+		if o.alert, err = scanAlert(rows, &o.channel, &o.what, (*timeColumn)(&o.at)); err != nil {
 			return nil, err
 		}
 		l.outbox = append(l.outbox, o)
@@ -233,7 +237,7 @@ func (d *sqlite) put(tx *sql.Tx, it *item) error {
 			life_safety = excluded.life_safety, title_zh = excluded.title_zh, title_en = excluded.title_en,
 			detail_zh = excluded.detail_zh, detail_en = excluded.detail_en, device = excluded.device,
 			class = excluded.class, zone = excluded.zone, place_zh = excluded.place_zh, place_en = excluded.place_en,
-			acknowledged_at = excluded.acknowledged_at, acknowledged_by = excluded.acknowledged_by,
+			raised_at = excluded.raised_at, time_uncertain = excluded.time_uncertain, acknowledged_at = excluded.acknowledged_at, acknowledged_by = excluded.acknowledged_by,
 			returned_at = excluded.returned_at, closed_at = excluded.closed_at, close_reason = excluded.close_reason,
 			revision = excluded.revision, closed_n = excluded.closed_n`,
 		a.ID, a.Alert, a.Subject, a.Severity.String(), a.State.String(), a.Unknown, a.LifeSafety, a.Title.Zh, a.Title.En,
@@ -244,8 +248,8 @@ func (d *sqlite) put(tx *sql.Tx, it *item) error {
 		return err
 	}
 	for _, e := range it.lines {
-		_, err := tx.Exec("INSERT OR REPLACE INTO history VALUES (?,?,?,?,?,?,?,?)",
-			a.ID, e.Revision, timeText(e.Time), e.What, e.By, e.Note, e.Detail.Zh, e.Detail.En)
+		_, err := tx.Exec("INSERT OR REPLACE INTO history VALUES (?,?,?,?,?,?,?,?,?)",
+			a.ID, e.Revision, timeText(e.Time), e.What, e.By, e.Note, e.Detail.Zh, e.Detail.En, e.boot)
 		if err != nil {
 			return err
 		}
@@ -317,7 +321,7 @@ func (d *sqlite) get(id string) (Alert, []Entry, error) {
 
 func (d *sqlite) history(ctx context.Context, id string) ([]Entry, error) {
 	rows, err := d.db.Reader().QueryContext(ctx,
-		"SELECT revision, time, what, by, note, detail_zh, detail_en FROM history WHERE alert = ? ORDER BY revision", id)
+		"SELECT revision, time, what, by, note, detail_zh, detail_en, boot FROM history WHERE alert = ? ORDER BY revision", id)
 	if err != nil {
 		return nil, err
 	}
@@ -325,9 +329,10 @@ func (d *sqlite) history(ctx context.Context, id string) ([]Entry, error) {
 	var lines []Entry
 	for rows.Next() {
 		var e Entry
-		if err := rows.Scan(&e.Revision, (*timeColumn)(&e.Time), &e.What, &e.By, &e.Note, &e.Detail.Zh, &e.Detail.En); err != nil {
+		if err := rows.Scan(&e.Revision, (*timeColumn)(&e.Time), &e.What, &e.By, &e.Note, &e.Detail.Zh, &e.Detail.En, &e.boot); err != nil {
 			return nil, err
 		}
+		e.TimeUncertain = unset(e.Time)
 		lines = append(lines, e)
 	}
 	return lines, rows.Err()

@@ -79,8 +79,9 @@ func (d *MemDisk) load(channels []string) (*loaded, error) {
 	}
 	for k, o := range d.outbox {
 		if slices.Contains(channels, k[0]) {
-			a, _ := d.rows[k[1]].read()
-			l.outbox = append(l.outbox, outboxRow{channel: k[0], what: o.what, alert: a})
+			r := d.rows[k[1]]
+			a, _ := r.read()
+			l.outbox = append(l.outbox, outboxRow{channel: k[0], what: o.what, at: r.lines[o.revision].Time, alert: a})
 			l.seq = max(l.seq, o.seq)
 		}
 	}
@@ -169,6 +170,14 @@ func (d *MemDisk) get(id string) (Alert, []Entry, error) {
 func (d *MemDisk) damaged() (string, error) { return "", nil }
 
 func (d *MemDisk) close(clean bool) error {
+	d.mu.Lock()
+	fault := d.fault
+	d.mu.Unlock()
+	if clean && fault != nil { // Only the mark is written.
+		if err := fault(); err != nil {
+			return err
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.clean = clean

@@ -346,7 +346,7 @@ func TestClosedByHandWhileUnknown(t *testing.T) {
 		if again, err := b.CloseByHand(t.Context(), first.ID, "Li", ""); err != nil || again != a {
 			t.Errorf("closed twice: %+v, %v", again, err)
 		}
-		b.Submit(at(time.Minute), []telemetry.Transition{smoke(telemetry.Known, time.Minute)})
+		b.Submit(at(time.Minute), []telemetry.Transition{with(smoke(telemetry.Known, time.Minute), telemetry.ConditionTrue)})
 		synctest.Wait()
 		if got := shown(b); got != "SmokeDetected active_unacknowledged 1 durable" || b.OpenAlerts()[0].ID == first.ID {
 			t.Errorf("got %q", got)

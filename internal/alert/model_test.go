@@ -50,6 +50,7 @@ type machine struct {
 	durable map[string]int64       // revision announced as durable, by id
 	city    map[string]alert.Alert // what the city was told last, by id
 	closed  int
+	byHand  map[telemetry.Identity]bool // closed by hand while active, and the engine was not told
 }
 
 var subjects = []telemetry.Identity{{Alert: "A", Subject: "x"}, {Alert: "A", Subject: "y"}, {Alert: "B", Subject: "x"}}
@@ -60,7 +61,7 @@ func (m *machine) start(t *rapid.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m.b, m.cancel, m.done = b, cancel, make(chan error, 1)
+	m.b, m.cancel, m.done, m.byHand = b, cancel, make(chan error, 1), map[telemetry.Identity]bool{}
 	go func() { m.done <- b.Run(ctx) }()
 }
 
@@ -68,10 +69,12 @@ func (m *machine) engine(op telemetry.TransitionOp) func(*rapid.T) {
 	return func(t *rapid.T) {
 		id := rapid.SampledFrom(subjects).Draw(t, "identity")
 		severity := telemetry.Severity(rapid.IntRange(1, 3).Draw(t, "severity"))
-		m.b.Submit(at(m.now), []telemetry.Transition{{Identity: id, Op: op, Severity: severity, Device: -1, Zone: -1}})
+		condition := telemetry.Condition(rapid.IntRange(0, 2).Draw(t, "condition"))
+		m.b.Submit(at(m.now), []telemetry.Transition{{Identity: id, Op: op, Severity: severity, Device: -1, Zone: -1, Condition: condition}})
 		e := m.model[id]
 		if e == nil {
-			if op == telemetry.Raise || op == telemetry.Known || op == telemetry.Changed {
+			if holds := condition == telemetry.ConditionTrue; op == telemetry.Raise || holds && (op == telemetry.Known || op == telemetry.Changed) {
+				delete(m.byHand, id)
 				m.model[id] = &model{holds: true, severity: severity, changes: 1}
 			}
 			return
@@ -134,8 +137,25 @@ func (m *machine) closeByHand(t *rapid.T) {
 	if err != nil || got.State != alert.Closed {
 		t.Fatalf("closing %v: %+v, %v", e, got, err)
 	}
+	if e.holds {
+		m.byHand[a.Identity] = true
+	}
 	m.close(a.Identity)
 	m.see(t, got)
+}
+
+// drain tells the engine what was closed by hand.
+func (m *machine) drain(t *rapid.T) {
+	ids := m.b.TakeClosedByHand()
+	for _, id := range ids {
+		if !m.byHand[id] {
+			t.Fatalf("the engine was told that %v was closed by hand", id)
+		}
+	}
+	if len(ids) != len(m.byHand) {
+		t.Fatalf("the engine was told of %v, want %v", ids, m.byHand)
+	}
+	clear(m.byHand)
 }
 
 func (m *machine) remove(t *rapid.T) {
@@ -294,7 +314,7 @@ func TestBookAgainstModel(t *testing.T) {
 				"raise": m.engine(telemetry.Raise), "clear": m.engine(telemetry.Clear), "unknown": m.engine(telemetry.Unknown),
 				"known": m.engine(telemetry.Known), "changed": m.engine(telemetry.Changed),
 				"acknowledge": m.acknowledge, "close by hand": m.closeByHand, "remove": m.remove,
-				"fault": m.fault, "tell": m.tell, "restart": m.restart, "crash": m.crash,
+				"fault": m.fault, "tell": m.tell, "drain": m.drain, "restart": m.restart, "crash": m.crash,
 				"": m.check,
 			})
 			m.finish(t)

@@ -66,15 +66,20 @@ func (b *Book) Pending(channel string, n int) []Outgoing {
 	}
 	b.mu.Unlock()
 	slices.SortFunc(out, func(x, y Outgoing) int {
-		if x.Alert.LifeSafety != y.Alert.LifeSafety {
-			if x.Alert.LifeSafety {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Compare(x.Seq, y.Seq)
+		return cmp.Or(-compareBool(x.Alert.LifeSafety, y.Alert.LifeSafety), cmp.Compare(x.Seq, y.Seq))
 	})
 	return out[:min(max(n, 0), len(out))]
+}
+
+// compareBool is cmp.Compare of bools: false before true.
+func compareBool(x, y bool) int {
+	switch {
+	case x == y:
+		return 0
+	case y:
+		return -1
+	}
+	return 1
 }
 
 // Told records that everything up to and including seq of that alert was told on channel. It reaches the disk within
@@ -96,12 +101,12 @@ func (b *Book) Told(channel string, id string, seq int64) {
 	}
 }
 
-// announce makes a, about r, visible. b.mu is held; the caller fires Changed.
-func (b *Book) announce(r *record, a Alert, what string) {
+// announce makes a, about r, visible; last is what led to it. b.mu is held; the caller fires Changed.
+func (b *Book) announce(r *record, a Alert, last Entry) {
 	r.shown = a
 	for _, c := range b.outbox {
 		b.seq++
-		if c.put(Outgoing{Seq: b.seq, Alert: a, What: what}) {
+		if c.put(Outgoing{Seq: b.seq, Alert: a, What: last.What, At: last.Time}) {
 			b.stats.OutboxDropped++
 		}
 	}

@@ -50,6 +50,7 @@ type outcome struct {
 // Run commits and announces until ctx ends; then it commits what is left, for at most four seconds. It returns an
 // error when something could not be committed. Where a commit hangs, Run returns without waiting for it.
 func (b *Book) Run(ctx context.Context) error {
+	b.setRunning(true)
 	work, done := make(chan *batch), make(chan outcome, 1)
 	stopped := make(chan struct{})
 	go func() { // Owns the writing side of the disk.
@@ -78,7 +79,11 @@ func (b *Book) Run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		now := time.Now()
-		next := earliest(b.announceDue(now), stopAt)
+		var next time.Time
+		if b.putRight() {
+			next = now.Add(clockEvery)
+		}
+		next = earliest(next, earliest(b.announceDue(now), stopAt))
 		stopping := !stopAt.IsZero()
 		if stopping && !now.Before(stopAt) {
 			close(work)
@@ -103,6 +108,7 @@ func (b *Book) Run(ctx context.Context) error {
 			if w == nil && stopping {
 				close(work)
 				<-stopped
+				b.setRunning(false)
 				return nil
 			}
 			if w != nil {
@@ -142,6 +148,12 @@ func (b *Book) Run(ctx context.Context) error {
 	}
 }
 
+func (b *Book) setRunning(running bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.running = running
+}
+
 var errHangs = errors.New("the commit hangs")
 
 // earliest returns the earlier of two times, where zero means never.
@@ -168,7 +180,7 @@ func (b *Book) announceDue(now time.Time) time.Time {
 			next = earliest(next, due)
 			continue
 		}
-		b.announce(r, r.head, r.what())
+		b.announce(r, r.head, r.last())
 		fired = true
 	}
 	if fired {
@@ -203,7 +215,7 @@ func (b *Book) take(flush bool) *batch {
 		b.seq++
 		it := item{record: r, alert: r.head, seq: b.seq, closedN: r.closedN}
 		for i := range r.lines {
-			if r.lines[i].Revision > r.committed {
+			if r.lines[i].Revision > r.committed || r.rewrite > r.committed {
 				it.lines = append(it.lines, r.lines[i].Entry)
 			}
 		}
@@ -237,7 +249,7 @@ func (b *Book) finish(o outcome) {
 		newer := a.Revision > it.record.shown.Revision
 		settled := a.Revision == it.record.shown.Revision && durable && !it.record.shown.Durable
 		if newer || settled {
-			b.announce(it.record, a, it.lines[len(it.lines)-1].What)
+			b.announce(it.record, a, it.lines[len(it.lines)-1])
 			fired = true
 		}
 	}
