@@ -96,6 +96,7 @@ func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 	now := f.clock.Now()
 	f.live.Apply(batch)
 	out.Reset()
+	f.engine.Closed(f.alerts.TakeClosedByHand())
 	f.engine.Step(now, batch, out)
 	if len(out.Transitions) > 0 {
 		f.alerts.Submit(now, out.Transitions)
