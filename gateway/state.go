@@ -72,7 +72,7 @@ func openStoresIn(dir string, s *site.Site, clock *telemetry.Clock, log *zap.Log
 		return nil, err
 	}
 	st := &stores{dir: dir, unlock: unlock}
-	if st.book, err = alert.Open(alert.Config{Path: filepath.Join(dir, "alerts.db"), Log: log.Named("alert")}, s.Inventory); err != nil {
+	if st.book, err = alert.Open(alert.Config{Path: filepath.Join(dir, "alerts.db"), Clock: clock, Log: log.Named("alert")}, s.Inventory); err != nil {
 		unlock()
 		return nil, fmt.Errorf("open the alert book: %w", err)
 	}
