@@ -71,7 +71,7 @@ func (c *compiler) bind(e *Engine) {
 			in.cond = expr.BindBool(p.cond, b)
 		}
 		for _, s := range p.sev {
-			in.sev = append(in.sev, boundSeverity{s.severity, expr.BindBool(s.cond, b)})
+			in.sev = append(in.sev, boundSeverity{severity: s.severity, cond: expr.BindBool(s.cond, b)})
 		}
 		windows += len(in.windows)
 		if windows*expr.WindowBytes > limit {

@@ -30,8 +30,10 @@ type program struct {
 	sev   []checkedSeverity
 	wait  time.Duration
 	keep  time.Duration
-	def   *telemetry.PointDef // of a derived point
-	title [2]template         // zh, en
+	// sevFor is how long a worse severity's condition must have been true.
+	sevFor time.Duration
+	def    *telemetry.PointDef // of a derived point
+	title  [2]template         // zh, en
 	// unsure says that the rule, or a derived point that it reads, could not be read: its types are not known.
 	unsure bool
 }
@@ -295,6 +297,7 @@ func (c *compiler) check(p *program) {
 	}
 	p.wait = c.duration(p, p.Rule.wait, lookup)
 	p.keep = c.duration(p, p.Rule.keep, lookup)
+	p.sevFor = c.duration(p, p.Rule.severityFor, lookup)
 	for i, text := range []string{p.Title.Zh, p.Title.En} {
 		t, err := parseTemplate(text, scope)
 		if err != nil {

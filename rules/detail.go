@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,24 +21,32 @@ func (e *Engine) detailIn(lang string, op telemetry.TransitionOp, i uint32, in *
 	x := &explainer{e: e, in: in, lang: lang, b: &instanceBinder{e: e, index: i, explain: true}}
 	want := in.cond()
 	x.decided(in.prog.cond, want)
-	text := strings.Join(x.facts, " · ")
-	if op == telemetry.Raise && in.prog.wait > 0 && text != "" {
-		if lang == "zh" {
-			text += "，已 " + formatDuration(in.prog.wait, lang)
-		} else {
-			text += ", for " + formatDuration(in.prog.wait, lang)
-		}
-	}
+	var worse []string // what decided the severity
 	if op == telemetry.Raise || op == telemetry.Changed {
+		facts := x.facts
 		x.facts = nil
 		for k, s := range in.prog.sev {
 			if s.severity == in.severity && in.sev[k].cond() == expr.True {
 				x.decided(s.cond, expr.True)
 			}
 		}
-		for _, f := range x.facts {
-			text += " · " + f
+		worse, x.facts = x.facts, facts
+		// Of one value the limit that decided the severity is enough.
+		for _, f := range worse {
+			if i := strings.IndexAny(f, "（("); i > 0 {
+				x.facts = slices.DeleteFunc(x.facts, func(s string) bool { return strings.HasPrefix(s, f[:i]) })
+			}
 		}
+	}
+	text := strings.Join(x.facts, " · ")
+	if op == telemetry.Raise && in.prog.wait > 0 && text != "" {
+		text += held(in.prog.wait, lang)
+	}
+	for _, f := range worse {
+		text += " · " + f
+	}
+	if len(worse) > 0 && in.prog.sevFor > 0 {
+		text += held(in.prog.sevFor, lang)
 	}
 	if text == "" && op == telemetry.Clear {
 		if text = "condition gone"; lang == "zh" {
@@ -45,6 +54,14 @@ func (e *Engine) detailIn(lang string, op telemetry.TransitionOp, i uint32, in *
 		}
 	}
 	return strings.TrimPrefix(text, " · ")
+}
+
+// held says for how long a condition had been true.
+func held(d time.Duration, lang string) string {
+	if lang == "zh" {
+		return "，已 " + formatDuration(d, lang)
+	}
+	return ", for " + formatDuration(d, lang)
 }
 
 // explainer walks a condition and collects what made it as it is.

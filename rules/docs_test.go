@@ -54,6 +54,8 @@ func TestDocumentation(t *testing.T) {
 				}
 			case word == "yaml":
 				compile(t, body)
+			case word == "rules":
+				compile(t, pack(body+"\n"))
 			case word == "rule":
 				compile(t, pack("  - alert: A\n    for_each: "+forEach+"\n    expr: >-\n      "+strings.TrimSpace(body)+
 					"\n    severity: notice\n    title: {zh: a, en: a}\n"))
@@ -61,7 +63,7 @@ func TestDocumentation(t *testing.T) {
 		})
 		kinds[word]++
 	}
-	if kinds["yaml"] != 2 || kinds["rule"] != 6 {
+	if kinds["yaml"] != 2 || kinds["rule"] != 6 || kinds["rules"] != 1 {
 		t.Errorf("found %v snippets, want 2 yaml and 6 rule", kinds)
 	}
 }

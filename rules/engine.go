@@ -63,11 +63,13 @@ type instance struct {
 	severity telemetry.Severity
 	pending  hold // time known true, until `for`
 	clearing hold // time known false, until keep_firing_for
+	easing   hold // time for which a lesser severity has stood, until keep_firing_for
 }
 
 type boundSeverity struct {
 	severity telemetry.Severity
 	cond     func() expr.Tri
+	held     hold // time known true, until severity_for
 }
 
 // hold is a stopwatch that stands still while the condition is unknown.
@@ -149,7 +151,7 @@ func (e *Engine) Closed(ids []telemetry.Identity) {
 		}
 		in := &e.instances[i]
 		in.active, in.unknown, in.restored = false, false, false
-		in.pending, in.clearing = hold{}, hold{}
+		in.pending, in.clearing, in.easing = hold{}, hold{}, hold{}
 		e.count(id.Alert, -1)
 		e.dirty.set(i)
 	}
@@ -325,11 +327,10 @@ func (e *Engine) evaluate(i uint32, out *Output) {
 
 // alert moves one alert and returns when it must be looked at again.
 func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
-	c := in.cond()
+	c, wait, keep := in.cond(), e.grade(in), in.prog.keep
 	if !in.active {
-		return e.inactive(i, in, c, out)
+		return min(wait, e.inactive(i, in, c, out))
 	}
-	wait, keep := telemetry.Never, in.prog.keep
 	switch c {
 	case expr.True:
 		in.clearing = hold{}
@@ -339,16 +340,16 @@ func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
 		in.clearing.run(e.at, keep)
 		if in.clearing.elapsed(e.at) >= keep {
 			in.active, in.unknown, in.restored = false, false, false
-			in.pending, in.clearing = hold{}, hold{}
+			in.pending, in.clearing, in.easing = hold{}, hold{}, hold{}
 			e.count(in.prog.Alert, -1)
 			e.say(telemetry.Clear, i, in, c, out)
 			return telemetry.Never
 		}
-		wait = e.at.Add(keep - in.clearing.elapsed(e.at))
+		wait = min(wait, e.at.Add(keep-in.clearing.elapsed(e.at)))
 	}
 	switch unknown := c == expr.Unknown; {
 	case unknown && in.restored && e.at < e.settles(in):
-		wait = e.settles(in)
+		wait = min(wait, e.settles(in))
 	case unknown && !in.unknown:
 		in.unknown, in.restored = true, false
 		e.say(telemetry.Unknown, i, in, c, out)
@@ -356,11 +357,52 @@ func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
 		in.unknown, in.restored = false, false
 		e.say(telemetry.Known, i, in, c, out)
 	}
-	if s := in.severityNow(); s != in.severity {
+	return min(wait, e.regrade(i, in, c, out))
+}
+
+// grade lets the time of severity_for run and returns when it must be looked at again.
+func (e *Engine) grade(in *instance) telemetry.Mono {
+	limit, wait := in.prog.sevFor, telemetry.Never
+	if limit == 0 {
+		return wait
+	}
+	for k := range in.sev {
+		s := &in.sev[k]
+		switch s.cond() {
+		case expr.False:
+			s.held = hold{}
+		case expr.Unknown:
+			s.held.stop(e.at)
+		case expr.True:
+			s.held.run(e.at, limit)
+			if left := limit - s.held.elapsed(e.at); left > 0 {
+				wait = min(wait, e.at.Add(left))
+			}
+		}
+	}
+	return wait
+}
+
+// regrade moves the severity of an active alert: up at once, down when the lesser one has stood for keep_firing_for,
+// but not while the alert is on its way out. It returns when it must be looked at again.
+func (e *Engine) regrade(i uint32, in *instance, c expr.Tri, out *Output) telemetry.Mono {
+	s, keep := in.severityNow(e.at), in.prog.keep
+	if s < in.severity && c == expr.False && keep > 0 {
+		in.easing = hold{}
+		return telemetry.Never
+	}
+	if s < in.severity {
+		in.easing.run(e.at, keep)
+		if left := keep - in.easing.elapsed(e.at); left > 0 {
+			return e.at.Add(left)
+		}
+	}
+	in.easing = hold{}
+	if s != in.severity {
 		in.severity = s
 		e.say(telemetry.Changed, i, in, c, out)
 	}
-	return wait
+	return telemetry.Never
 }
 
 func (e *Engine) inactive(i uint32, in *instance, c expr.Tri, out *Output) telemetry.Mono {
@@ -376,7 +418,7 @@ func (e *Engine) inactive(i uint32, in *instance, c expr.Tri, out *Output) telem
 			return e.at.Add(wait - in.pending.elapsed(e.at))
 		}
 		in.active, in.severity = true, 0
-		in.severity = in.severityNow()
+		in.severity = in.severityNow(e.at)
 		e.count(in.prog.Alert, 1)
 		e.say(telemetry.Raise, i, in, c, out)
 		in.pending, in.clearing = hold{}, hold{}
@@ -384,14 +426,17 @@ func (e *Engine) inactive(i uint32, in *instance, c expr.Tri, out *Output) telem
 	return telemetry.Never
 }
 
-// severityNow is the worst severity whose condition is true, or which was given and cannot be decided now.
-func (in *instance) severityNow() telemetry.Severity {
+// severityNow is the worst severity whose condition has been true for severity_for, or which was given and is still
+// true or cannot be decided now.
+func (in *instance) severityNow(now telemetry.Mono) telemetry.Severity {
 	s := in.prog.Severity
-	for _, w := range in.sev {
+	for k := range in.sev {
+		w := &in.sev[k]
 		if w.severity <= s {
 			continue
 		}
-		if c := w.cond(); c == expr.True || c == expr.Unknown && in.severity >= w.severity {
+		c := w.cond()
+		if c != expr.False && in.severity >= w.severity || c == expr.True && w.held.elapsed(now) >= in.prog.sevFor {
 			s = w.severity
 		}
 	}

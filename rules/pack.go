@@ -48,6 +48,7 @@ type Rule struct {
 	expr         source
 	wait         param // `for`
 	keep         param // `keep_firing_for`
+	severityFor  param // `severity_for`
 	severityWhen []severityWhen
 	titleAt      yamlfile.Pos
 	inhibitedAt  []yamlfile.Pos // of InhibitedBy
@@ -178,6 +179,7 @@ type ruleFile struct {
 	Keep         param                             `yaml:"keep_firing_for"`
 	Severity     yamlfile.At[string]               `yaml:"severity"`
 	SeverityWhen yamlfile.Map[yamlfile.At[string]] `yaml:"severity_when"`
+	SeverityFor  param                             `yaml:"severity_for"`
 	LifeSafety   bool                              `yaml:"life_safety"`
 	Title        yamlfile.At[yamlfile.Text]        `yaml:"title"`
 	Unit         string                            `yaml:"unit"`
@@ -380,7 +382,7 @@ type packParser struct {
 func (b *packParser) rule(f *ruleFile) *Rule {
 	r := &Rule{
 		Alert: f.Alert.Value, Record: f.Record.Value, Pos: f.Pos, Title: f.Title.Value.Text, Unit: f.Unit,
-		LifeSafety: f.LifeSafety, forEach: f.ForEach, wait: f.For, keep: f.Keep, titleAt: f.Title.Pos,
+		LifeSafety: f.LifeSafety, forEach: f.ForEach, wait: f.For, keep: f.Keep, severityFor: f.SeverityFor, titleAt: f.Title.Pos,
 	}
 	switch {
 	case (r.Alert == "") == (r.Record == ""):
@@ -398,7 +400,7 @@ func (b *packParser) rule(f *ruleFile) *Rule {
 	} else {
 		b.record(f)
 	}
-	for _, p := range []*param{&r.wait, &r.keep} {
+	for _, p := range []*param{&r.wait, &r.keep, &r.severityFor} {
 		if _, ok := b.duration(*p); !ok {
 			*p = param{} // told once is enough
 		}
@@ -413,7 +415,7 @@ func (b *packParser) rule(f *ruleFile) *Rule {
 func (b *packParser) record(f *ruleFile) {
 	only := map[string]bool{
 		"for": f.For.Text != "", "keep_firing_for": f.Keep.Text != "", "severity": f.Severity.Value != "",
-		"severity_when": len(f.SeverityWhen) > 0, "outputs": len(f.Outputs) > 0, "escalate": len(f.Escalate) > 0,
+		"severity_when": len(f.SeverityWhen) > 0, "severity_for": f.SeverityFor.Text != "", "outputs": len(f.Outputs) > 0, "escalate": len(f.Escalate) > 0,
 		"inhibited_by": len(f.InhibitedBy) > 0, "life_safety": f.LifeSafety,
 	}
 	names := make([]string, 0, len(only))

@@ -20,7 +20,9 @@
 // itself, the time starts again. `keep_firing_for` counts the time known to be false in the same way. An active
 // alert whose condition becomes unknown stays active and says Unknown, and Known when it can be decided again; an
 // alert that clears says only Clear. severity_when takes the most severe of the conditions that are true; one that
-// becomes unknown keeps the severity it gave. A change of severity is said as Changed, with a new detail; a change
+// becomes unknown keeps the severity it gave. It rises when its condition has been true for
+// severity_for (time counts before the alert is raised too), and falls when the lesser one has stood for
+// keep_firing_for. A change of severity is said as Changed, with a new detail; a change
 // of the measured values alone is not.
 //
 // Packs are the YAML files described in docs/rules.md. Positions in errors are those of the pack file, down to the

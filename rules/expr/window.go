@@ -342,7 +342,7 @@ func (e *extreme) hold(now telemetry.Mono) {
 }
 
 func (e *extreme) expire(cut telemetry.Mono) {
-	for e.n > 0 && e.at(0).until < cut {
+	for e.n > 0 && e.at(0).until <= cut {
 		e.head = (e.head + 1) % len(e.ring)
 		e.n--
 	}

@@ -185,7 +185,15 @@ func runFile(f File, opts Options) ([]Result, error) {
 	s := &setup{opts: opts, file: &tf, errs: &errs}
 	s.loadPacks(filepath.Dir(f.Name))
 	s.loadZone()
+	s.checkParams(tf.Params)
+	for i := range tf.Tests {
+		s.checkParams(tf.Tests[i].Params)
+	}
 	if len(errs) > 0 {
+		// What is wrong in the packs' meaning is told in the same go.
+		inv := &telemetry.Inventory{Site: "test", Gateway: "test"}
+		_, err := rules.Compile(rules.Config{Packs: s.packs, Inventory: inv, Classes: opts.Classes})
+		errs.Append(yamlfile.Pos{File: f.Name, Line: 1, Col: 1}, err)
 		return nil, errs.Err()
 	}
 	var results []Result
@@ -239,9 +247,24 @@ func (s *setup) loadPacks(dir string) {
 		p, err := rules.ParsePack(path, src)
 		if err != nil {
 			s.errs.Append(name.Pos, err)
-			continue
 		}
 		s.packs = append(s.packs, p)
+	}
+}
+
+// checkParams reports parameters that a pack does not take, where they stand.
+func (s *setup) checkParams(params yamlfile.Map[yamlfile.Map[yamlfile.At[scalar]]]) {
+	for _, pack := range params {
+		for _, p := range s.packs {
+			if p.ID != pack.Key.Value {
+				continue
+			}
+			for _, e := range pack.Value {
+				if err := p.CheckParam(e.Key.Value, string(e.Value.Value)); err != nil {
+					s.errs.Addf(e.Value.Pos, "%v", err)
+				}
+			}
+		}
 	}
 }
 

@@ -179,3 +179,25 @@ func FuzzRun(f *testing.F) {
 		_, _ = ruletest.Run([]ruletest.File{{Name: "dir/test.yaml", Src: []byte(src)}}, opts)
 	})
 }
+
+// A wrong parameter is told where it stands, and together with what is wrong in a pack.
+func TestParamsAndPacksAtOnce(t *testing.T) {
+	read := func(string) ([]byte, error) {
+		return []byte("version: 1\npack: mine\ntitle: x\nparams: {limit: 5}\nrules:\n" +
+			"  - {alert: A, for_each: door, expr: open ==, severity: notice, title: x}\n" +
+			"  - {alert: B, for_each: nothing, expr: open, severity: notice, title: x}\n"), nil
+	}
+	src := "version: 1\npacks: [./mine.yaml]\nparams: {mine: {limit: 5s}}\ntests: [{name: n, params: {mine: {limt: 1}}}]\n"
+	_, err := ruletest.Run([]ruletest.File{{Name: "t.yaml", Src: []byte(src)}}, ruletest.Options{Classes: map[string]*telemetry.Class{"door": {ID: "door"}}, Read: read})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	var places []string
+	for _, line := range strings.Split(err.Error(), "\n") {
+		place, _, _ := strings.Cut(line, ": ")
+		places = append(places, place)
+	}
+	if got := strings.Join(places, " "); got != "mine.yaml:6:45 mine.yaml:7:26 t.yaml:3:24 t.yaml:4:41" {
+		t.Errorf("got:\n%v", err)
+	}
+}
