@@ -165,34 +165,51 @@ func TestTimeoutOfTheBusOverridesTheProfile(t *testing.T) {
 	}
 }
 
-// A life-safety block that is never answered gives way to one that is: urgency is for what can be read.
-func TestUnansweredLifeSafetyBlockIsNotUrgent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u, d := countingBlocks("a", 1, 0)
-		for i := range u.Bindings {
-			u.Bindings[i].Def.LifeSafety = i < 2
-			u.Profile.Channels[i].Every = 700 * time.Millisecond
-		}
-		p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
-			switch int(r.pdu[1])<<8 | int(r.pdu[2]) {
-			case 2000:
-				return true
-			case 3000, 4000, 5000:
-				time.Sleep(250 * time.Millisecond) // keeps the line busy, so that both wait for it
+// Life-safety blocks that are never answered, or refused, give way to one that can be read: they have nothing to say.
+func TestUnreadableLifeSafetyBlocksAreNotUrgent(t *testing.T) {
+	for _, refused := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newTables()
+			channel := func(addr int, every time.Duration) firmwareconfig.Channel {
+				c := u16("c"+string(rune('a'+addr/1000)), addr)
+				c.Every = every
+				return c
 			}
-			_, _ = c.Write(r.frame(true, d.answer(r.pdu)))
-			return true
-		}}
-		r := newRig(t, modbus.Config{Transport: modbus.RTU, Line: firmwareconfig.Line{Baud: 115200}, Units: []firmwareconfig.Unit{u}}, p)
-		r.run(20 * time.Second) // it is found out
-		from := len(r.all)
-		r.run(10 * time.Minute)
-		worst, n := worstGap(r.all[from:], 0)
-		t.Logf("worst gap %v, %d samples", worst, n)
-		r.want(1, 0, telemetry.BadComm)
-		// It waits for the one transaction in flight, and not for an unanswered one after that.
-		if worst > 700*time.Millisecond+310*time.Millisecond || n < 850 {
-			t.Errorf("worst gap %v, %d samples of 857", worst, n)
-		}
-	})
+			good := unitOf("good", 1, 0, channel(0, 700*time.Millisecond))
+			good.Bindings[0].Def.LifeSafety = true
+			busy := unitOf("busy", 2, 1, channel(0, 813*time.Millisecond), channel(1000, 814*time.Millisecond), channel(2000, 815*time.Millisecond))
+			units := []firmwareconfig.Unit{good, busy}
+			for i := range 16 { // each is alive, but has a life-safety block that cannot be read
+				u := unitOf("u"+string(rune('a'+i)), 3+i, telemetry.PointID(10+2*i), channel(0, 20*time.Second), channel(3000, 700*time.Millisecond))
+				u.Bindings[1].Def.LifeSafety = true
+				units = append(units, u)
+			}
+			p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
+				ans := d.answer(r.pdu)
+				unreadable := int(r.pdu[1])<<8|int(r.pdu[2]) == 3000
+				switch {
+				case unreadable && !refused:
+					return true
+				case unreadable:
+					ans = []byte{r.pdu[0] | 0x80, 2}
+				}
+				if r.unit == 2 || unreadable {
+					time.Sleep(250 * time.Millisecond) // keeps the line busy, so that all wait for it
+				}
+				_, _ = c.Write(r.frame(true, ans))
+				return true
+			}}
+			r := newRig(t, modbus.Config{Transport: modbus.RTU, Line: firmwareconfig.Line{Baud: 115200}, Units: units}, p)
+			r.run(59 * time.Second) // they are found out
+			from := len(r.all)
+			r.run(10 * time.Minute)
+			worst, n := worstGap(r.all[from:], 0)
+			t.Logf("refused %v: worst gap %v, %d samples", refused, worst, n)
+			r.want(11, 0, map[bool]telemetry.Quality{true: telemetry.BadSensor, false: telemetry.BadComm}[refused])
+			// It waits for the one transaction in flight, and for nothing that cannot be read.
+			if worst > 700*time.Millisecond+310*time.Millisecond || n < 840 {
+				t.Errorf("refused %v: worst gap %v, %d samples of 857", refused, worst, n)
+			}
+		})
+	}
 }

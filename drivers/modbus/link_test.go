@@ -254,3 +254,21 @@ func TestSecondHangUpInARowIsALostLink(t *testing.T) {
 		}
 	})
 }
+
+// The pause that a unit wants after a transaction is kept before the request is repeated on a new connection.
+func TestPauseIsKeptAfterAHangUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := unitOf("a", 1, 0, u16("x", 0))
+		u.Profile.Timing.Gap = 200 * time.Millisecond
+		var last time.Time
+		p := &peer{handle: func(_ io.ReadWriteCloser, r request) bool {
+			if g := time.Since(last); r.nth > 1 && g < 200*time.Millisecond {
+				t.Errorf("request %d came %v after the hang-up", r.nth, g)
+			}
+			last = time.Now()
+			return false
+		}}
+		r := newRig(t, modbus.Config{Transport: modbus.TCP, Units: []firmwareconfig.Unit{u}}, p)
+		r.run(10 * time.Second)
+	})
+}

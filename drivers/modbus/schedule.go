@@ -107,7 +107,7 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 	if u.demoted {
 		timeout = u.probeTimeout()
 	}
-	if bl.life {
+	if bl.urgent() && !u.demoted {
 		b.lifeRun++
 	} else {
 		b.lifeRun = 0
@@ -201,7 +201,7 @@ func (b *Bus) pick(now telemetry.Mono) (*block, telemetry.Mono) {
 			if dead {
 				ready = max(ready, b.deadFree)
 			}
-			consider(bl, ready, bl.due.Add(bl.every), bl.life && !dead && !bl.out)
+			consider(bl, ready, bl.due.Add(bl.every), bl.urgent())
 		}
 	}
 	switch {
@@ -212,6 +212,9 @@ func (b *Bus) pick(now telemetry.Mono) (*block, telemetry.Mono) {
 	}
 	return life, now
 }
+
+// urgent reports whether the block goes before ordinary ones: it has life-safety points, and they can be read.
+func (bl *block) urgent() bool { return bl.life && !bl.out && bl.fails < giveUpAfter }
 
 // probeBlock returns the block to probe a demoted unit with. They take turns: the unit may ignore one of them.
 func (u *unit) probeBlock() *block {
