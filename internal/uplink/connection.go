@@ -264,43 +264,32 @@ func (c *connection) sendAlerts() {
 		if c.alerts[o.Alert.ID] > 0 {
 			continue // in order: the next transition of this alert waits for this one
 		}
-		c.sendAlert(o.Alert, o.What, func() {
+		c.sendAlert(&o, func() {
 			u.book.Told(Channel, o.Alert.ID, o.Seq)
-			if o.Alert.State == alert.Closed {
-				delete(u.toldAs, o.Alert.ID)
-			}
 			u.setStatus(func(s *Status) { s.AlertsTold++ })
 		})
 	}
 }
 
 // repeatOpen sends the messages of all open alerts again: a broker that does not know our session has lost what it
-// retained as well. As far as this process has told them before they are the same messages.
+// retained as well.
 func (c *connection) repeatOpen() {
 	for _, a := range c.u.book.OpenAlerts() {
 		if c.inFlight >= c.u.cfg.Window/2 {
 			return // a restarted broker is no reason to block; the list of open alerts names the rest
 		}
-		c.sendAlert(a, whatNow(&a), nil)
+		a, lines, err := c.u.book.Get(a.ID)
+		if err != nil || !a.Open() || len(lines) == 0 {
+			continue // closed since: that is still to be told
+		}
+		last := lines[len(lines)-1]
+		c.sendAlert(&alert.Outgoing{Alert: a, What: last.What, At: last.Time}, nil)
 	}
 }
 
-// whatNow is what made an open alert as it is, as far as the alert itself tells.
-func whatNow(a *alert.Alert) string {
-	switch {
-	case a.Unknown:
-		return alert.WhatUnknown
-	case a.State == alert.ActiveAcknowledged:
-		return alert.WhatAcknowledged
-	case a.State == alert.ReturnedUnacknowledged:
-		return alert.WhatReturned
-	}
-	return alert.WhatRaised
-}
-
-func (c *connection) sendAlert(a alert.Alert, what string, told func()) {
-	as := c.u.tellAs(&a, what)
-	event := wire.NewAlertEvent(c.u.node, &a, as.what, as.at)
+func (c *connection) sendAlert(o *alert.Outgoing, told func()) {
+	a := &o.Alert
+	event := wire.NewAlertEvent(c.u.node, a, o.What, o.At)
 	payload, err := event.Encode()
 	if err != nil {
 		return // only text and times: cannot happen
@@ -327,34 +316,6 @@ func (c *connection) sendAlert(a alert.Alert, what string, told func()) {
 	if !a.Open() {
 		c.send(topic, true, nil, done, free)
 	}
-}
-
-// tellAs settles what a revision of an alert is told as, and when it happened: what was said of it once stands, so
-// that a repetition is the same message and the same row. The alert carries the time of most transitions; of the
-// others it is the time of the first attempt to tell it.
-func (u *Uplink) tellAs(a *alert.Alert, what string) told {
-	if t, ok := u.toldAs[a.ID]; ok && t.revision == a.Revision {
-		return t
-	}
-	t := told{revision: a.Revision, what: what}
-	switch what {
-	case alert.WhatRaised:
-		t.at = a.RaisedAt
-	case alert.WhatAcknowledged:
-		t.at = a.AcknowledgedAt
-	case alert.WhatReturned:
-		t.at = a.ReturnedAt
-	case alert.WhatClosed:
-		t.at = a.ClosedAt
-	}
-	if t.at.IsZero() {
-		t.at = time.Now().UTC().Truncate(time.Millisecond)
-	}
-	if len(u.toldAs) >= maxToldAs {
-		clear(u.toldAs)
-	}
-	u.toldAs[a.ID] = t
-	return t
 }
 
 // sendTelemetry sends live frames that are due, then late ones, then the sign of an idle lane.

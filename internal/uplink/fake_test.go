@@ -119,12 +119,15 @@ type fakeBook struct {
 	mu      sync.Mutex
 	pending []alert.Outgoing
 	open    []alert.Alert
+	lines   map[string][]alert.Entry
 	told    []string
 	seq     int64
 	changed chan struct{}
 }
 
-func newBook() *fakeBook { return &fakeBook{changed: make(chan struct{})} }
+func newBook() *fakeBook {
+	return &fakeBook{changed: make(chan struct{}), lines: map[string][]alert.Entry{}}
+}
 
 func (b *fakeBook) say(id string, state alert.State, what string, revision int64) {
 	b.mu.Lock()
@@ -138,7 +141,8 @@ func (b *fakeBook) say(id string, state alert.State, what string, revision int64
 		a.ClosedAt = at
 	}
 	b.seq++
-	b.pending = append(b.pending, alert.Outgoing{Seq: b.seq, Alert: a, What: what})
+	b.pending = append(b.pending, alert.Outgoing{Seq: b.seq, Alert: a, What: what, At: at})
+	b.lines[id] = append(b.lines[id], alert.Entry{Revision: revision, Time: at, What: what})
 	close(b.changed)
 	b.changed = make(chan struct{})
 }
@@ -169,6 +173,17 @@ func (b *fakeBook) OpenAlerts() []alert.Alert {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.open)
+}
+
+func (b *fakeBook) Get(id string) (alert.Alert, []alert.Entry, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, a := range b.open {
+		if a.ID == id {
+			return a, slices.Clone(b.lines[id]), nil
+		}
+	}
+	return alert.Alert{}, nil, alert.ErrNotFound
 }
 
 func (b *fakeBook) toldCount() int {

@@ -10,7 +10,8 @@
 //   - Alerts go first and have window slots that telemetry cannot take. Live frames overtake a backlog; order holds
 //     within live and within late. A backlog has at most 32 KiB in flight.
 //   - An alert is told (Book.Told) after the broker acknowledged it. While it is open its message is retained; when
-//     it closes, the closed message is sent and then the retained one is cleared.
+//     it closes, the closed message is sent and then the retained one is cleared. The same transition is told in the
+//     same words and with the same time, however often and by whichever process.
 //   - Telemetry whose wall clock time is not known waits; alerts do not.
 //
 // # What it does not do
@@ -128,6 +129,7 @@ type Book interface {
 	Told(channel string, id string, seq int64)
 	Changed() <-chan struct{}
 	OpenAlerts() []alert.Alert
+	Get(id string) (alert.Alert, []alert.Entry, error)
 }
 
 const (
@@ -159,22 +161,10 @@ type Uplink struct {
 	savedAt  time.Time
 	frame    journal.Frame
 	waiting  map[string]spans // by boot: frames whose wall clock time is not known
-	toldAs   map[string]told  // by alert id: how its newest transition was told
 
 	mu     sync.Mutex // guards status
 	status Status
 }
-
-// told is how a revision of an alert is told.
-type told struct {
-	revision int64
-	what     string
-	at       time.Time
-}
-
-// maxToldAs bounds what is remembered of alerts; beyond it all is forgotten, and a repetition may become a row of its
-// own.
-const maxToldAs = 10_000
 
 // Status is what a console shows and metrics count.
 type Status struct {
@@ -209,7 +199,7 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 	return &Uplink{
 		cfg: cfg, node: cfg.Site + "." + cfg.Gateway, compression: compression, journal: j, book: book, log: log,
 		frameWall: (*journal.Frame).Wall,
-		waiting:   map[string]spans{}, toldAs: map[string]told{},
+		waiting:   map[string]spans{},
 	}, nil
 }
 
