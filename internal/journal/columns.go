@@ -11,9 +11,10 @@ import (
 
 // Sections of a payload.
 const (
-	sectionDictionary = 1
+	sectionAppended   = 1 // a dictionary without its place, as the first builds wrote it; read only
 	sectionSamples    = 2
 	sectionLoss       = 3
+	sectionDictionary = 5
 )
 
 // The streams of a samples section, in their order.
@@ -127,6 +128,7 @@ type encoder struct {
 	inv      *telemetry.Inventory
 	byPoint  []int32 // entry + 1, of inv's points
 	told     int     // entries before this one are in a frame that has been written
+	repeat   bool    // the next frame holds all of them
 
 	col   [columns][]byte
 	f32   []uint32
@@ -140,6 +142,14 @@ func (e *encoder) reset() {
 	e.entries, e.told = nil, 0
 	e.bySeries = map[telemetry.Series]int32{}
 	clear(e.byPoint)
+}
+
+// from is the first entry that the next frame writes down: the first new one, or all of them where they are repeated.
+func (e *encoder) from() int {
+	if e.repeat {
+		return 0
+	}
+	return e.told
 }
 
 // forget takes back the entries that were added after told, with the frame that held them.
@@ -305,8 +315,8 @@ func (e *encoder) samples(inv *telemetry.Inventory, samples []telemetry.Sample, 
 	e.col[colF64] = appendPlanes(e.col[colF64], e.f64, 8)
 
 	e.raw = e.raw[:0]
-	if len(e.entries) > e.told {
-		body := appendEntries(nil, e.entries[e.told:])
+	if from := e.from(); len(e.entries) > from {
+		body := appendEntries(binary.AppendUvarint(nil, uint64(from)), e.entries[from:])
 		e.raw = appendString(append(e.raw, sectionDictionary), body)
 	}
 	body := 0

@@ -8,12 +8,16 @@ import (
 	"syscall"
 
 	"github.com/klauspost/compress/zstd"
+	"go.uber.org/zap"
 
 	"linli/internal/telemetry"
 )
 
 // batchSamples is how many samples one write takes at most.
 const batchSamples = 1 << 16
+
+// repeatFrames is how many frames lie at least between two that hold the whole dictionary of their segment.
+const repeatFrames = 64
 
 // writer is the committer's own state. Journal.cmu guards it.
 type writer struct {
@@ -31,8 +35,11 @@ type writer struct {
 	frames  []frameHeader
 	told    []seqRange // by the tombstones in buf
 	packed  []byte
+	// since the dictionary was written as a whole: frames, and bytes of them
+	sinceFrames, sinceBytes int
 
 	unsealed []*segment // to be sealed once a commit has succeeded
+	failed   bool       // the last commit
 }
 
 func (w *writer) init() (err error) {
@@ -55,6 +62,7 @@ func (j *Journal) Commit() error {
 	}
 	j.cmu.Lock()
 	defer j.cmu.Unlock()
+	begin := j.clock.Mono()
 	err := j.commit()
 	j.amu.Lock()
 	j.pend.writing, j.pend.failing = false, err != nil
@@ -68,6 +76,16 @@ func (j *Journal) Commit() error {
 	defer j.mu.Unlock()
 	if failed {
 		j.stats.CommitFailures++
+	} else {
+		j.settled = begin
+	}
+	if failed != j.w.failed {
+		j.w.failed = failed
+		if failed {
+			j.cfg.Log.Error("journal not written, samples wait in memory", zap.String("dir", j.cfg.Dir), zap.Error(err))
+		} else {
+			j.cfg.Log.Info("journal written again", zap.String("dir", j.cfg.Dir), zap.Uint64("failures", j.stats.CommitFailures))
+		}
 	}
 	j.stats.LastError = ""
 	if err != nil {
@@ -80,6 +98,9 @@ func (j *Journal) Commit() error {
 }
 
 func (j *Journal) commit() error {
+	if err := j.checkThere(); err != nil {
+		return err
+	}
 	for {
 		if err := j.retain(); err != nil {
 			return err
@@ -91,6 +112,37 @@ func (j *Journal) commit() error {
 			return err
 		}
 	}
+}
+
+// checkThere notices that the active segment's file has been deleted: writes to it would go on to work, and be lost.
+// The commit that notices fails; the next one begins a new segment, in a new directory where it has to.
+func (j *Journal) checkThere() error {
+	w := &j.w
+	if w.seg == nil {
+		return nil
+	}
+	if !j.fs.Gone(w.seg.path) {
+		return nil
+	}
+	path := w.seg.path
+	j.abandon()
+	return fmt.Errorf("somebody has deleted %s", path)
+}
+
+// makeDir makes the directory again, with its lock, after somebody has removed it.
+func (j *Journal) makeDir() error {
+	if err := j.fs.MkdirAll(j.cfg.Dir); err != nil {
+		return err
+	}
+	lock, err := j.fs.Lock(filepath.Join(j.cfg.Dir, "lock"))
+	if err != nil {
+		return err
+	}
+	if j.lock != nil {
+		_ = j.lock.Close() // of a file that is gone
+	}
+	j.lock = lock
+	return nil
 }
 
 // takeWork takes losses and samples to be written, and reports whether there is anything.
@@ -190,6 +242,9 @@ func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses,
 	h := frameHeader{}
 	if !now.Wall.IsZero() {
 		h.flags, h.offset = flagClockSet, now.Wall.UnixNano()-int64(now.Mono)
+		if now.Uncertain {
+			h.flags |= flagUncertain
+		}
 	}
 	for losses < len(w.losses) || samples < len(batch) {
 		size := len(w.buf)
@@ -202,14 +257,20 @@ func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses,
 			f.t0, f.t1 = int64(t0), int64(t1)
 			j.appendFrame(f, appendLoss(nil, &l.Loss))
 		} else {
+			w.enc.repeat = w.repeatDue()
 			raw, k, t0, t1 := w.enc.samples(j.pend.batch.inv, batch[samples:], int(j.cfg.SegmentBytes/4))
 			n = k
 			f := h
 			f.count, f.t0, f.t1 = uint32(n), int64(t0), int64(t1)
-			if len(w.enc.entries) > w.enc.told {
+			if len(w.enc.entries) > w.enc.from() {
 				f.flags |= flagDictionary
 			}
 			j.appendFrame(f, raw)
+			w.sinceFrames++
+			w.sinceBytes += int(w.frames[len(w.frames)-1].payload)
+			if w.enc.repeat {
+				w.sinceFrames, w.sinceBytes = 0, 0
+			}
 		}
 		if w.seg.end+int64(len(w.buf)) > j.cfg.SegmentBytes && (len(w.seg.offs) > 0 || len(w.frames) > 1) {
 			w.buf, w.frames = w.buf[:size], w.frames[:len(w.frames)-1]
@@ -228,6 +289,12 @@ func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses,
 	return losses, samples, false
 }
 
+// repeatDue says whether the next frame writes the whole dictionary again, so that one damaged frame does not take with
+// it what the rest of the segment says. It costs a few hundredths of the file at most.
+func (w *writer) repeatDue() bool {
+	return w.sinceFrames >= repeatFrames && w.sinceBytes >= 4*24*len(w.enc.entries)
+}
+
 // lossTime returns the time of a loss on the time line of this boot.
 func (j *Journal) lossTime(l *loss, now telemetry.Now, h frameHeader) (t0, t1 telemetry.Mono) {
 	if !l.timed {
@@ -237,7 +304,8 @@ func (j *Journal) lossTime(l *loss, now telemetry.Now, h frameHeader) (t0, t1 te
 		return l.t0, l.t1
 	}
 	j.mu.Lock()
-	offset, ok := j.offsets[l.boot]
+	o, ok := j.offsetOf(l.boot)
+	offset := o.ns
 	j.mu.Unlock()
 	if !ok || h.flags&flagClockSet == 0 {
 		return now.Mono, now.Mono
@@ -285,7 +353,7 @@ func (j *Journal) flush() error {
 		pos += int64(h.length())
 		j.stats.SamplesWritten += uint64(h.count)
 		if _, known := j.offsets[s.boot]; !known && h.flags&flagClockSet != 0 {
-			j.offsets[s.boot] = h.offset
+			j.offsets[s.boot] = wallOffset{h.offset, h.flags&flagUncertain != 0}
 		}
 	}
 	s.size = max(s.size, s.end)
@@ -310,13 +378,20 @@ func (j *Journal) create(now telemetry.Now) error {
 		boot: j.clock.Boot, end: headerBytes, size: j.cfg.SegmentBytes,
 	}
 	j.mu.Lock()
-	s.offset, s.hasWall = j.offsets[s.boot]
+	var o wallOffset
+	o, s.hasWall = j.offsets[s.boot]
+	s.offset, s.uncertain = o.ns, o.uncertain
 	j.mu.Unlock()
 
 	f, err := j.fs.Create(s.path)
 	if errors.Is(err, syscall.EEXIST) {
 		// Left by a failed attempt. No frame from next on has ever been visible, so there is nothing in it.
 		if err = j.fs.Remove(s.path); err == nil {
+			f, err = j.fs.Create(s.path)
+		}
+	}
+	if notExist(err) {
+		if err = j.makeDir(); err == nil {
 			f, err = j.fs.Create(s.path)
 		}
 	}
@@ -339,6 +414,7 @@ func (j *Journal) create(now telemetry.Now) error {
 	}
 	w.file, w.seg, w.since = f, s, now.Mono
 	w.enc.reset()
+	w.sinceFrames, w.sinceBytes = 0, 0
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.segs = append(j.segs, s)

@@ -83,6 +83,29 @@ func (c *cursor) entries(dst []entry) []entry {
 	return dst
 }
 
+// dictionary puts what a frame says of the dictionary into dst. Where entries before are missing, because the frame
+// that held them is, their places stay empty (kind 0) until the dictionary is repeated.
+func dictionary(raw []byte, dst []entry) ([]entry, bool) {
+	if c, ok := section(raw, sectionAppended); ok {
+		dst = c.entries(dst)
+		return dst, !c.bad
+	}
+	c, ok := section(raw, sectionDictionary)
+	from := c.uvarint()
+	if !ok || c.bad || from > maxEntries {
+		return dst, false
+	}
+	added := c.entries(nil)
+	if c.bad {
+		return dst, false
+	}
+	for uint64(len(dst)) < from {
+		dst = append(dst, entry{})
+	}
+	// A copy: what readers have must not change.
+	return append(dst[:from:from], append(added, dst[min(len(dst), int(from)+len(added)):]...)...), true
+}
+
 func validForm(f byte) bool {
 	switch f & 0xf0 {
 	case formF64, formF32:
@@ -161,8 +184,8 @@ func decodeSamples(raw []byte, h *frameHeader, dict []entry, dst []Record) ([]Re
 	k := int64(-1)
 	for range n {
 		k += col[colEntry].varint() + 1
-		if k < 0 || k >= int64(len(dict)) {
-			return dst, errCorrupt
+		if k < 0 || k >= int64(len(dict)) || dict[k].series.Kind == 0 {
+			return dst, errCorrupt // The frame that held the entry is lost.
 		}
 		x := &dict[k]
 		if group == 0 {

@@ -22,6 +22,8 @@ type fileSystem interface {
 	// Open opens an existing file, for writing too when write is set.
 	Open(path string, write bool) (file, error)
 	Rename(from, to string) error
+	// Gone says that there is certainly no file at path.
+	Gone(path string) bool
 	Remove(path string) error
 	// SyncDir makes creations, removals and renames in dir survive a power cut.
 	SyncDir(dir string) error
@@ -88,7 +90,12 @@ func (osFS) Open(path string, write bool) (file, error) {
 }
 
 func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
-func (osFS) Remove(path string) error     { return os.Remove(path) }
+func (osFS) Gone(path string) bool {
+	_, err := os.Lstat(path)
+	return notExist(err)
+}
+
+func (osFS) Remove(path string) error { return os.Remove(path) }
 
 func (osFS) SyncDir(dir string) error {
 	d, err := os.Open(dir)

@@ -19,7 +19,10 @@ type Frame struct {
 	// ClockSet says that the wall clock had been set when the frame was written. Where it had not, Wall works with
 	// what became known later in the same boot.
 	ClockSet bool
-	Records  []Record
+	// Uncertain says that the wall clock times are an estimate: of a clock that nobody vouches for, or, where the boot
+	// ended before its clock was set, as if the next boot had followed at once.
+	Uncertain bool
+	Records   []Record
 	// Lost is set in a tombstone: a frame that stands for samples that could not be kept.
 	Lost *Loss
 
@@ -53,8 +56,8 @@ const (
 	LossTorn        = "torn"         // what a power cut left of a commit
 )
 
-// Wall returns the wall clock time of m in the frame's boot, and false while that boot's clock has never been set.
-// The answer for a frame read anew may change from false to true, once; a time given is never taken back.
+// Wall returns the wall clock time of m in the frame's boot, and false while that boot's clock has never been set and
+// no later boot's has. The answer for a frame read anew may change from false to true, once; a time given is never taken back.
 func (f *Frame) Wall(m telemetry.Mono) (time.Time, bool) {
 	if !f.known {
 		return time.Time{}, false
@@ -69,6 +72,7 @@ const (
 	maxFrameSamples  = 16384
 	frameMagic       = "LJF1"
 	maxSeq           = 1 << 62
+	maxEntries       = 1 << 18
 )
 
 // Flags of a frame.
@@ -77,6 +81,7 @@ const (
 	flagClockSet
 	flagDictionary
 	flagZstd
+	flagUncertain
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -41,7 +41,8 @@
 //	  +---------+-------+---------+---+-------+---+--------+-----------+-------------+---------+---------+-----+
 //	  |LINLIJNL |version| 128     |flg|boot n | 0 | epoch  | first seq | boot offset | boot id | 0       | CRC |
 //	  +---------+-------+---------+---+-------+---+--------+-----------+-------------+---------+---------+-----+
-//	  version 1. flags bit 0: the boot offset is known. A process starts a new segment, so that a segment has one boot.
+//	  version 1. flags bit 0: the boot offset is known, bit 1: it is
+//	  uncertain. A process starts a new segment, so that a segment has one boot.
 //
 //	frame, 56 bytes and the payload
 //	  0      4     8     9   12        16          20      24    32            40   48   56
@@ -49,11 +50,11 @@
 //	  | LJF1 | CRC |flags| 0 | payload | raw bytes | count | seq | wall offset | t0 | t1 | payload         |
 //	  +------+-----+-----+---+---------+-----------+-------+-----+-------------+----+----+-----------------+
 //	  The CRC covers everything after itself. flags: 1 tombstone, 2 the clock was set, 4 has dictionary entries,
-//	  8 the payload is zstd (otherwise as it is). wall offset: wall clock minus monotonic time at the commit, in ns.
+//	  8 the payload is zstd (otherwise as it is), 16 nobody vouches for the clock. wall offset: wall clock minus monotonic time at the commit, in ns.
 //	  t0, t1: the earliest and the latest sample, monotonic ns. count: samples. "raw bytes" is the size unpacked.
 //
 //	payload, unpacked = section ...        section = tag (1 byte) | uvarint length | contents
-//	  1 dictionary: uvarint n, n entries. Entries are numbered from 0 through the segment, in the order they come;
+//	  1 dictionary, read only (5 has taken its place): uvarint n, n entries. Entries are numbered from 0 through the segment, in the order they come;
 //	    entry = class, device, zone, point (each uvarint length | bytes) | kind (1) | form (1) | varint base
 //	  2 samples: uvarint n, then twelve streams, each uvarint length | bytes:
 //	     1 entry:    varint, minus (the previous one + 1); the first as if the previous one were -1
@@ -73,14 +74,17 @@
 //	    A float's form: 0x2e = decimal with exponent e, as float64; 0x3e = the same rounded to float32; 0x10 float32;
 //	    0x00 float64. The base is the entry's only where the value has the entry's kind and form, otherwise 0.
 //	  3 loss (of a tombstone): uvarint count | uvarint first seq | uvarint last seq | reason (uvarint length | bytes)
-//	  4 is reserved for events. Unknown sections are skipped.
+//	  4 is reserved for events
+//	  5 dictionary: uvarint number of its first entry, then as in section 1. From time to time a frame repeats the
+//	    whole dictionary of its segment from 0, so that a damaged frame does not take the names of the others with it.
+//	  Unknown sections are skipped.
 //
 //	footer = LJX1 | contents, zstd | trailer, 24 bytes:
 //	  0        4            8     12  16        24
 //	  +--------+------------+-----+---+---------+      "packed" is the size of LJX1 and the zstd contents. The CRC
 //	  | packed | unpacked   | CRC | 0 | LINLISEG|      covers these and bytes 0 to 8.
 //	  +--------+------------+-----+---+---------+
-//	  contents: boot id (uvarint length | bytes) | boot offset known (1) | varint boot offset
+//	  contents: boot id (uvarint length | bytes) | boot offset as the header's flags (1) | varint boot offset
 //	    | uvarint frames, for each: uvarint seqs missing before it, bytes skipped before it, its length, its count
 //	    | varint t0, t1 of all | uvarint losses, for each: first seq, last seq | uvarint entries, the dictionary
 //
@@ -97,7 +101,9 @@
 //
 // Samples carry monotonic time. A frame written with the clock set carries its own wall offset. A frame written
 // before the clock was set takes the boot's offset: that of the first frame of the boot that has one; every later
-// segment's header repeats it.
+// segment's header repeats it. A boot that ended before its clock was set gets an estimate, marked uncertain, once
+// the clock of a later boot is set: as if that one had begun when the earlier one wrote its last sample. Ages are
+// counted in running time and not by the wall clock: one wrong reading of it must not make everything old.
 package journal
 
 import (
@@ -107,6 +113,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"linli/internal/telemetry"
 )
 
@@ -115,9 +123,12 @@ type Config struct {
 	Dir          string
 	SegmentBytes int64         // preallocated size of a segment; 0 means 4 MiB; at most an eighth of MaxBytes is used
 	MaxBytes     int64         // bound of all segments together; 0 means 1 GiB
-	MaxAge       time.Duration // 0 means 7 days
+	MaxAge       time.Duration // of running time: while the box is off nothing ages; 0 means 7 days
 	CommitEvery  time.Duration // group commit; 0 means 1 s
 	MaxPending   int           // samples waiting in memory for a commit; 0 means 200,000; beyond it the oldest are dropped and told by a tombstone
+
+	// Log gets a line when commits begin to fail and when they work again; nil: silent.
+	Log *zap.Logger
 
 	// ReadOnly opens a journal to look at it, also while another process writes it: nothing is changed, nothing is
 	// locked, Append and Commit do nothing.
@@ -142,6 +153,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.CommitEvery == 0 {
 		c.CommitEvery = time.Second
+	}
+	if c.Log == nil {
+		c.Log = zap.NewNop()
 	}
 	if c.MaxPending == 0 {
 		c.MaxPending = 200_000
@@ -179,14 +193,15 @@ type Journal struct {
 	// mu guards what readers see. It is never held during I/O.
 	mu       sync.Mutex
 	epoch    uint64
-	segs     []*segment // in order of seq; the last may be the active one
-	next     uint64     // seq of the next frame to be committed
-	released uint64     // frames below are acknowledged
-	offsets  map[string]int64
+	segs     []*segment            // in order of seq; the last may be the active one
+	next     uint64                // seq of the next frame to be committed
+	released uint64                // frames below are acknowledged
+	offsets  map[string]wallOffset // by boot
 	told     ranges
 	losses   []loss // to be told by the next commit
 	changed  chan struct{}
 	stats    Stats
+	settled  telemetry.Mono
 	aside    []*segment // damaged, still to be copied aside
 
 	// cmu guards the committer's state: one commit at a time.
@@ -220,7 +235,7 @@ func open(cfg Config, inv *telemetry.Inventory, clock *telemetry.Clock, fs fileS
 		cfg: cfg, fs: fs, clock: clock,
 		kick:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
-		offsets: map[string]int64{},
+		offsets: map[string]wallOffset{},
 	}
 	j.pend.max = cfg.MaxPending
 	j.pend.inv = inv
@@ -331,6 +346,37 @@ func (j *Journal) Changed() <-chan struct{} {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.changed
+}
+
+// Skip makes next the number of the next frame, if that is not lower already, and tells the numbers passed over as lost.
+// It is for a journal that has come back shorter than it was (a restored copy, a tail that the disk forgot): a number
+// that was told to somebody must not be given to other samples.
+func (j *Journal) Skip(next uint64) error {
+	if j.cfg.ReadOnly || next >= maxSeq {
+		return fmt.Errorf("journal: cannot go on at frame %d", next)
+	}
+	j.cmu.Lock()
+	defer j.cmu.Unlock()
+	if next <= j.next { // Only who holds cmu changes it.
+		return nil
+	}
+	if err := j.sealActive(); err != nil { // The numbers within a segment have no large gaps.
+		return fmt.Errorf("journal: %w", err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	first := j.next
+	j.next = next
+	j.tell(loss{Loss: Loss{Reason: LossDamage, FirstSeq: first, LastSeq: next - 1}})
+	return nil
+}
+
+// Settled returns a moment of the monotonic time line: everything appended before it has been committed. It is zero
+// before the first commit of this process.
+func (j *Journal) Settled() telemetry.Mono {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.settled
 }
 
 // Release says that every frame before seq has been acknowledged: it is history, and goes first when space is

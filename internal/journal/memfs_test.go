@@ -184,6 +184,12 @@ func (m *memFS) Rename(from, to string) error {
 	return nil
 }
 
+func (m *memFS) Gone(path string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cur[path] == nil
+}
+
 func (m *memFS) Remove(path string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -133,7 +133,9 @@ func (j *Journal) Read(seq uint64, f *Frame) error {
 		j.r.failing, j.r.tries = 0, 0
 		j.mu.Lock()
 		if !f.known {
-			f.offset, f.known = j.offsets[f.Boot]
+			var o wallOffset
+			o, f.known = j.offsetOf(f.Boot)
+			f.offset, f.Uncertain = o.ns, o.uncertain
 		}
 		j.mu.Unlock()
 		return nil
@@ -152,6 +154,39 @@ func (j *Journal) Read(seq uint64, f *Frame) error {
 	}
 	j.damaged(s, seq)
 	return fmt.Errorf("journal frame %d in %s is damaged: %w", seq, s.path, ErrNotFound)
+}
+
+// wallOffset is a boot's wall clock minus its monotonic time.
+type wallOffset struct {
+	ns        int64
+	uncertain bool
+}
+
+// offsetOf returns the offset of a boot. Of one that ended before its clock was set it is estimated, as soon as a later
+// boot's is known: as if that one had begun when the earlier one wrote its last sample. Journal.mu is held.
+func (j *Journal) offsetOf(boot string) (o wallOffset, ok bool) {
+	if o, ok = j.offsets[boot]; ok || boot == j.clock.Boot {
+		return o, ok
+	}
+	// From the newest segment backwards: begin is when what follows the present boot began.
+	o, ok = j.offsets[j.clock.Boot]
+	begin, later := o.ns, j.clock.Boot
+	for i := len(j.segs) - 1; i >= 0; i-- {
+		s := j.segs[i]
+		if s.boot == later || len(s.offs) == 0 {
+			continue
+		}
+		later = s.boot
+		if known, is := j.offsets[s.boot]; is {
+			begin, ok = known.ns, true
+		} else if ok {
+			begin -= s.t1
+		}
+		if s.boot == boot {
+			return wallOffset{begin, true}, ok
+		}
+	}
+	return wallOffset{}, false
 }
 
 // find returns where frame seq is. The length is that of the frame, or a little more.
@@ -221,6 +256,7 @@ func (j *Journal) readFrame(s *segment, at int64, length int, seq uint64, dict [
 	f.T0, f.T1 = telemetry.Mono(h.t0), telemetry.Mono(h.t1)
 	f.ClockSet = h.flags&flagClockSet != 0
 	f.offset, f.known = h.offset, f.ClockSet
+	f.Uncertain = h.flags&flagUncertain != 0
 	f.Lost = nil
 	f.Records = f.Records[:0]
 	if h.flags&flagTombstone != 0 {

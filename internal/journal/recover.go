@@ -64,7 +64,7 @@ func (j *Journal) recover() error {
 	slices.Reverse(j.segs)
 	for _, s := range j.segs {
 		if _, known := j.offsets[s.boot]; !known && s.hasWall {
-			j.offsets[s.boot] = s.offset
+			j.offsets[s.boot] = wallOffset{s.offset, s.uncertain}
 		}
 		for _, l := range s.losses {
 			j.told.add(l.first, l.last)

@@ -33,8 +33,9 @@ func (j *Journal) retain() error {
 	j.mu.Lock()
 	// Room for the segment being begun and for one whose tombstone is being written.
 	total, bound := j.bytes(), j.cfg.MaxBytes-2*j.cfg.SegmentBytes
-	for _, s := range j.segs {
-		old := j.age(s, now) > j.cfg.MaxAge
+	ages := j.ages(now)
+	for i, s := range j.segs {
+		old := ages[i] > j.cfg.MaxAge
 		if s == j.w.seg || total <= bound && !old && !s.gone {
 			break
 		}
@@ -67,19 +68,23 @@ func (j *Journal) lose(s *segment, old bool) bool {
 	return !s.doomed
 }
 
-// age returns how old the latest sample of s is, or 0 where that cannot be known.
-func (j *Journal) age(s *segment, now telemetry.Now) time.Duration {
-	if len(s.offs) == 0 {
-		return 0
+// ages returns how old the latest sample of each segment is at least, by the time that the box was running since: the
+// wall clock has no say in it, since one wrong reading would make everything old. Journal.mu is held.
+func (j *Journal) ages(now telemetry.Now) []time.Duration {
+	ages := make([]time.Duration, len(j.segs))
+	since, boot, end := time.Duration(0), j.clock.Boot, int64(now.Mono)
+	for i := len(j.segs) - 1; i >= 0; i-- {
+		s := j.segs[i]
+		if len(s.offs) == 0 {
+			continue
+		}
+		if s.boot != boot {
+			since += time.Duration(max(end, 0)) // the whole of the boot that followed
+			boot, end = s.boot, s.t1
+		}
+		ages[i] = since + time.Duration(max(end-s.t1, 0))
 	}
-	if s.boot == j.clock.Boot {
-		return now.Mono.Sub(telemetry.Mono(s.t1))
-	}
-	offset, ok := j.offsets[s.boot]
-	if !ok || now.Wall.IsZero() {
-		return 0
-	}
-	return time.Duration(now.Wall.UnixNano() - offset - s.t1)
+	return ages
 }
 
 // remove deletes segments. Each is hidden from readers before.
@@ -151,7 +156,7 @@ func (j *Journal) tidy() error {
 			f.Close()
 		}
 	}
-	if e != nil {
+	if e != nil && !notExist(e) { // What has been deleted needs no footer.
 		w.unsealed = append(w.unsealed, s)
 		err = errors.Join(err, fmt.Errorf("seal %s: %w", s.path, e))
 	}

@@ -35,9 +35,10 @@ type segment struct {
 	epoch, first uint64
 	seed         uint32
 
-	boot    string
-	offset  int64 // first known wall offset of the boot, in this segment or before it
-	hasWall bool  // offset is known
+	boot      string
+	offset    int64 // first known wall offset of the boot, in this segment or before it
+	hasWall   bool  // offset is known
+	uncertain bool  // offset is that of a clock that nobody vouches for
 
 	offs    []uint32 // file offset of frame first+i, 0 where that is missing
 	counts  []uint16 // samples of each frame
@@ -79,15 +80,24 @@ func (s *segment) putHeader() []byte {
 	copy(b, segmentMagic)
 	le.PutUint16(b[8:], segmentVersion)
 	le.PutUint16(b[10:], headerBytes)
-	if s.hasWall {
-		b[12] = 1
-	}
+	b[12] = s.wallFlags()
 	b[13] = byte(len(s.boot))
 	le.PutUint64(b[16:], s.epoch)
 	le.PutUint64(b[24:], s.first)
 	le.PutUint64(b[32:], uint64(s.offset))
 	copy(b[40:40+maxBootID], s.boot)
 	le.PutUint32(b[124:], crc32.Update(s.seed, castagnoli, b[:124]))
+	return b
+}
+
+// wallFlags is how header and footer say what is known of the boot's offset.
+func (s *segment) wallFlags() (b byte) {
+	if s.hasWall {
+		b |= 1
+	}
+	if s.uncertain {
+		b |= 2
+	}
 	return b
 }
 
@@ -104,7 +114,7 @@ func (s *segment) parseHeader(b []byte) error {
 		le.Uint64(b[16:]) != s.epoch || le.Uint64(b[24:]) != s.first || int(b[13]) > maxBootID {
 		return errCorrupt
 	}
-	s.hasWall = b[12]&1 != 0
+	s.hasWall, s.uncertain = b[12]&1 != 0, b[12]&2 != 0
 	s.offset = int64(le.Uint64(b[32:]))
 	s.boot = string(b[40 : 40+int(b[13])])
 	return nil
@@ -114,11 +124,7 @@ func (s *segment) parseHeader(b []byte) error {
 func (s *segment) putFooter(enc *zstd.Encoder, dict []entry) []byte {
 	var b []byte
 	b = appendString(b, s.boot)
-	if s.hasWall {
-		b = append(b, 1)
-	} else {
-		b = append(b, 0)
-	}
+	b = append(b, s.wallFlags())
 	b = binary.AppendVarint(b, s.offset)
 	n := 0
 	for _, o := range s.offs {
@@ -200,7 +206,7 @@ func (s *segment) readFooter(f io.ReaderAt, size int64, dec *zstd.Decoder) ([]by
 func (s *segment) parseFooter(b []byte, size int64, wantDict bool) error {
 	c := cursor{b: b}
 	boot := c.string()
-	hasWall := c.byte()&1 != 0
+	wall := c.byte()
 	offset := c.varint()
 	n := c.count()
 	offs, counts := make([]uint32, 0, n), make([]uint16, 0, n)
@@ -239,7 +245,7 @@ func (s *segment) parseFooter(b []byte, size int64, wantDict bool) error {
 	if c.bad || len(boot) > maxBootID {
 		return errCorrupt
 	}
-	s.boot, s.hasWall, s.offset = boot, hasWall, offset
+	s.boot, s.hasWall, s.uncertain, s.offset = boot, wall&1 != 0, wall&2 != 0, offset
 	s.offs, s.counts, s.end, s.samples = offs, counts, int64(pos), samples
 	s.t0, s.t1, s.losses, s.sealed = t0, t1, losses, true
 	s.dict = dict
@@ -323,9 +329,8 @@ func (s *segment) takeDictionary(h *frameHeader, payload []byte, dec *zstd.Decod
 		return false
 	}
 	if h.flags&flagDictionary != 0 {
-		c, ok := section(raw, sectionDictionary)
-		s.dict = c.entries(s.dict)
-		if !ok || c.bad {
+		var ok bool
+		if s.dict, ok = dictionary(raw, s.dict); !ok {
 			return false
 		}
 	}
@@ -348,7 +353,7 @@ func (s *segment) add(h *frameHeader, pos uint32) {
 	}
 	s.t0, s.t1 = min(s.t0, h.t0), max(s.t1, h.t1)
 	if h.flags&flagClockSet != 0 && !s.hasWall {
-		s.hasWall, s.offset = true, h.offset
+		s.hasWall, s.uncertain, s.offset = true, h.flags&flagUncertain != 0, h.offset
 	}
 	s.offs = append(s.offs, pos)
 	s.counts = append(s.counts, uint16(h.count))

@@ -22,6 +22,8 @@ type Now struct {
 	// Wall is the same moment on the wall clock in UTC. It is the zero time while the clock has not been set
 	// (no RTC, no NTP yet); calendar functions are unknown then.
 	Wall time.Time
+	// Uncertain says that nobody vouches for Wall: it reads plausibly, and was never set as far as the system knows.
+	Uncertain bool
 }
 
 // Clock converts between the monotonic time line of this boot and the wall clock. It is built once per process
@@ -34,6 +36,25 @@ type Clock struct {
 	base   Mono      // Mono at start
 	start  time.Time // reading with Go's monotonic part at the same moment
 	oldest time.Time // a wall clock before this is taken as not set
+	judge  func(mono Mono, stepped bool) Trust
+}
+
+// Trust says how far a wall clock can be believed that reads a plausible time.
+type Trust uint8
+
+// The degrees of trust.
+const (
+	ClockUnset     Trust = iota // as if it had never been set
+	ClockUncertain              // better than no time, and marked
+	ClockSet
+)
+
+// JudgedBy returns a clock that is set only as far as judge says, which gets the monotonic time and whether somebody
+// has set the wall clock since the start of the process. judge must be safe for concurrent use.
+func (c *Clock) JudgedBy(judge func(mono Mono, stepped bool) Trust) *Clock {
+	d := *c
+	d.judge = judge
+	return &d
 }
 
 // NewClock returns a clock for the boot named boot, whose monotonic time is base at the moment of the call. Wall
@@ -46,8 +67,17 @@ func NewClock(boot string, base Mono, oldest time.Time) *Clock {
 func (c *Clock) Now() Now {
 	t := time.Now()
 	n := Now{Mono: c.base.Add(t.Sub(c.start))}
-	if t.After(c.oldest) {
-		n.Wall = t.Round(0).UTC() // Round(0) drops Go's monotonic part: from here on it is a wall clock value.
+	if !t.After(c.oldest) {
+		return n
+	}
+	wall := t.Round(0).UTC() // Round(0) drops Go's monotonic part: from here on it is a wall clock value.
+	trust := ClockSet
+	if c.judge != nil {
+		step := wall.Sub(c.start.Round(0)) - t.Sub(c.start)
+		trust = c.judge(n.Mono, step.Abs() > time.Second)
+	}
+	if trust != ClockUnset {
+		n.Wall, n.Uncertain = wall, trust == ClockUncertain
 	}
 	return n
 }
