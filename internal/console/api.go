@@ -129,7 +129,7 @@ func (s *Server) getAlert(w http.ResponseWriter, r *http.Request) {
 	if history == nil {
 		history = []alert.Entry{}
 	}
-	s.writeJSON(w, r, http.StatusOK, alertJSON{Alert: openAlert{a, raisedAgain(a, history)}, History: history})
+	s.writeJSON(w, r, http.StatusOK, alertJSON{Alert: withHistory(a, history), History: history})
 }
 
 // actionJSON is who does something, and what they have to say about it.
@@ -164,7 +164,7 @@ func (s *Server) answerAction(w http.ResponseWriter, r *http.Request, action str
 	s.log.Info("alert "+action, zap.String("alert", a.ID), zap.String("by", in.By), zap.String("remote", r.RemoteAddr))
 	s.writeJSON(w, r, http.StatusOK, struct {
 		Alert openAlert `json:"alert"`
-	}{s.raised(a)})
+	}{s.opened(a)})
 }
 
 // alertFailed answers for an error of the alert book.

@@ -63,6 +63,14 @@ func TestCardSaysWhichValueIsWhen(t *testing.T) {
 		t.Errorf("which device: %q", got)
 	}
 
+	bin, _, _ := c.book.Get("01BIN")
+	bin.Severity, bin.Detail = telemetry.Critical, text("满溢度 96 %（限 95）", "Fill level 96 % (limit 95)")
+	c.book.put(bin, alert.WhatChanged, alert.BySensor, "")
+	says("a detail that came with another severity", "01BIN", "现在：满溢度 97.0 %", "转为紧急时：满溢度 96 %（限 95）")
+	if !eval[bool](b, `!!document.querySelector('[data-id="01BIN"].fresh')`) {
+		t.Error("what became worse does not stand out")
+	}
+
 	c.read(t, "lane_e1", "occupied", telemetry.BoolValue(false))
 	c.move(lane, alert.ReturnedUnacknowledged, alert.WhatReturned)
 	says("after the car", "01LANE", "现在：占用 否", "发生时：占用，已 10 秒")
@@ -71,7 +79,8 @@ func TestCardSaysWhichValueIsWhen(t *testing.T) {
 	c.quality(t, "lane_e1", telemetry.BadComm)
 	b.until("silence is unknown, hatched", `document.querySelector('[data-id="01LANE"] [data-testid=present] .badge-unknown')?.innerText==='未知'&&document.querySelector('[data-id="01LANE"] [data-testid=present]').innerText.includes('设备失联')`)
 	b.click("header [data-testid=lang]")
-	says("in English", "01BIN", "Now: Fill level 97.0 %", "When it began: Fill level 92 % (limit 90), for 3 s")
+	says("in English", "01BIN", "Now: Fill level 97.0 %", "When it became critical: Fill level 96 % (limit 95)")
+	says("in English", "01LANE", "Occupied", "When it began: Occupied, for 10 s")
 	b.quiet()
 }
 

@@ -616,7 +616,13 @@ func TestRaisedAgain(t *testing.T) {
 			t.Errorf("raised again at %v, want %v", again[len(again)-1], want)
 		}
 	}
+	lane.Severity = telemetry.Critical
+	c.book.put(lane, alert.WhatChanged, alert.BySensor, "")
+	_, history, _ := c.book.Get(lane.ID)
 	w := do(c, "POST", "/api/v1/alerts/"+lane.ID+"/acknowledge", `{"by":"王工"}`)
+	if got, want := dig(t, decode(t, w), "alert", "changed_at"), history[len(history)-1].Time.Format(time.RFC3339Nano); got != want {
+		t.Errorf("became worse at %v, want %v", got, want)
+	}
 	if got := dig(t, decode(t, w), "alert", "raised_again_at"); got != again[1] {
 		t.Errorf("acknowledged: %v, want %v", got, again[1])
 	}

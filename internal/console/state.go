@@ -204,48 +204,62 @@ type alertsJSON struct {
 	RecentFailed bool `json:"recent_failed,omitempty"`
 }
 
-// openAlert is an alert and when its condition came back last after it had gone, zero where it never did: people who
-// see it must not take it for an old one.
+// openAlert is an alert and what only its history tells about how it stands. Times are zero where it never happened.
 type openAlert struct {
 	alert.Alert
-	raisedAgain time.Time
+	raisedAgain time.Time // when the condition last came back after it had gone: people must not take it for an old alert
+	changed     time.Time // when, since then, severity and detail changed last: the detail is of that moment
 }
 
-// MarshalJSON writes the alert as it writes itself, and raised_again_at.
+// MarshalJSON writes the alert as it writes itself, and raised_again_at and changed_at.
 func (o openAlert) MarshalJSON() ([]byte, error) {
 	body, err := o.Alert.MarshalJSON()
-	if err != nil || o.raisedAgain.IsZero() {
-		return body, err
-	}
-	at, err := o.raisedAgain.MarshalJSON()
 	if err != nil {
 		return nil, err
 	}
-	body = append(body[:len(body)-1], `,"raised_again_at":`...)
-	return append(append(body, at...), '}'), nil
+	for _, f := range []struct {
+		name string
+		at   time.Time
+	}{{"raised_again_at", o.raisedAgain}, {"changed_at", o.changed}} {
+		if f.at.IsZero() {
+			continue
+		}
+		at, err := f.at.MarshalJSON()
+		if err != nil {
+			return nil, fmt.Errorf("%s of alert %s: %w", f.name, o.ID, err)
+		}
+		body = append(body[:len(body)-1], `,"`+f.name+`":`...)
+		body = append(append(body, at...), '}')
+	}
+	return body, nil
 }
 
-// raised looks up when a was raised again, which only its history tells. Of a closed alert that would be on disk, and
-// is no longer worth the look.
-func (s *Server) raised(a alert.Alert) openAlert {
-	if a.Revision < 3 || !a.Open() { // Raised, returned, raised again: the third at the earliest.
+// opened looks up what the history of a tells. Of a closed alert that would be on disk, and is no longer worth it.
+func (s *Server) opened(a alert.Alert) openAlert {
+	if a.Revision < 2 || !a.Open() {
 		return openAlert{Alert: a}
 	}
 	_, history, err := s.src.Alerts.Get(a.ID)
 	if err != nil {
 		return openAlert{Alert: a} // Gone since: the next event says so.
 	}
-	return openAlert{Alert: a, raisedAgain: raisedAgain(a, history)}
+	return withHistory(a, history)
 }
 
-// raisedAgain returns when a was raised again last, as far as it stands here: its history may be further already.
-func raisedAgain(a alert.Alert, history []alert.Entry) time.Time {
+// withHistory reads what the history tells about a as it stands here: the history may be further already.
+func withHistory(a alert.Alert, history []alert.Entry) openAlert {
+	o := openAlert{Alert: a}
 	for _, e := range slices.Backward(history) {
-		if e.What == alert.WhatRaisedAgain && e.Revision <= a.Revision {
-			return e.Time
+		switch {
+		case e.Revision > a.Revision:
+		case e.What == alert.WhatChanged && o.changed.IsZero():
+			o.changed = e.Time
+		case e.What == alert.WhatRaisedAgain:
+			o.raisedAgain = e.Time
+			return o
 		}
 	}
-	return time.Time{}
+	return o
 }
 
 func millis(m telemetry.Mono) int64 { return int64(m) / int64(time.Millisecond) }
@@ -276,7 +290,7 @@ func (s *Server) alerts() alertsJSON {
 	open := s.src.Alerts.OpenAlerts()
 	a := alertsJSON{Open: make([]openAlert, 0, len(open))}
 	for i := range open {
-		a.Open = append(a.Open, s.raised(open[i]))
+		a.Open = append(a.Open, s.opened(open[i]))
 	}
 	recent, err := s.src.Alerts.Recent(recentShown)
 	a.Recent, a.RecentFailed = recent, err != nil

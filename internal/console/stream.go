@@ -117,7 +117,7 @@ func (c *client) alerts() error {
 		open[a.ID] = true
 		if c.sent[a.ID] != a {
 			c.sent[a.ID] = a
-			out.Alerts = append(out.Alerts, c.s.raised(a))
+			out.Alerts = append(out.Alerts, c.s.opened(a))
 		}
 	}
 	for id := range c.sent {

@@ -68,13 +68,14 @@ func Stories() []Story {
 			Name:  "bins",
 			Title: telemetry.Text{Zh: "垃圾桶满", En: "Bin full"},
 			What: telemetry.Text{
-				Zh: "2号投放点厨余桶在 10 秒内装满，先提示快满，再发桶满预警；45 秒后清运。",
-				En: "The kitchen waste bin at station 2 fills up within 10 seconds: a notice that it is nearly full, then a warning. It is emptied after 45 seconds.",
+				Zh: "2号投放点厨余桶在 15 秒内装满，先提示，再转为预警；45 秒后清运。",
+				En: "The kitchen waste bin at station 2 fills up within 15 seconds: first a notice, then a warning. It is emptied after 45 seconds.",
 			},
 			acts: []act{
 				{at: 0, device: "bin_2_kitchen", point: "fill_pct", value: 83},
-				{at: 5 * time.Second, device: "bin_2_kitchen", point: "fill_pct", value: 92},
-				{at: 10 * time.Second, device: "bin_2_kitchen", point: "fill_pct", value: 97},
+				// Between the two there is time for a read and the delay of the rule.
+				{at: 10 * time.Second, device: "bin_2_kitchen", point: "fill_pct", value: 92},
+				{at: 15 * time.Second, device: "bin_2_kitchen", point: "fill_pct", value: 97},
 				{at: 45 * time.Second, device: "bin_2_kitchen", point: "fill_pct", value: 4},
 			},
 		},

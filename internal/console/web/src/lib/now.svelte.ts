@@ -62,7 +62,7 @@ class Now {
   link = $state<Link>("connecting");
   cause = $state<Cause>("");
   heardOnce = $state(false); // whether there has ever been a snapshot
-  freshIds = $state.raw<ReadonlySet<string>>(new Set()); // alerts that came in, or came again, while the page was open
+  freshIds = $state.raw<ReadonlySet<string>>(new Set()); // alerts that came in, came again or became worse while the page was open
 
   // The page's clock: ticks each second, and follows the gateway's clocks, not this device's.
   tick = $state(performance.now());
@@ -222,7 +222,7 @@ class Now {
   takeAlert(a: Alert, mayBeFresh: boolean): void {
     const old = this.alerts.get(a.id);
     if (old && old.revision > a.revision) return; // An answer and an event may cross.
-    if (mayBeFresh && a.state !== "closed" && (!old || occasion(old) !== occasion(a))) this.markFresh(a.id);
+    if (mayBeFresh && a.state !== "closed" && (!old || occasion(old) !== occasion(a) || rank[a.severity] < rank[old.severity])) this.markFresh(a.id);
     this.alerts.set(a.id, a);
   }
 

@@ -22,6 +22,7 @@ export interface Alert {
   place?: Text;
   raised_at: string;
   raised_again_at?: string;
+  changed_at?: string;
   acknowledged_at?: string;
   acknowledged_by?: string;
   returned_at?: string;
