@@ -28,13 +28,15 @@ type DeadLetter struct {
 // DeadLine is one line that was refused.
 type DeadLine struct {
 	Reason string `json:"reason"`
-	Line   string `json:"line"` // cut after 1 KiB
+	Line   string `json:"line"` // cut after 1 KiB; empty where the message was too large to be read
 }
 
 const (
 	deadLinesKept  = 20
 	deadLineLength = 1 << 10
 	deadTimeout    = 30 * time.Second
+	// deadBatch bounds the dead letters of one batch, which are in memory and on their way together.
+	deadBatch = 64
 )
 
 func (d *DeadLetter) add(line []byte, reason string) {
@@ -50,6 +52,7 @@ type batcher struct {
 	in      *Ingest
 	session *mqtt.Session
 	unpack  *wire.Decompressor
+	check   checker
 	lines   []byte
 	dead    map[string]*DeadLetter // by topic, or by "" + node for what the database refuses
 	logged  map[string]bool        // nodes whose bad messages were logged on this connection
@@ -57,18 +60,47 @@ type batcher struct {
 
 func newBatcher(in *Ingest, session *mqtt.Session) (*batcher, error) {
 	d, err := wire.NewDecompressor(in.cfg.MaxMessage)
-	return &batcher{in: in, session: session, unpack: d, dead: map[string]*DeadLetter{}, logged: map[string]bool{}}, err
+	b := &batcher{in: in, session: session, unpack: d, dead: map[string]*DeadLetter{}, logged: map[string]bool{}}
+	b.check.kinds = in.cfg.Kinds
+	b.check.setNow(in.cfg.Now())
+	return b, err
 }
 
 func (b *batcher) close() { b.unpack.Close() }
 
-// process writes the messages and acknowledges them. After an error nothing is acknowledged.
+// process writes the messages and acknowledges them. After an error the messages that were not acknowledged come
+// again. What a message unpacks to is known only afterwards: as soon as there are lines for a write they are written,
+// however many messages are still to come.
 func (b *batcher) process(ctx context.Context, messages []paho.Message) error {
-	b.lines = b.lines[:0]
-	clear(b.dead)
-	for _, m := range messages {
-		b.message(m.Topic(), m.Payload())
+	done := 0
+	for i, m := range messages {
+		if i == done {
+			b.lines = b.lines[:0]
+			clear(b.dead)
+			b.check.setNow(b.in.cfg.Now())
+		}
+		if large, ok := m.(*mqtt.Oversized); ok {
+			b.oversized(large)
+		} else {
+			b.message(m.Topic(), m.Payload())
+		}
+		if i+1 < len(messages) && len(b.lines) < b.in.cfg.BatchBytes && len(b.dead) < deadBatch {
+			continue
+		}
+		if err := b.flush(ctx); err != nil {
+			return err
+		}
+		for _, m := range messages[done : i+1] {
+			m.Ack()
+		}
+		b.in.count(func(s *Stats) { s.Acknowledged += uint64(i + 1 - done) })
+		done = i + 1
 	}
+	return nil
+}
+
+// flush writes the lines and buries what was refused.
+func (b *batcher) flush(ctx context.Context) error {
 	if len(b.lines) > 0 {
 		refused, err := b.in.db.write(ctx, b.lines)
 		if err != nil {
@@ -81,13 +113,7 @@ func (b *batcher) process(ctx context.Context, messages []paho.Message) error {
 			b.letter("", node).add(r.line, r.reason)
 		}
 	}
-	if err := b.bury(ctx); err != nil {
-		return err
-	}
-	for _, m := range messages {
-		m.Ack()
-	}
-	return nil
+	return b.bury(ctx)
 }
 
 func (b *batcher) letter(topic, node string) *DeadLetter {
@@ -105,7 +131,8 @@ func (b *batcher) letter(topic, node string) *DeadLetter {
 
 // bury publishes the dead letters and waits until the broker has them.
 func (b *batcher) bury(ctx context.Context) error {
-	for _, d := range b.dead {
+	tokens := map[string]paho.Token{}
+	for key, d := range b.dead {
 		if _, _, ok := wire.SplitNode(d.Node); !ok {
 			continue // a message of nobody; it is counted
 		}
@@ -117,8 +144,12 @@ func (b *batcher) bury(ctx context.Context) error {
 			b.logged[d.Node] = true
 			b.in.log.Warn("lines not written", zap.String("node", d.Node), zap.Int("count", d.Count), zap.String("reason", d.Lines[0].Reason))
 		}
-		token := b.session.Publish(wire.Topic{Kind: wire.Dead, Node: d.Node}.String(), false, payload)
-		timeout := time.NewTimer(deadTimeout)
+		tokens[key] = b.session.Publish(wire.Topic{Kind: wire.Dead, Node: d.Node}.String(), false, payload)
+	}
+	timeout := time.NewTimer(deadTimeout)
+	defer timeout.Stop()
+	for key, token := range tokens {
+		var err error
 		select {
 		case <-token.Done():
 			err = token.Error()
@@ -129,12 +160,19 @@ func (b *batcher) bury(ctx context.Context) error {
 		case <-timeout.C:
 			err = errors.New("the broker does not acknowledge the dead letter")
 		}
-		timeout.Stop()
 		if err != nil {
-			return fmt.Errorf("dead letter of %s: %w", d.Node, err)
+			return fmt.Errorf("dead letter of %s: %w", b.dead[key].Node, err)
 		}
 	}
 	return nil
+}
+
+// oversized notes a message that was too large to be taken.
+func (b *batcher) oversized(m *mqtt.Oversized) {
+	b.in.count(func(s *Stats) { s.BadMessages++; s.Oversized++ })
+	if topic, err := wire.ParseTopic(m.Topic()); err == nil {
+		b.letter(m.Topic(), topic.Node).add(nil, fmt.Sprintf("message of %d bytes is too large; the limit is %d", m.Size, b.in.cfg.MaxMessage))
+	}
 }
 
 // message appends the lines of one message.
@@ -168,6 +206,9 @@ func (b *batcher) telemetry(name, node, site, gateway string, payload []byte) er
 	if err != nil {
 		return err
 	}
+	if !b.check.timely(h.T0) || !b.check.timely(h.T1) {
+		return fmt.Errorf("header: %w", errTime)
+	}
 	lines, bad, foreign := 0, 0, 0
 	for len(rest) > 0 {
 		var line []byte
@@ -181,11 +222,15 @@ func (b *batcher) telemetry(name, node, site, gateway string, payload []byte) er
 				b.letter(name, node).add(line, err.Error())
 				continue
 			}
-			b.lines = wire.AppendLossLine(b.lines, site, gateway, &l)
+			at := l.T1
+			if !b.check.timely(at) {
+				at = h.T1 // a loss without a time is still a loss
+			}
+			b.lines = wire.AppendLossLine(b.lines, site, gateway, &l, at)
 		case line[0] == '#':
 		default:
 			lines++
-			if err := wire.CheckOwn(line, site, gateway); err != nil {
+			if err := b.check.line(line, site, gateway); err != nil {
 				bad++
 				if errors.Is(err, wire.ErrForeign) {
 					foreign++
@@ -224,6 +269,10 @@ func (b *batcher) alert(topic wire.Topic, site, gateway string, payload []byte) 
 		b.in.count(func(s *Stats) { s.Foreign++ })
 		return wire.ErrForeign
 	}
-	b.lines = wire.AppendAlertLine(b.lines, site, gateway, &e, time.Now())
+	// UnixNano is undefined far from now.
+	if y := e.Time.Year(); y < 2020 || y > 2200 || !b.check.timely(e.Time.UnixNano()) {
+		return fmt.Errorf("alert: %w", errTime)
+	}
+	b.lines = wire.AppendAlertLine(b.lines, site, gateway, &e)
 	return nil
 }

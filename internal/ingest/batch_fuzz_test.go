@@ -12,9 +12,9 @@ import (
 
 // FuzzMessage: whatever a gateway sends, what would be written is whole lines of that gateway.
 func FuzzMessage(f *testing.F) {
-	head := "# linli epoch=00c0ffee00c0ffee seq=1-1 count=2 late=0 t0=1 t1=2\n"
-	f.Add("linli/v1/s.g/telemetry", []byte(head+"m,gateway=g,site=s a=1 1\nm,gateway=h,site=s a=\"x\ny\" 2\n# linli lost epoch=00c0ffee00c0ffee seq=0-0 count=1 reason=age t0=1 t1=2\n"))
-	f.Add("linli/v1/s.g/telemetry", []byte(head+"m,gateway=g,site=s a=\"\\\" 1\nm,gateway=h,site=t a=1 1"))
+	head := "# linli epoch=00c0ffee00c0ffee seq=1-1 count=2 late=0 t0=1790000000000000000 t1=1790000001000000000\n"
+	f.Add("linli/v1/s.g/telemetry", []byte(head+"m,gateway=g,site=s a=1 1790000000000000000\nm,gateway=h,site=s a=\"x\ny\" 1790000000000000000\n# linli lost epoch=00c0ffee00c0ffee seq=0-0 count=1 reason=age t0=1790000000000000000 t1=1790000001000000000\n"))
+	f.Add("linli/v1/s.g/telemetry", []byte(head+"m,gateway=g,site=s a=\"\\\" 1790000000000000000\nm,gateway=h,site=t a=1 1790000000000000000"))
 	f.Add("linli/v1/s.g/alert/01A", []byte(`{"specversion":"1.0","id":"01A/1","source":"s.g","type":"dev.linli.alert.raised","time":"2026-01-01T00:00:00Z","data":{"id":"01A","alert":"b","subject":"c d","severity":"warning","state":"closed"}}`))
 	in, err := New(Config{Brokers: []string{"tcp://x"}, Influx: Influx{URL: "http://x", Bucket: "b"}}, zap.NewNop())
 	if err != nil {
@@ -27,6 +27,7 @@ func FuzzMessage(f *testing.F) {
 		}
 		defer d.Close()
 		b := &batcher{in: in, unpack: d, dead: map[string]*DeadLetter{}}
+		b.check.setNow(time.Unix(1_790_000_000, 0))
 		b.message(topic, payload)
 		parsed, err := wire.ParseTopic(topic)
 		if err != nil && len(b.lines) > 0 {

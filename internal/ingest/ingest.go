@@ -7,11 +7,16 @@
 //     lines it refused are in the dead-letter topic and that was acknowledged. Killed at any moment, it gets the
 //     messages again; the same lines are the same rows.
 //   - No line is trusted: site and gateway must be those of the topic, which the broker binds to the sender's
-//     certificate; the shape is checked byte by byte; the measurements that ingest itself writes are refused.
+//     certificate; the shape is checked byte by byte; the measurements that ingest itself writes, unknown tags,
+//     impossible times, and values of another type than the class has are refused: no site can make the database
+//     refuse another's data.
 //   - A line that the database refuses is found by halving and does not hold up the others. Before anything is taken
 //     for bad, a probe shows that the database takes what is good: a wrong bucket never empties into dead letters.
+//     A node with many such lines in one batch is not searched to the end: the rest of that measurement, and then of
+//     that node, is dead-lettered with them.
 //   - While the database is down or misconfigured nothing is acknowledged and nothing dropped; the broker keeps it.
-//   - Memory is bounded by QueueBytes and one batch.
+//   - Memory is bounded by QueueBytes (packed), and BatchBytes plus a few MaxMessage (unpacked). A message that is
+//     larger is never in memory; it is noted as a dead letter.
 //
 // # Rows
 //
@@ -54,11 +59,17 @@ type Config struct {
 	Filters []string
 
 	Influx Influx
+	// Kinds tells the type of a field of a class, so that no site can fix it to another: a database keeps the type of
+	// the first value. Where known is false (classes and points that this ingest has never heard of) any type passes.
+	// It is asked once per name, from one goroutine. nil knows none.
+	Kinds func(measurement, field string) (kind wire.FieldType, known bool)
+	// Now is by what impossible times are told; nil means the clock.
+	Now func() time.Time
 
 	BatchBytes  int           // of lines in one write; 0 means 500 KiB
 	BatchAge    time.Duration // a batch waits no longer for more; 0 means 200 ms
 	QueueBytes  int           // of messages taken and not yet written; 0 means 64 MiB
-	MaxMessage  int           // of one message unpacked; 0 means 8 MiB
+	MaxMessage  int           // of one message, packed and unpacked; 0 means 1 MiB (gateways keep to 256 KiB unpacked)
 	SlowRetry   time.Duration // between attempts while the database refuses us; 0 means 30 s
 	MaxBackoff  time.Duration // caps the waits between all other attempts; 0 means 30 s
 	StopTimeout time.Duration // to finish the batch at hand when stopping; 0 means 5 s
@@ -116,7 +127,7 @@ func (c *Config) Validate() error {
 	}
 	def(&c.BatchBytes, 500<<10)
 	def(&c.QueueBytes, 64<<20)
-	def(&c.MaxMessage, 8<<20)
+	def(&c.MaxMessage, 1<<20)
 	wait := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {
 			*d = v
@@ -126,6 +137,9 @@ func (c *Config) Validate() error {
 	wait(&c.SlowRetry, 30*time.Second)
 	wait(&c.MaxBackoff, 30*time.Second)
 	wait(&c.StopTimeout, 5*time.Second)
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	return errors.Join(errs...)
 }
 
@@ -140,7 +154,8 @@ type Stats struct {
 	Writes        uint64 // accepted by the database
 	Retries       uint64 // writes attempted again
 	BadMessages   uint64 // that could not be read at all
-	BadLines      uint64 // refused by us: not line protocol, foreign or reserved
+	Oversized     uint64 // of these, larger than MaxMessage before unpacking
+	BadLines      uint64 // refused by us: not line protocol, foreign, reserved, or with a wrong tag, time or type
 	Foreign       uint64 // of these, lines and alerts of another site or gateway
 	RefusedLines  uint64 // refused by the database
 	CountWrong    uint64 // messages whose lines are not as many as the header says
@@ -241,16 +256,16 @@ var errFull = errors.New("more messages than the queue holds: lower the broker's
 // connection works with one connection until it is lost or ctx ends.
 func (in *Ingest) connection(ctx context.Context, broker string, up func()) error {
 	q := &queue{max: in.cfg.QueueBytes, ready: make(chan struct{}, 1)}
-	var session *mqtt.Session
-	session, err := mqtt.Connect(ctx, mqtt.Config{
-		ClientID: in.cfg.ClientID, Username: in.cfg.Username, PasswordFile: in.cfg.PasswordFile,
-		CAFile: in.cfg.CAFile, CertFile: in.cfg.CertFile, KeyFile: in.cfg.KeyFile, MaxPacket: in.cfg.MaxMessage + 1024,
-	}, broker, mqtt.Options{OnMessage: func(m paho.Message) {
+	put := func(m paho.Message) {
 		if !q.put(m) {
 			return // not acknowledged: it comes again with the next connection
 		}
 		in.count(func(s *Stats) { s.Messages++; s.QueueMessages++; s.QueueBytes += len(m.Payload()) })
-	}})
+	}
+	session, err := mqtt.Connect(ctx, mqtt.Config{
+		ClientID: in.cfg.ClientID, Username: in.cfg.Username, PasswordFile: in.cfg.PasswordFile,
+		CAFile: in.cfg.CAFile, CertFile: in.cfg.CertFile, KeyFile: in.cfg.KeyFile, MaxPacket: in.cfg.MaxMessage + 1024,
+	}, broker, mqtt.Options{OnMessage: put, OnOversized: func(m *mqtt.Oversized) { put(m) }})
 	if err != nil {
 		return err
 	}
@@ -313,7 +328,6 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 			}
 			q.release(bytes)
 			in.count(func(s *Stats) {
-				s.Acknowledged += uint64(len(messages))
 				s.QueueMessages -= len(messages)
 				s.QueueBytes -= bytes
 			})
@@ -329,95 +343,6 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 		case ctx.Err() != nil:
 			session.Close(250 * time.Millisecond) // lets the last acknowledgements go out
 			return nil
-		}
-	}
-}
-
-// queue holds messages between the connection, which must not block, and the worker.
-type queue struct {
-	max   int
-	ready chan struct{}
-
-	mu       sync.Mutex // guards messages and bytes
-	messages []paho.Message
-	bytes    int // of messages and of those being worked on
-	full     bool
-}
-
-// put takes a message, or says that there is no room. After it has said so once it takes no more: messages stay in
-// order.
-func (q *queue) put(m paho.Message) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	size := len(m.Payload()) + 256
-	if q.full || q.bytes+size > q.max && q.bytes > 0 {
-		q.full = true
-		return false
-	}
-	q.bytes += size
-	q.messages = append(q.messages, m)
-	select {
-	case q.ready <- struct{}{}:
-	default:
-	}
-	return true
-}
-
-// spent says that the queue has been full and is now empty.
-func (q *queue) spent() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.full && len(q.messages) == 0
-}
-
-// release gives back the room of messages with so many bytes of payload that are done with.
-func (q *queue) release(bytes int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.bytes -= bytes
-}
-
-// take moves messages of about limit bytes from the queue to out.
-func (q *queue) take(out []paho.Message, size, limit int) ([]paho.Message, int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	n := 0
-	for n < len(q.messages) && size < limit {
-		size += len(q.messages[n].Payload())
-		n++
-	}
-	out = append(out, q.messages[:n]...)
-	clear(q.messages[:n])
-	q.messages = q.messages[n:]
-	q.bytes -= 256 * n
-	return out, size
-}
-
-// gather waits for a message, and then a little for more. It returns early, perhaps empty-handed, when ctx ends or
-// the connection is lost.
-func (q *queue) gather(ctx context.Context, lost <-chan struct{}, limit int, age time.Duration) []paho.Message {
-	var out []paho.Message
-	size := 0
-	var timer *time.Timer
-	var expired <-chan time.Time
-	for {
-		out, size = q.take(out, size, limit)
-		if size >= limit || q.spent() {
-			return out
-		}
-		if len(out) > 0 && timer == nil {
-			timer = time.NewTimer(age)
-			defer timer.Stop()
-			expired = timer.C
-		}
-		select {
-		case <-q.ready:
-		case <-expired:
-			return out
-		case <-lost:
-			return nil // all of it comes again
-		case <-ctx.Done():
-			return out
 		}
 	}
 }

@@ -30,6 +30,7 @@ type writer struct {
 	count   func(func(*Stats))
 	max     int // bytes of one request; lowered when the database says that one was too large
 	probe   []byte
+	good    []byte // a line that the database took lately
 }
 
 // refusal is a line that the database does not take.
@@ -89,7 +90,7 @@ func appendProbe(client string) []byte {
 		}
 		return '_'
 	}, client)
-	return []byte("linli_ingest,client=" + clean + " probe=1i")
+	return []byte(wire.MeasurementProbe + ",client=" + clean + " probe=1i")
 }
 
 // answer is what the database said.
@@ -159,15 +160,25 @@ func (w *writer) post(ctx context.Context, body []byte) answer {
 		if a.status == 0 && err.Err != nil {
 			a.message = err.Err.Error()
 		}
+	} else if a.status != http.StatusNoContent {
+		a.message = "a write is answered with 204; is this the database?"
 	}
 	return a
 }
+
+// Of one node in one write this many refused lines are found one by one.
+const (
+	strikesPerMeasurement = 16
+	strikesPerNode        = 64
+)
 
 // write writes every line of body and returns those that the database refuses. It returns an error only when ctx
 // ends; until then it tries.
 func (w *writer) write(ctx context.Context, body []byte) ([]refusal, error) {
 	var refused []refusal
-	probed := false
+	strikes := map[string]int{}
+	// Since the last line was given up, the database has taken something: it is the line that is bad.
+	alive := false
 	// Pieces still to be written, in order.
 	todo := cut(body, w.max)
 	tries := 0
@@ -178,7 +189,7 @@ func (w *writer) write(ctx context.Context, body []byte) ([]refusal, error) {
 			return nil, ctx.Err()
 		}
 		switch {
-		case a.status >= 200 && a.status < 300:
+		case a.status == http.StatusNoContent:
 			w.wrote(piece)
 			todo, tries = todo[1:], 0
 			continue
@@ -191,17 +202,17 @@ func (w *writer) write(ctx context.Context, body []byte) ([]refusal, error) {
 			refused = w.refuse(refused, piece, a)
 			todo = todo[1:]
 			continue
-		case a.status == http.StatusBadRequest || a.status == http.StatusUnprocessableEntity,
-			a.status >= 300 && a.status < 500 && !held(a.status) && !passing(a.status) && tries >= oddTries:
-			if halves := halve(piece); halves != nil {
+		case w.refuses(a.status, tries):
+			if halves := halve(piece); halves != nil && !dropped(a.message, piece) {
 				todo, tries = append(halves, todo[1:]...), 0
 				continue
 			}
-			if !probed {
-				if p := w.post(ctx, w.probe); p.status < 200 || p.status >= 300 {
-					if ctx.Err() != nil {
-						return nil, ctx.Err()
-					}
+			if !alive {
+				ok := w.takesGood(ctx)
+				if ctx.Err() != nil {
+					return nil, ctx.Err()
+				}
+				if !ok {
 					// Not this line is wrong: the database takes nothing.
 					if err := w.hold(ctx, a, w.cfg.SlowRetry); err != nil {
 						return nil, err
@@ -209,11 +220,19 @@ func (w *writer) write(ctx context.Context, body []byte) ([]refusal, error) {
 					continue
 				}
 				// It may have begun to take data only just now: the line gets its last chance.
-				probed = true
+				alive = true
 				continue
 			}
+			alive = false
 			refused = w.refuse(refused, piece, a)
 			todo, tries = todo[1:], 0
+			for _, limit := range strike(strikes, piece) {
+				var rest []byte
+				if todo, rest = sweep(todo, limit); len(rest) > 0 {
+					a.message = "not tried, after too many refused lines of this node: " + a.message
+					refused = w.refuse(refused, rest, a)
+				}
+			}
 			continue
 		}
 		tries++
@@ -231,8 +250,91 @@ func (w *writer) write(ctx context.Context, body []byte) ([]refusal, error) {
 	return refused, nil
 }
 
-// held are the answers that mean that we are configured wrongly: what we have is kept and tried again slowly.
-func held(status int) bool { return status == 401 || status == 403 || status == 404 }
+// refuses says whether an answer means that something in the piece is bad. Answers that are in no table do so after
+// a few tries.
+func (w *writer) refuses(status, tries int) bool {
+	return bad(status) || status >= 300 && status < 500 && !held(status) && !passing(status) && tries >= oddTries
+}
+
+// takesGood reports whether the database takes what is certainly good: the probe, or, should the probe's own
+// measurement be spoilt, a line that it has taken before.
+func (w *writer) takesGood(ctx context.Context) bool {
+	a := w.post(ctx, w.probe)
+	if bad(a.status) && w.good != nil {
+		a = w.post(ctx, w.good)
+	}
+	return a.status == http.StatusNoContent
+}
+
+// dropped reports whether InfluxDB says that it dropped every line of the piece ("partial write: ... dropped=7").
+func dropped(message string, piece []byte) bool {
+	i := strings.LastIndex(message, " dropped=")
+	if i < 0 || !strings.Contains(message, "partial write") {
+		return false
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(message[i+len(" dropped="):]))
+	return err == nil && n == countLines(piece)
+}
+
+// nodeOf returns whose data line it is: the node, and the node with the measurement. What ingest itself writes is
+// nobody's.
+func nodeOf(line []byte) (node, measurement string) {
+	l, err := wire.CheckLine(line)
+	if err != nil {
+		return "", ""
+	}
+	node = string(l.Site) + "." + string(l.Gateway)
+	return node, node + " " + string(l.Measurement)
+}
+
+// strike counts refused lines, and returns the nodes and measurements of which no more are searched for.
+func strike(strikes map[string]int, lines []byte) (limits []string) {
+	count := func(key string, limit int) {
+		if strikes[key]++; strikes[key] == limit {
+			limits = append(limits, key)
+		}
+	}
+	for len(lines) > 0 {
+		var line []byte
+		line, lines = wire.NextLine(lines)
+		if node, measurement := nodeOf(line); node != "" {
+			count(measurement, strikesPerMeasurement)
+			count(node, strikesPerNode)
+		}
+	}
+	return limits
+}
+
+// sweep takes the lines of a node, or of one of its measurements, out of the pieces.
+func sweep(todo [][]byte, whose string) (keep [][]byte, out []byte) {
+	for _, piece := range todo {
+		kept := make([]byte, 0, len(piece))
+		for rest := piece; len(rest) > 0; {
+			line, after := wire.NextLine(rest)
+			whole := rest[:len(rest)-len(after)]
+			if node, measurement := nodeOf(line); node == whose || measurement == whose {
+				out = append(out, whole...)
+			} else {
+				kept = append(kept, whole...)
+			}
+			rest = after
+		}
+		if len(kept) > 0 {
+			keep = append(keep, kept)
+		}
+	}
+	return keep, out
+}
+
+// bad are the answers that mean that the database refuses something in the request.
+func bad(status int) bool { return status == 400 || status == 422 }
+
+// held are the answers that mean that we are configured wrongly: what we have is kept and tried again slowly. So is a
+// "yes" that is not a database's: each that we know answers a write with 204. A captive portal says 200, and some
+// databases 201 when they took a part.
+func held(status int) bool {
+	return status == 401 || status == 403 || status == 404 || status >= 200 && status < 300 && status != http.StatusNoContent
+}
 
 // passing are the answers that mean "later", and no answer at all.
 func passing(status int) bool { return status == 0 || status == 408 || status == 429 || status >= 500 }
@@ -250,7 +352,7 @@ func (w *writer) hold(ctx context.Context, a answer, wait time.Duration) error {
 		s.Retries++
 	})
 	if first {
-		if held(a.status) || a.status == http.StatusBadRequest {
+		if held(a.status) || bad(a.status) {
 			w.log.Error("database refuses everything; holding all data", zap.Int("status", a.status), zap.String("err", a.message))
 		} else {
 			w.log.Warn("database does not take data; retrying", zap.Int("status", a.status), zap.String("err", a.message))
@@ -267,7 +369,12 @@ func (w *writer) hold(ctx context.Context, a answer, wait time.Duration) error {
 }
 
 func (w *writer) wrote(piece []byte) {
-	lines := countLines(piece)
+	lines, last := 0, piece
+	for rest := piece; len(rest) > 0; lines++ {
+		last = rest
+		_, rest = wire.NextLine(rest)
+	}
+	w.good = append(w.good[:0], last...)
 	resumed := false
 	w.count(func(s *Stats) {
 		resumed = s.Holding != ""
@@ -281,9 +388,17 @@ func (w *writer) wrote(piece []byte) {
 	}
 }
 
-func (w *writer) refuse(refused []refusal, line []byte, a answer) []refusal {
-	w.count(func(s *Stats) { s.RefusedLines++; s.Holding = "" })
-	return append(refused, refusal{line: bytes.TrimSuffix(line, []byte("\n")), reason: fmt.Sprintf("database: status %d: %.300s", a.status, a.message)})
+// refuse gives lines up.
+func (w *writer) refuse(refused []refusal, lines []byte, a answer) []refusal {
+	reason := fmt.Sprintf("database: status %d: %.300s", a.status, a.message)
+	n := len(refused)
+	for len(lines) > 0 {
+		var line []byte
+		line, lines = wire.NextLine(lines)
+		refused = append(refused, refusal{line: line, reason: reason})
+	}
+	w.count(func(s *Stats) { s.RefusedLines += uint64(len(refused) - n); s.Holding = "" })
+	return refused
 }
 
 // cut splits lines into pieces of at most max bytes (a longer line stays whole).

@@ -1,10 +1,11 @@
 // Package mqtt is how we use the paho client: one client object per connection, nothing kept in the library, and a
 // guarded network connection beneath it. The gateway's uplink and the city's ingest both stand on it.
 //
-// Guarantees: every write has a deadline, so a stalled peer is noticed; packets that are too large, of a kind that
-// a server never sends, or shaped to crash the library end the connection before the library sees them; loss of the
-// connection is known as soon as the socket knows it, whatever the library is doing. A Session never reconnects:
-// a publish that succeeded was acknowledged on this very connection.
+// Guarantees: every write has a deadline, so a stalled peer is noticed; packets of a kind that a server never sends, or
+// shaped to crash the library, end the connection before the library sees them; a message that is too large takes no
+// memory, is told as Oversized and ends nothing, since the broker would only send it again; loss of the connection is
+// known as soon as the socket knows it, whatever the library is doing. A Session never reconnects: a publish that
+// succeeded was acknowledged on this very connection.
 //
 // Not here: queues, retries of messages, and when to reconnect (Backoff only says how long to wait).
 // A Session's methods are safe for concurrent use.
@@ -36,7 +37,7 @@ type Config struct {
 	CertFile     string // with KeyFile: the client's certificate, read at each connect
 	KeyFile      string
 
-	MaxPacket    int           // largest packet taken from the broker, in bytes; 0 means 256 KiB
+	MaxPacket    int           // largest message taken from the broker, in bytes; 0 means 256 KiB
 	KeepAlive    time.Duration // 0 means 30 s
 	PingTimeout  time.Duration // 0 means 10 s
 	DialTimeout  time.Duration // for dialling, TLS and the broker's answer; 0 means 10 s
@@ -57,6 +58,9 @@ type Options struct {
 	// OnMessage gets every message of every subscription, in order. It must not block; each message must be
 	// acknowledged by Ack, or it is delivered again. nil: messages are acknowledged and ignored.
 	OnMessage func(paho.Message)
+	// OnOversized gets every message that is larger than MaxPacket. It may overtake smaller ones before it, and must
+	// not block. nil: they are acknowledged and ignored.
+	OnOversized func(*Oversized)
 }
 
 func (c Config) withDefaults() Config {
@@ -127,7 +131,7 @@ func Connect(ctx context.Context, cfg Config, broker string, opts Options) (*Ses
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", broker, err)
 	}
-	g := newGuard(raw, cfg.MaxPacket, cfg.WriteTimeout)
+	g := newGuard(raw, cfg.MaxPacket, cfg.WriteTimeout, opts.OnOversized)
 	o := paho.NewClientOptions()
 	o.AddBroker("tcp://" + address) // only for form: the connection is already open
 	o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) { return g, nil })
@@ -280,15 +284,25 @@ func (b *Backoff) Lived() { b.limit = time.Second }
 type guard struct {
 	net.Conn
 	writeTimeout time.Duration
-	parser       packetParser // of what is read; the library has one reader
+	in           *packetReader // the library has one reader
 
-	once  sync.Once
-	lost  chan struct{}
-	cause error // written before lost is closed
+	writing sync.Mutex // a packet must not get into another
+	once    sync.Once
+	lost    chan struct{}
+	cause   error // written before lost is closed
 }
 
-func newGuard(c net.Conn, maxPacket int, writeTimeout time.Duration) *guard {
-	return &guard{Conn: c, writeTimeout: writeTimeout, parser: packetParser{max: maxPacket}, lost: make(chan struct{})}
+func newGuard(c net.Conn, maxPacket int, writeTimeout time.Duration, oversized func(*Oversized)) *guard {
+	g := &guard{Conn: c, writeTimeout: writeTimeout, lost: make(chan struct{})}
+	g.in = newPacketReader(c, maxPacket, func(m *Oversized) {
+		m.conn = g
+		if oversized == nil {
+			m.Ack()
+			return
+		}
+		oversized(m)
+	})
+	return g
 }
 
 func (g *guard) fail(why error) {
@@ -309,11 +323,7 @@ func (g *guard) err() error {
 }
 
 func (g *guard) Read(p []byte) (int, error) {
-	n, err := g.Conn.Read(p)
-	if bad := g.parser.feed(p[:n]); bad != nil {
-		g.fail(bad)
-		return 0, bad
-	}
+	n, err := g.in.Read(p)
 	if err != nil {
 		g.fail(err)
 		// The library takes "use of closed network connection" for its own doing and would leave its goroutines
@@ -330,6 +340,8 @@ func (e *lostError) Error() string { return "connection lost" }
 func (e *lostError) Unwrap() error { return e.cause }
 
 func (g *guard) Write(p []byte) (int, error) {
+	g.writing.Lock()
+	defer g.writing.Unlock()
 	// Every write, also of pings and acknowledgements: a peer that reads nothing must be noticed.
 	if err := g.Conn.SetWriteDeadline(time.Now().Add(g.writeTimeout)); err != nil {
 		g.fail(err)

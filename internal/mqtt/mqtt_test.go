@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
 	"go.uber.org/goleak"
 
@@ -90,7 +91,7 @@ func lost(t *testing.T, s *mqtt.Session) error {
 // P7, P9 and their like: what a hostile broker sends ends the connection, and nothing worse.
 func TestHostilePacketsEndTheConnection(t *testing.T) {
 	for name, sent := range map[string][]byte{
-		"publish of 256 MiB":          {0x32, 0xff, 0xff, 0xff, 0x7f},
+		"large publish with QoS 2":    {0x34, 0xff, 0xff, 0xff, 0x7f},
 		"length without end":          {0x32, 0xff, 0xff, 0xff, 0xff, 0xff},
 		"suback with too many codes":  {0x90, 5, 0, 1, 0, 0, 0},
 		"suback for nothing":          {0x90, 2, 0, 1},
@@ -141,6 +142,77 @@ func TestStalledPeerIsNoticed(t *testing.T) {
 	var timeout net.Error
 	if err := lost(t, s); !errors.As(err, &timeout) || !timeout.Timeout() {
 		t.Errorf("lost because of %v, want a timeout", err)
+	}
+}
+
+// A message that is too large is read past and told, in the midst of others, and only an acknowledgement of ours makes
+// the broker forget it.
+func TestOversizedMessageIsPassedOver(t *testing.T) {
+	message := func(id uint16, size int) *packets.PublishPacket {
+		p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+		p.Qos, p.TopicName, p.MessageID, p.Payload = 1, "linli/v1/a.b/telemetry", id, make([]byte, size)
+		return p
+	}
+	for _, told := range []bool{true, false} {
+		acked := make(chan uint16, 10)
+		url := peer(t, listen(t), func(c net.Conn) {
+			accept(c)
+			for i, size := range []int{10, 9 << 20, 20, 1 << 20, 30} {
+				if err := message(uint16(i+1), size).Write(c); err != nil {
+					return
+				}
+			}
+			for {
+				p, err := packets.ReadPacket(c)
+				if err != nil {
+					return
+				}
+				if a, ok := p.(*packets.PubackPacket); ok {
+					acked <- a.MessageID
+				}
+			}
+		})
+		var mu sync.Mutex
+		sizes := map[int]bool{}
+		opts := mqtt.Options{OnMessage: func(m paho.Message) {
+			mu.Lock()
+			defer mu.Unlock()
+			sizes[len(m.Payload())] = true
+			m.Ack()
+		}}
+		if told {
+			opts.OnOversized = func(m *mqtt.Oversized) {
+				if m.Topic() != "linli/v1/a.b/telemetry" || m.Qos() != 1 || m.Payload() != nil || m.Duplicate() || m.Retained() {
+					t.Errorf("told of %+v", m)
+				}
+				mu.Lock()
+				sizes[m.Size] = true
+				mu.Unlock()
+				go m.Ack()
+			}
+		}
+		s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a", MaxPacket: 1 << 20}, url, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids := map[uint16]bool{}
+		for len(ids) < 5 {
+			select {
+			case id := <-acked:
+				ids[id] = true
+			case <-s.Lost():
+				t.Fatalf("told %v: lost after %v: %v", told, ids, s.Err())
+			case <-time.After(10 * time.Second):
+				t.Fatalf("told %v: only %v acknowledged", told, ids)
+			}
+		}
+		s.Close(0)
+		mu.Lock()
+		const more = 2 + 22 + 2 // length and text of the topic, number
+		if want := map[int]bool{10: true, 20: true, 30: true}; told != sizes[9<<20+more] || told != sizes[1<<20+more] || !sizes[10] || !sizes[20] || !sizes[30] {
+			t.Errorf("told %v: sizes %v, want %v and the large ones if told", told, sizes, want)
+		}
+		mu.Unlock()
 	}
 }
 
@@ -300,6 +372,8 @@ func FuzzPackets(f *testing.F) {
 	f.Add([]byte{0x20, 2, 0, 0, 0x32, 5, 0, 1, 't', 0, 1, 0xd0, 0})
 	f.Add([]byte{0x20, 2, 0, 0, 0x40, 2, 0, 1})
 	f.Add([]byte{0x20, 2, 0, 0, 0x32, 2, 0, 9})
+	f.Add(append([]byte{0x20, 2, 0, 0, 0x32, 0x80, 0x80, 0x40, 0, 1, 't', 0, 7}, make([]byte, 1<<20-5)...))
+	f.Add([]byte{0x20, 2, 0, 0, 0x32, 0x80, 0x80, 0x40, 0xff, 0xff, 't'})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l := listen(t)
 		url := peer(t, l, func(c net.Conn) {

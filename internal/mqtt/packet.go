@@ -1,57 +1,73 @@
 package mqtt
 
 import (
+	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"time"
 )
 
 // ErrPacket is wrapped by the errors of a connection that was ended because of what the broker sent.
 var ErrPacket = errors.New("hostile packet")
 
-// packetParser follows the fixed headers (MQTT 3.1.1, section 2.2) in a stream of packets from a server.
-type packetParser struct {
-	max    int
-	skip   int  // bytes of the current packet's body still to come
-	kind   byte // type of the packet whose length is being read, 0 between packets
-	length int
-	shift  uint
+// aliveEvery is how often the library is told that the broker lives while a large message is passed over: the
+// broker's answer to a ping stands in the stream behind it.
+const aliveEvery = 2 * time.Second
+
+// packetReader hands on a stream of packets from a server (MQTT 3.1.1, section 2.2), as far as they are fit for the
+// library. A message that is too large is read past, never held.
+type packetReader struct {
+	in        *bufio.Reader
+	max       int
+	oversized func(*Oversized)
+
+	head  []byte // to be handed on before left
+	left  int    // bytes of the present packet's body to be handed on
+	past  *Oversized
+	skip  int // bytes of past still to be read
+	alive time.Time
 }
 
-// feed takes the next bytes of the stream.
-func (p *packetParser) feed(b []byte) error {
-	for len(b) > 0 {
-		if p.skip > 0 {
-			n := min(p.skip, len(b))
-			p.skip -= n
-			b = b[n:]
-			continue
-		}
-		c := b[0]
-		b = b[1:]
-		if p.kind == 0 {
-			switch p.kind = c >> 4; p.kind {
-			case connack, publish, puback, suback, unsuback, pingresp:
-			default:
-				// Also the packets of QoS 2, which we neither send nor subscribe to.
-				return fmt.Errorf("%w: type %d is not for a client", ErrPacket, p.kind)
+func newPacketReader(r io.Reader, max int, oversized func(*Oversized)) *packetReader {
+	return &packetReader{in: bufio.NewReaderSize(r, 16<<10), max: max, oversized: oversized}
+}
+
+// Read gives bytes of one packet at most.
+func (r *packetReader) Read(p []byte) (int, error) {
+	for {
+		switch {
+		case len(p) == 0:
+			return 0, nil
+		case len(r.head) > 0:
+			n := copy(p, r.head)
+			r.head = r.head[n:]
+			return n, nil
+		case r.left > 0:
+			n, err := r.in.Read(p[:min(len(p), r.left)])
+			r.left -= n
+			return n, err
+		case r.past != nil:
+			n, err := r.in.Discard(min(r.skip, 64<<10))
+			r.skip -= n
+			if err != nil {
+				return 0, err
 			}
-			p.length, p.shift = 0, 0
-			continue
-		}
-		p.length |= int(c&0x7f) << p.shift
-		p.shift += 7
-		if c&0x80 != 0 {
-			if p.shift > 21 {
-				return fmt.Errorf("%w: length of more than four bytes", ErrPacket)
+			if r.skip == 0 {
+				m := r.past
+				r.past = nil
+				r.oversized(m)
+			} else if now := time.Now(); now.Sub(r.alive) >= aliveEvery {
+				r.alive = now
+				r.head = []byte{pingresp << 4, 0}
 			}
-			continue
+		default:
+			if err := r.next(); err != nil {
+				return 0, err
+			}
 		}
-		if err := p.check(); err != nil {
-			return err
-		}
-		p.skip, p.kind = p.length, 0
 	}
-	return nil
 }
 
 const (
@@ -63,23 +79,114 @@ const (
 	pingresp = 13
 )
 
-// check judges a packet by its type and length. We subscribe to one filter at a time, so a SUBACK has three bytes;
-// the library would panic over one with more codes than filters.
-func (p *packetParser) check() error {
+// next reads and judges the fixed header of a packet.
+func (r *packetReader) next() error {
+	first, err := r.in.ReadByte()
+	if err != nil {
+		return err
+	}
+	// We subscribe to one filter at a time, so a SUBACK has three bytes; the library would panic over one with more
+	// codes than filters.
 	want := -1
-	switch p.kind {
+	switch first >> 4 {
 	case connack, puback, unsuback:
 		want = 2
 	case suback:
 		want = 3
 	case pingresp:
 		want = 0
+	case publish:
+	default:
+		// Also the packets of QoS 2, which we neither send nor subscribe to.
+		return fmt.Errorf("%w: type %d is not for a client", ErrPacket, first>>4)
 	}
-	if want >= 0 && p.length != want {
-		return fmt.Errorf("%w: type %d with %d bytes instead of %d", ErrPacket, p.kind, p.length, want)
+	head := append(make([]byte, 0, 5), first)
+	length := 0
+	for shift := 0; ; shift += 7 {
+		if shift > 21 {
+			return fmt.Errorf("%w: length of more than four bytes", ErrPacket)
+		}
+		c, err := r.in.ReadByte()
+		if err != nil {
+			return err
+		}
+		head = append(head, c)
+		length |= int(c&0x7f) << shift
+		if c&0x80 == 0 {
+			break
+		}
 	}
-	if p.length > p.max {
-		return fmt.Errorf("%w: %d bytes, the limit is %d", ErrPacket, p.length, p.max)
+	if want >= 0 && length != want {
+		return fmt.Errorf("%w: type %d with %d bytes instead of %d", ErrPacket, first>>4, length, want)
 	}
+	if length > r.max {
+		return r.passOver(first, length)
+	}
+	r.head, r.left = head, length
 	return nil
+}
+
+// passOver reads the beginning of a message that is too large. Without its topic and number it could not be
+// acknowledged, and would come again with every connection.
+func (r *packetReader) passOver(first byte, length int) error {
+	m := &Oversized{Size: length, first: first}
+	if m.Qos() > 1 {
+		return fmt.Errorf("%w: message of %d bytes with QoS %d", ErrPacket, length, m.Qos())
+	}
+	var two [2]byte
+	if _, err := io.ReadFull(r.in, two[:]); err != nil {
+		return err
+	}
+	topic := make([]byte, binary.BigEndian.Uint16(two[:]))
+	rest := length - 2 - len(topic) - 2*int(m.Qos())
+	if rest < 0 {
+		return fmt.Errorf("%w: message of %d bytes with a topic of %d", ErrPacket, length, len(topic))
+	}
+	if _, err := io.ReadFull(r.in, topic); err != nil {
+		return err
+	}
+	if m.Qos() == 1 {
+		if _, err := io.ReadFull(r.in, two[:]); err != nil {
+			return err
+		}
+		m.id = binary.BigEndian.Uint16(two[:])
+	}
+	m.topic = string(topic)
+	r.past, r.skip, r.alive = m, rest, time.Now()
+	return nil
+}
+
+// Oversized is a message larger than Config.MaxPacket, of which only this is known. It is a paho.Message without
+// payload, and like every other must be acknowledged, or it is delivered again.
+type Oversized struct {
+	Size  int // of the packet, in bytes
+	first byte
+	topic string
+	id    uint16
+	conn  *guard
+}
+
+// Duplicate reports whether the broker may have sent the message before.
+func (m *Oversized) Duplicate() bool { return m.first&8 != 0 }
+
+// Qos returns the message's quality of service, 0 or 1.
+func (m *Oversized) Qos() byte { return m.first >> 1 & 3 }
+
+// Retained reports whether the broker had kept the message.
+func (m *Oversized) Retained() bool { return m.first&1 != 0 }
+
+// Topic returns the topic, which may be anything that a broker lets pass.
+func (m *Oversized) Topic() string { return m.topic }
+
+// MessageID returns the message's number on this connection.
+func (m *Oversized) MessageID() uint16 { return m.id }
+
+// Payload returns nil: the payload was not kept.
+func (m *Oversized) Payload() []byte { return nil }
+
+// Ack acknowledges the message. It may be called from any goroutine.
+func (m *Oversized) Ack() {
+	if m.Qos() == 1 {
+		_, _ = m.conn.Write([]byte{puback << 4, 2, byte(m.id >> 8), byte(m.id)}) // an error ends the connection
+	}
 }

@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"encoding/binary"
+	"hash/fnv"
 	"strconv"
 	"time"
 )
@@ -11,11 +13,15 @@ const (
 	MeasurementEvent  = "event"
 	MeasurementLoss   = "linli_loss"
 	MeasurementLedger = "linli_ledger"
+	MeasurementProbe  = "linli_ingest"
+
+	reservedPrefix = "linli_"
 )
 
 // AppendAlertLine appends the row of an alert transition: tags alert, gateway, severity, site, subject, zone. Its
-// time is the transition's, or fallback where the gateway's clock was not set.
-func AppendAlertLine(dst []byte, site, gateway string, e *AlertEvent, fallback time.Time) []byte {
+// time is the event's and nothing else: the same transition is the same row however often it is delivered. The caller
+// has checked that this time can be true.
+func AppendAlertLine(dst []byte, site, gateway string, e *AlertEvent) []byte {
 	d := &e.Data
 	dst = append(dst, MeasurementAlert...)
 	dst = appendTag(dst, "alert", d.Alert)
@@ -55,15 +61,13 @@ func AppendAlertLine(dst []byte, site, gateway string, e *AlertEvent, fallback t
 			dst = append(strconv.AppendInt(append(dst, f.key...), f.at.UnixNano(), 10), 'i')
 		}
 	}
-	at := e.Time
-	if d.TimeUncertain && at.Year() < 2020 || at.Year() < 1971 || at.Year() > 2200 {
-		at = fallback
-	}
-	return appendStamp(dst, at.UnixNano())
+	return appendStamp(dst, e.Time.UnixNano())
 }
 
-// AppendLossLine appends the row of a loss: tags gateway, reason, site; its time is the last moment lost.
-func AppendLossLine(dst []byte, site, gateway string, l *Lost) []byte {
+// AppendLossLine appends the row of a loss: tags gateway, reason, site. Its time is the millisecond of at, which is
+// l.T1 where that can be true. Losses that end together stay rows of their own: the last six digits of the time are
+// taken from the first frame's number, or from everything else where the samples never were in a frame.
+func AppendLossLine(dst []byte, site, gateway string, l *Lost, at int64) []byte {
 	dst = append(dst, MeasurementLoss...)
 	dst = appendTag(dst, "gateway", gateway)
 	dst = appendTag(dst, "reason", l.Reason)
@@ -71,7 +75,15 @@ func AppendLossLine(dst []byte, site, gateway string, l *Lost) []byte {
 	dst = appendEpochField(append(dst, ' '), l.Epoch)
 	dst = appendSpan(dst, l.From, l.To, l.T0, l.T1)
 	dst = append(strconv.AppendInt(append(dst, ",count="...), int64(min(l.Count, 1<<62)), 10), 'i')
-	return appendStamp(dst, distinct(l.T1, l.From, 0))
+	mark := l.From
+	if mark == 0 {
+		h := fnv.New64a()
+		for _, v := range [...]uint64{l.Epoch, l.Count, uint64(l.T0), uint64(l.T1)} {
+			_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, v))
+		}
+		mark = h.Sum64()
+	}
+	return appendStamp(dst, at-at%1e6+int64(mark%1e6))
 }
 
 // AppendLedgerLine appends the row that says that a message has been written: tags gateway, site; its time is the

@@ -4,16 +4,67 @@ import (
 	"bytes"
 	"errors"
 	"strconv"
+
+	"linli/internal/telemetry"
 )
 
 // MaxLine is the longest data line accepted, in bytes.
 const MaxLine = 64 << 10
+
+// FieldType is how a field's value is written, which is what a database fixes a field to. Its value is a letter.
+type FieldType byte
+
+// The types of fields.
+const (
+	FloatField FieldType = 'f'
+	IntField   FieldType = 'i'
+	BoolField  FieldType = 'b'
+	TextField  FieldType = 's'
+)
+
+// TypeOf returns how values of a kind are written: codes of enumerations are integers. 0 for no kind.
+func TypeOf(kind telemetry.Kind) FieldType {
+	switch kind {
+	case telemetry.Float:
+		return FloatField
+	case telemetry.Int, telemetry.Enum:
+		return IntField
+	case telemetry.Bool:
+		return BoolField
+	case telemetry.KindText:
+		return TextField
+	}
+	return 0
+}
+
+// String returns the type's name.
+func (t FieldType) String() string {
+	switch t {
+	case FloatField:
+		return "a float"
+	case IntField:
+		return "an integer"
+	case BoolField:
+		return "a bool"
+	case TextField:
+		return "a text"
+	}
+	return "no type"
+}
+
+// Field is one field of a data line. The name points into the line.
+type Field struct {
+	Name []byte
+	Type FieldType
+}
 
 // Line is what a check of a data line finds. The slices point into the line.
 type Line struct {
 	Measurement   []byte
 	Site, Gateway []byte // tag values, as escaped in the line; nil where missing
 	Time          int64  // nanoseconds since 1970
+	// OtherTag is the first tag that no gateway writes in such a line, nil for none.
+	OtherTag []byte
 }
 
 // The reasons why a line is refused.
@@ -51,40 +102,82 @@ func NextLine(b []byte) (line, rest []byte) {
 
 // CheckLine scans one data line without parsing it into values. It accepts a subset of line protocol that all
 // parsers read alike: names of letters, digits, "_", "-" and "."; tag values without quotes, and backslashes only
-// before a space, comma or equals sign; every field typed; a time in nanoseconds. Measurements that the city side
-// itself writes are refused.
+// before a space, comma or equals sign; no tag twice; every field typed; a time in nanoseconds. Measurements that the
+// city side itself writes are refused.
 func CheckLine(line []byte) (Line, error) {
+	l, _, err := ScanLine(line, nil)
+	return l, err
+}
+
+// The tags of data lines, as bits.
+const (
+	tagSite = 1 << iota
+	tagGateway
+	tagDevice
+	tagZone
+	tagRule
+	tagSubject
+	tagOther
+)
+
+func tagBit(key []byte) int {
+	switch string(key) {
+	case "site":
+		return tagSite
+	case "gateway":
+		return tagGateway
+	case "device":
+		return tagDevice
+	case "zone":
+		return tagZone
+	case "rule":
+		return tagRule
+	case "subject":
+		return tagSubject
+	}
+	return tagOther
+}
+
+// ScanLine is CheckLine, and appends the line's fields to fields.
+func ScanLine(line []byte, fields []Field) (Line, []Field, error) {
 	var l Line
 	if len(line) > MaxLine {
-		return l, ErrLine
+		return l, fields, ErrLine
 	}
 	i := nameEnd(line, 0)
 	l.Measurement = line[:i]
 	if i == 0 {
-		return l, ErrLine
+		return l, fields, ErrLine
 	}
+	ours := tagSite | tagGateway | tagDevice | tagZone
+	if string(l.Measurement) == telemetry.Derived {
+		ours = tagSite | tagGateway | tagRule | tagSubject | tagZone
+	}
+	seen := 0
 	for i < len(line) && line[i] == ',' {
 		key := i + 1
 		i = nameEnd(line, key)
 		if i == key || i >= len(line) || line[i] != '=' {
-			return l, ErrLine
+			return l, fields, ErrLine
 		}
 		value := i + 1
 		end, ok := tagEnd(line, value)
 		if !ok {
-			return l, ErrLine
+			return l, fields, ErrLine
 		}
-		switch string(line[key:i]) {
-		case "site":
-			if l.Site != nil {
-				return l, ErrLine
-			}
+		bit := tagBit(line[key:i])
+		switch bit {
+		case tagSite:
 			l.Site = line[value:end]
-		case "gateway":
-			if l.Gateway != nil {
-				return l, ErrLine
-			}
+		case tagGateway:
 			l.Gateway = line[value:end]
+		}
+		if seen&bit&^tagOther != 0 {
+			return l, fields, ErrLine
+		}
+		seen |= bit
+		if bit&ours == 0 && l.OtherTag == nil {
+			l.OtherTag = line[key:i]
 		}
 		i = end
 	}
@@ -93,31 +186,33 @@ func CheckLine(line []byte) (Line, error) {
 			if sep == ',' {
 				break
 			}
-			return l, ErrLine
+			return l, fields, ErrLine
 		}
 		key := i + 1
 		i = nameEnd(line, key)
 		if i == key || i >= len(line) || line[i] != '=' {
-			return l, ErrLine
+			return l, fields, ErrLine
 		}
-		end, ok := fieldEnd(line, i+1)
-		if !ok {
-			return l, ErrLine
+		name := line[key:i]
+		end, kind := fieldEnd(line, i+1)
+		if kind == 0 {
+			return l, fields, ErrLine
 		}
+		fields = append(fields, Field{Name: name, Type: kind})
 		i = end
 	}
 	if i >= len(line) || line[i] != ' ' || len(line)-i > 21 {
-		return l, ErrLine
+		return l, fields, ErrLine
 	}
 	t, err := strconv.ParseInt(string(line[i+1:]), 10, 64)
 	if err != nil || line[i+1] == '+' {
-		return l, ErrLine
+		return l, fields, ErrLine
 	}
 	l.Time = t
-	if Reserved(string(l.Measurement)) {
-		return l, ErrReserved
+	if reserved(l.Measurement) {
+		return l, fields, ErrReserved
 	}
-	return l, nil
+	return l, fields, nil
 }
 
 // CheckOwn is CheckLine, and the line's site and gateway must be those of the node.
@@ -129,13 +224,19 @@ func CheckOwn(line []byte, site, gateway string) error {
 	return err
 }
 
-// Reserved reports whether a measurement is written by the city side alone. No class may have such a name.
-func Reserved(measurement string) bool {
-	switch measurement {
-	case MeasurementAlert, MeasurementEvent, MeasurementLoss, MeasurementLedger:
+// Reserved reports whether a measurement is not a gateway's to write: those that the city side writes, all that begin
+// with linli_, and those that begin with _, which databases keep for themselves. No class may have such a name.
+func Reserved(measurement string) bool { return reserved([]byte(measurement)) }
+
+func reserved(m []byte) bool {
+	if len(m) == 0 {
+		return false
+	}
+	switch string(m) {
+	case MeasurementAlert, MeasurementEvent:
 		return true
 	}
-	return false
+	return m[0] == '_' || bytes.HasPrefix(m, []byte(reservedPrefix))
 }
 
 func nameEnd(b []byte, i int) int {
@@ -163,7 +264,8 @@ func tagEnd(b []byte, i int) (int, bool) {
 	return i, false
 }
 
-func fieldEnd(b []byte, i int) (int, bool) {
+// fieldEnd returns where a field's value ends and its type, 0 for none.
+func fieldEnd(b []byte, i int) (int, FieldType) {
 	start := i
 	if i < len(b) && b[i] == '"' {
 		for i++; i < len(b); i++ {
@@ -171,15 +273,15 @@ func fieldEnd(b []byte, i int) (int, bool) {
 			case '\\':
 				// Only a quote or a backslash is escaped; a backslash before anything else is ambiguous.
 				if i++; i >= len(b) || b[i] != '"' && b[i] != '\\' {
-					return i, false
+					return i, 0
 				}
 			case '"':
-				return i + 1, true
+				return i + 1, TextField
 			case 0:
-				return i, false
+				return i, 0
 			}
 		}
-		return i, false
+		return i, 0
 	}
 	for i < len(b) && b[i] != ',' && b[i] != ' ' {
 		i++
@@ -187,14 +289,18 @@ func fieldEnd(b []byte, i int) (int, bool) {
 	v := b[start:i]
 	switch {
 	case len(v) == 0 || len(v) > 40:
-		return i, false
+		return i, 0
 	case string(v) == "true" || string(v) == "false":
-		return i, true
+		return i, BoolField
 	case v[len(v)-1] == 'i':
-		_, err := strconv.ParseInt(string(v[:len(v)-1]), 10, 64)
-		return i, err == nil
+		if _, err := strconv.ParseInt(string(v[:len(v)-1]), 10, 64); err != nil {
+			return i, 0
+		}
+		return i, IntField
+	case !isFloat(v):
+		return i, 0
 	}
-	return i, isFloat(v)
+	return i, FloatField
 }
 
 // isFloat accepts [-]digits[.digits][e[+-]digits]: no hexadecimal, no infinity, no underscore.

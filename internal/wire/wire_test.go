@@ -87,6 +87,10 @@ func TestCheckLine(t *testing.T) {
 		`m,gateway=g\,site=s a=1 1`:                           wire.ErrLine,
 		`alert,gateway=g,site=s a=1 1`:                        wire.ErrReserved,
 		`linli_ledger,gateway=g,site=s a=1 1`:                 wire.ErrReserved,
+		`linli_ingest,gateway=g,site=s probe="x" 1`:           wire.ErrReserved,
+		`linli_anything,gateway=g,site=s a=1 1`:               wire.ErrReserved,
+		`_internal,gateway=g,site=s a=1 1`:                    wire.ErrReserved,
+		`m,device=d,device=e,gateway=g,site=s a=1 1`:          wire.ErrLine,
 		`m,gateway=g,site=s a=1`:                              wire.ErrLine,
 		`m,gateway=g,site=s a=1 `:                             wire.ErrLine,
 		`m,gateway=g,site=s a=1 1 1`:                          wire.ErrLine,
@@ -182,7 +186,7 @@ func TestAlertMessage(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, e) {
 		t.Errorf("parsed as %+v, %v; want %+v", got, err, e)
 	}
-	line := wire.AppendAlertLine(nil, "riverside", "gw1", &got, at)
+	line := wire.AppendAlertLine(nil, "riverside", "gw1", &got)
 	want := "alert,alert=FireLaneBlocked,gateway=gw1,severity=warning,site=riverside,subject=lane1,zone=north id=\"01J9Z0ABCDEF\",state=\"active_unacknowledged\",what=\"raised\"," +
 		"title_zh=\"消防通道被占用\",title_en=\"Fire lane blocked\",device=\"lane1\",class=\"fire_lane_sensor\",unknown=false,life_safety=false,durable=true,time_uncertain=false,revision=3i,raised_at=1795248000000000005i 1795248000000000005\n"
 	if string(line) != want {
@@ -204,9 +208,56 @@ func TestLedgerRowsOfOneEndStayApart(t *testing.T) {
 	if bytes.HasSuffix(b, []byte(" 5001\n")) {
 		t.Error("two messages that end alike share a row")
 	}
-	l := wire.AppendLossLine(nil, "s", "g", &wire.Lost{Epoch: 1, From: 2, To: 3, Count: 4, Reason: "space", T1: 5000})
-	if want := "linli_loss,gateway=g,reason=space,site=s epoch=\"0000000000000001\",from=2i,to=3i,t0=0i,t1=5000i,count=4i 5002\n"; string(l) != want {
+}
+
+func TestLossRowsOfOneMomentStayApart(t *testing.T) {
+	l := wire.AppendLossLine(nil, "s", "g", &wire.Lost{Epoch: 1, From: 2, To: 3, Count: 4, Reason: "space", T1: 7_000_005_000}, 7_000_005_000)
+	if want := "linli_loss,gateway=g,reason=space,site=s epoch=\"0000000000000001\",from=2i,to=3i,t0=0i,t1=7000005000i,count=4i 7000000002\n"; string(l) != want {
 		t.Errorf("row %q, want %q", l, want)
+	}
+	at := map[int64]wire.Lost{}
+	for _, lost := range []wire.Lost{
+		{From: 5, To: 9}, {From: 1005, To: 1009}, {From: 2005, To: 2005}, {From: 900_005, To: 900_006},
+		{Count: 1}, {Count: 2}, {Count: 1, T0: 5}, {Count: 1, Epoch: 9}, {Count: 1, T1: 7_000_005_001},
+	} {
+		lost.Reason, lost.T1 = "damage", max(lost.T1, 7_000_005_000)
+		line, _ := wire.NextLine(wire.AppendLossLine(nil, "s", "g", &lost, lost.T1))
+		row, err := wire.CheckLine(line)
+		if !errors.Is(err, wire.ErrReserved) {
+			t.Errorf("row %q: %v", line, err)
+		}
+		if other, ok := at[row.Time]; ok {
+			t.Errorf("%+v and %+v share the row of %d", lost, other, row.Time)
+		}
+		at[row.Time] = lost
+		again, _ := wire.NextLine(wire.AppendLossLine(nil, "s", "g", &lost, lost.T1))
+		if !bytes.Equal(line, again) {
+			t.Errorf("the same loss is %q and %q", line, again)
+		}
+	}
+}
+
+func TestScanLine(t *testing.T) {
+	for line, want := range map[string]string{
+		`m,device=d,gateway=g,site=s,zone=z a=1,b=2i,c=true,d="x",a_q=0i 1`: "a a float, b an integer, c a bool, d a text, a_q an integer, ",
+		`m,gateway=g,rule=r,site=s a=-1e5 1`:                                "a a float, rule",
+		`m,gateway=g,site=s,who=x a=1 1`:                                    "a a float, who",
+		`derived,gateway=g,rule=r,site=s,subject=x,zone=z value=1 1`:        "value a float, ",
+		`derived,device=d,gateway=g,site=s value=1 1`:                       "value a float, device",
+	} {
+		l, fields, err := wire.ScanLine([]byte(line), nil)
+		got := ""
+		for _, f := range fields {
+			got += string(f.Name) + " " + f.Type.String() + ", "
+		}
+		if got += string(l.OtherTag); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", line, got, err, want)
+		}
+	}
+	for kind, want := range map[telemetry.Kind]wire.FieldType{telemetry.Float: wire.FloatField, telemetry.Int: wire.IntField, telemetry.Enum: wire.IntField, telemetry.Bool: wire.BoolField, telemetry.KindText: wire.TextField, 0: 0} {
+		if got := wire.TypeOf(kind); got != want {
+			t.Errorf("TypeOf(%v) = %v, want %v", kind, got, want)
+		}
 	}
 }
 
@@ -295,7 +346,7 @@ func FuzzParseAlert(f *testing.F) {
 	f.Add([]byte(`{"specversion":"1.0","id":"a/1","type":"dev.linli.alert.raised","time":"2026-01-01T00:00:00Z","data":{"id":"a","alert":"b","subject":"c","severity":"warning","state":"closed"}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if e, err := wire.ParseAlert(b); err == nil {
-			line, rest := wire.NextLine(wire.AppendAlertLine(nil, "s", "g", &e, time.Unix(1, 0)))
+			line, rest := wire.NextLine(wire.AppendAlertLine(nil, "s", "g", &e))
 			if l, err := wire.CheckLine(line); !errors.Is(err, wire.ErrReserved) || len(rest) != 0 || string(l.Site) != "s" {
 				t.Errorf("row %q: %v", line, err)
 			}
