@@ -44,7 +44,7 @@
 // # Times
 //
 // What happens while the clock is not set is marked TimeUncertain and keeps the time since boot, counted from 1970.
-// Once the clock has been set, the times of open alerts are put right and told again, as a change by "clock". Where
+// Once the clock has been set, the times of open alerts are put right and told again, as "corrected" by "clock". Where
 // the box boots before that, nobody knows any more what those times were: they stay as they are, and marked.
 //
 // # Tables
@@ -166,6 +166,7 @@ const (
 	WhatChanged      = "changed"
 	WhatRaisedAgain  = "raised_again"
 	WhatClosed       = "closed"
+	WhatCorrected    = "corrected" // the clock was set: times before that are right now
 )
 
 // The names in Entry.By of what is not a person.
@@ -179,7 +180,7 @@ const (
 type Entry struct {
 	Revision int64     `json:"revision"`
 	Time     time.Time `json:"time"`
-	What     string    `json:"what"` // raised, acknowledged, returned, unknown, known, changed, raised_again, closed
+	What     string    `json:"what"` // raised, acknowledged, returned, unknown, known, changed, raised_again, closed, corrected
 	By       string    `json:"by"`   // who; "sensor" for the engine, "site" for a removal, "clock" for times put right
 	Note     string    `json:"note,omitempty"`
 	// Detail is what decided, for lines by the engine.

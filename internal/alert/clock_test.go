@@ -92,7 +92,7 @@ func TestTimesArePutRight(t *testing.T) {
 						a.State != alert.ActiveAcknowledged {
 						t.Errorf("after the clock was set: %+v, %v", a, err)
 					}
-					if len(lines) != 3 || whats(lines) != "raised acknowledged changed" || lines[2].By != "clock" || lines[2].Detail.Zh == "" {
+					if len(lines) != 3 || whats(lines) != "raised acknowledged corrected" || lines[2].By != "clock" || lines[2].Detail.Zh == "" {
 						t.Fatalf("history: %+v", lines)
 					}
 					for i, want := range []time.Time{raised, acknowledged} {
@@ -183,7 +183,9 @@ func TestTimesOnDisk(t *testing.T) {
 	stop()
 
 	b, stop = running(t, alert.Config{Path: path, Clock: set})
-	until(t, b, "put right", func() bool { return b.OpenAlerts()[0].Revision == 2 && b.OpenAlerts()[1].Revision == 2 && b.Stats().Waiting == 0 })
+	until(t, b, "put right", func() bool {
+		return b.OpenAlerts()[0].Revision == 2 && b.OpenAlerts()[1].Revision == 2 && b.Stats().Waiting == 0
+	})
 	stop()
 	b, _ = running(t, alert.Config{Path: path, Clock: set})
 	for _, o := range b.Pending("mqtt", 10) {
@@ -197,7 +199,7 @@ func TestTimesOnDisk(t *testing.T) {
 				t.Errorf("to be told of the lane: %+v", o)
 			}
 		case smokeAlarm:
-			if d := o.Alert.RaisedAt.Sub(start); d < -time.Second || d > time.Second || o.What != "changed" {
+			if d := o.Alert.RaisedAt.Sub(start); d < -time.Second || d > time.Second || o.What != "corrected" {
 				t.Errorf("to be told of the smoke: %+v, started %v", o, start)
 			}
 		}

@@ -140,7 +140,7 @@ func decide(a Alert, c command) (Alert, []Entry, error) {
 
 	case opClockSet:
 		if a.State != 0 && a.State != Closed {
-			entry := line(&a, c, WhatChanged)
+			entry := line(&a, c, WhatCorrected)
 			entry.Detail = telemetry.Text{Zh: "时钟已校准，此前的时间已更正", En: "The clock was set; the times before that were corrected"}
 			return a, []Entry{entry}, nil
 		}

@@ -23,7 +23,7 @@ func TestDecideEveryStateAndOperation(t *testing.T) {
 		opChanged:     {"au raised", "au changed", "au? changed", "au changed", "au? changed", "-", "-"}, // to worse
 		opAcknowledge: {"! not found", "aa acknowledged", "aa? acknowledged", "-", "-", "closed acknowledged closed", "-"},
 		opClose:       {"! not found", "! active", "closed closed", "! active", "closed closed", "closed closed", "-"},
-		opClockSet:    {"-", "au changed", "au? changed", "aa changed", "aa? changed", "ru changed", "-"},
+		opClockSet:    {"-", "au corrected", "au? corrected", "aa corrected", "aa? corrected", "ru corrected", "-"},
 		opRemove:      {"-", "closed closed", "closed closed", "closed closed", "closed closed", "closed closed", "-"},
 	}
 	if len(table) != int(opClockSet) {
