@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/telemetry"
@@ -336,6 +337,43 @@ func TestMistakes(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", g, test.want)
 			}
 		})
+	}
+}
+
+// Channels that could not be read are not reported a second time by who asks for them, and the library says which
+// entries are faulty.
+func TestNoFollowUps(t *testing.T) {
+	lib, err := firmwareconfig.Load(firmwareconfig.Shipped(), fstest.MapFS{
+		"profiles/thing.yaml": {Data: []byte(strings.Replace(goodProfile, "table: discrete", "table: discreet", 1) +
+			"device: {class: smoke_detector, points: {alarm: wet}}\n")},
+		"profiles/torn.yaml": {Data: []byte("version: 1\nprofile: [\n")},
+		"classes/door.yaml":  {Data: []byte("version: 1\nclass: [\n")},
+	})
+	var es yamlfile.Errors
+	if !errors.As(err, &es) || len(es) != 3 {
+		t.Errorf("got %d mistakes, want 3:\n%v", len(es), err)
+	}
+	for _, id := range []string{"thing", "torn", "door"} {
+		if !lib.Faulty[id] {
+			t.Errorf("%s is not called faulty", id)
+		}
+	}
+	if lib.Faulty["smoke_detector"] || lib.Faulty["xy_md02"] {
+		t.Errorf("faulty: %v", lib.Faulty)
+	}
+}
+
+// A contact can be anything, an alarm too: the inputs of modules are read every second.
+func TestContactsAreReadEverySecond(t *testing.T) {
+	lib, err := firmwareconfig.Load(firmwareconfig.Shipped())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for profile, channel := range map[string]string{"waveshare_io_8ch": "di8", "wellpro_wp8028": "di1", "novabo_sqr2": "alarm", "wb_mcm8": "di3"} {
+		p := lib.Profiles[profile]
+		if got := p.Channels[p.Channel(channel)].Every; got != time.Second {
+			t.Errorf("%s.%s is read every %v", profile, channel, got)
+		}
 	}
 }
 

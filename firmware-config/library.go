@@ -88,6 +88,10 @@ import (
 type Library struct {
 	Classes  map[string]*telemetry.Class
 	Profiles map[string]*Profile
+	// Faulty holds the ids of those classes and profiles whose files have mistakes, as Load reports: what follows from
+	// that (a class or channel that is not there) is no mistake of its own. Where the file does not say its id, it is
+	// the file's name.
+	Faulty map[string]bool
 }
 
 //go:embed classes/*.yaml profiles/*.yaml
@@ -100,7 +104,7 @@ func Shipped() fs.FS { return shipped }
 // same id in an earlier one (site-local files over the shipped ones). All mistakes are reported together, as
 // yamlfile.Errors; the Library holds what could be read, so that later checks can go on.
 func Load(layers ...fs.FS) (*Library, error) {
-	l := &loader{lib: &Library{Classes: map[string]*telemetry.Class{}, Profiles: map[string]*Profile{}}}
+	l := &loader{lib: &Library{Classes: map[string]*telemetry.Class{}, Profiles: map[string]*Profile{}, Faulty: map[string]bool{}}}
 	l.eachFile(layers, "classes", l.class)
 	l.eachFile(layers, "profiles", l.profile)
 	return l.lib, l.errs.Err()

@@ -14,7 +14,9 @@ import (
 type loader struct {
 	lib  *Library
 	errs yamlfile.Errors
-	seen map[string]yamlfile.Pos // ids of the layer and folder being read
+	// whole says that every channel of the profile being read could be read.
+	whole bool
+	seen  map[string]yamlfile.Pos // ids of the layer and folder being read
 }
 
 // eachFile calls read for every YAML file in dir of every layer, in order of names.
@@ -36,7 +38,11 @@ func (l *loader) eachFile(layers []fs.FS, dir string, read func(name string, src
 				l.errs.Addf(yamlfile.Pos{File: name, Line: 1, Col: 1}, "%v", err)
 				continue
 			}
+			before := len(l.errs)
 			read(name, src)
+			if len(l.errs) > before {
+				l.lib.Faulty[strings.TrimSuffix(path.Base(name), ".yaml")] = true
+			}
 		}
 	}
 }
@@ -109,6 +115,7 @@ type enumFile struct {
 
 func (l *loader) class(file string, src []byte) {
 	var f classFile
+	before := len(l.errs)
 	l.errs.Append(yamlfile.Pos{File: file, Line: 1, Col: 1}, yamlfile.Decode(file, src, &f))
 	usable := l.header(file, f.Version, f.Class, "class")
 	l.checkTitle(f.Title)
@@ -123,6 +130,7 @@ func (l *loader) class(file string, src []byte) {
 	}
 	if usable {
 		l.lib.Classes[c.ID] = c
+		l.lib.Faulty[c.ID] = len(l.errs) > before
 	}
 }
 

@@ -65,6 +65,7 @@ func (b *bindingFile) UnmarshalYAMLFile(n *yamlfile.Node) error {
 
 func (l *loader) profile(file string, src []byte) {
 	var f profileFile
+	before := len(l.errs)
 	l.errs.Append(yamlfile.Pos{File: file, Line: 1, Col: 1}, yamlfile.Decode(file, src, &f))
 	usable := l.header(file, f.Version, f.Profile, "profile")
 	l.checkTitle(f.Title)
@@ -76,7 +77,9 @@ func (l *loader) profile(file string, src []byte) {
 			ReadDelay: f.Timing.ReadDelay.Value},
 		Limits: Limits{MaxRegisters: f.Limits.MaxRegisters.Value, MaxBits: f.Limits.MaxBits.Value, MaxGap: f.Limits.MaxGap.Value},
 	}
+	l.whole = len(l.errs) == before
 	l.settings(&f)
+	channelsBefore := len(l.errs)
 	if f.Channels != nil && len(f.Channels) == 0 {
 		l.errs.Addf(f.Profile.Pos, "profile %q has no channels", f.Profile.Value)
 	}
@@ -84,6 +87,8 @@ func (l *loader) profile(file string, src []byte) {
 	for i := range f.Channels {
 		l.channels(p, &f.Channels[i], names)
 	}
+	// Channels that could not be read are missing: nothing is said about who asks for them.
+	l.whole = l.whole && len(l.errs) == channelsBefore
 	if f.Device != nil {
 		l.device(p, f.Device)
 	}
@@ -92,6 +97,7 @@ func (l *loader) profile(file string, src []byte) {
 	}
 	if usable {
 		l.lib.Profiles[p.ID] = p
+		l.lib.Faulty[p.ID] = len(l.errs) > before
 	}
 }
 
@@ -127,7 +133,7 @@ func within[T int | time.Duration](l *loader, v yamlfile.At[T], what string, lo,
 func (l *loader) device(p *Profile, f *deviceFile) {
 	class, ok := l.lib.Classes[f.Class.Value]
 	if !ok {
-		if f.Class.Value != "" {
+		if f.Class.Value != "" && !l.lib.Faulty[f.Class.Value] {
 			l.errs.Addf(f.Class.Pos, "unknown class %q%s", f.Class.Value,
 				yamlfile.Suggest(f.Class.Value, slices.Sorted(maps.Keys(l.lib.Classes))))
 		}
@@ -145,6 +151,9 @@ func (l *loader) device(p *Profile, f *deviceFile) {
 			b.Map = m
 		}
 		i := class.Point(e.Key.Value)
+		if i < 0 && l.lib.Faulty[class.ID] {
+			continue
+		}
 		if i < 0 {
 			names := make([]string, len(class.Points))
 			for k := range class.Points {
@@ -153,7 +162,7 @@ func (l *loader) device(p *Profile, f *deviceFile) {
 			l.errs.Addf(e.Key.Pos, "class %s has no point %q%s", class.ID, e.Key.Value, yamlfile.Suggest(e.Key.Value, names))
 			continue
 		}
-		if b.Channel != "" {
+		if b.Channel != "" && (l.whole || p.Channel(b.Channel) >= 0) {
 			_, err := p.Bind(&class.Points[i], b)
 			l.errs.Append(e.Value.From.Pos, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	firmwareconfig "linli/firmware-config"
+	"linli/internal/telemetry"
 	"linli/internal/yamlfile"
 )
 
@@ -150,6 +151,9 @@ func splitHostPort(s string) (host, port, problem string) {
 	if strings.ContainsAny(host, " \t\r\n\x00/@") {
 		return "", "", "that is no host name"
 	}
+	if host != "" && strings.Trim(host, "0123456789.") == "" && net.ParseIP(host) == nil {
+		return "", "", host + " is no IP address"
+	}
 	return host, port, ""
 }
 
@@ -160,7 +164,9 @@ func (r *resolver) profile(v yamlfile.At[string]) *firmwareconfig.Profile {
 	}
 	p := r.lib.Profiles[v.Value]
 	if p == nil {
-		r.failf(v.Pos, "unknown profile %q%s", v.Value, orList(v.Value, sortedKeys(r.lib.Profiles)))
+		if !r.lib.Faulty[v.Value] {
+			r.unknown("profile", v, sortedKeys(r.lib.Profiles))
+		}
 	}
 	return p
 }
@@ -185,13 +191,24 @@ func (r *resolver) address(u *unit, profile *firmwareconfig.Profile, taken map[i
 	taken[n] = u
 }
 
-// channels returns the names of a profile's channels, last first, so that of several equally near ones the highest
-// is suggested: for di9 on an eight-input module, di8.
-func channels(p *firmwareconfig.Profile) []string {
-	names := make([]string, len(p.Channels))
+// channels returns the names of those channels of a profile that a point can be bound to, inputs for what is read and
+// outputs for what is written; of all where none fits, or def is nil. They come last first, so that of several equally
+// near ones the highest is suggested: for di9 on an eight-input module, di8.
+func channels(p *firmwareconfig.Profile, def *telemetry.PointDef, linear *firmwareconfig.Linear) []string {
+	var all, fitting []string
 	for i := range p.Channels {
-		names[i] = p.Channels[i].Name
+		c := &p.Channels[i]
+		all = append(all, c.Name)
+		if def == nil || !def.Writable && c.Writable {
+			continue
+		}
+		if _, err := p.Bind(def, firmwareconfig.PointBinding{Channel: c.Name, Map: linear}); err == nil {
+			fitting = append(fitting, c.Name)
+		}
 	}
-	slices.Reverse(names)
-	return names
+	if len(fitting) == 0 {
+		fitting = all
+	}
+	slices.Reverse(fitting)
+	return fitting
 }

@@ -31,12 +31,13 @@ func (r *resolver) device(d *device, seen map[string]yamlfile.Pos) {
 	if present(r, d.Zone) {
 		var ok bool
 		if zone, ok = r.inv.ZoneByID(d.Zone.Value); !ok {
-			r.failf(d.Zone.Pos, "unknown zone %q%s", d.Zone.Value, orList(d.Zone.Value, r.zoneList))
+			r.unknown("zone", d.Zone, r.zoneList, "zones")
 		}
 	}
 	whole := r.wholeUnit(d)
 	class := r.class(d, whole)
-	if class == nil {
+	if class == nil || r.lib.Faulty[class.ID] {
+		r.useUnits(d)
 		return
 	}
 
@@ -92,13 +93,16 @@ func (r *resolver) wholeUnit(d *device) *unitRef {
 	if !present(r, d.Unit) {
 		return nil
 	}
-	ref := r.unit(d.Unit.Value, d.Unit.Pos)
+	ref := r.unit(d.Unit)
 	if ref == nil {
 		return &unitRef{} // reported; what it would have provided is not reported as missing
 	}
 	ref.used = true
 	if ref.profile == nil {
 		return ref
+	}
+	if ref.profile.Device == nil && r.lib.Faulty[ref.profile.ID] {
+		return &unitRef{}
 	}
 	if ref.profile.Device == nil {
 		r.failf(d.Unit.Pos, "unit %s (%s) is not one device: name a class, and bind its points to channels (points: {...: %s.%s})",
@@ -127,7 +131,9 @@ func (r *resolver) class(d *device, whole *unitRef) *telemetry.Class {
 	case present(r, d.Class):
 		class := r.lib.Classes[d.Class.Value]
 		if class == nil {
-			r.failf(d.Class.Pos, "unknown class %q%s", d.Class.Value, orList(d.Class.Value, sortedKeys(r.lib.Classes)))
+			if !r.lib.Faulty[d.Class.Value] {
+				r.unknown("class", d.Class, sortedKeys(r.lib.Classes))
+			}
 			return nil
 		}
 		if fromProfile && whole.profile.Device.Class != class.ID {
@@ -140,7 +146,7 @@ func (r *resolver) class(d *device, whole *unitRef) *telemetry.Class {
 		return nil
 	case fromProfile:
 		class := r.lib.Classes[whole.profile.Device.Class]
-		if class == nil {
+		if class == nil && !r.lib.Faulty[whole.profile.Device.Class] && !r.lib.Faulty[whole.profile.ID] {
 			r.failf(d.Unit.Pos, "profile %s names the unknown class %q", whole.profile.ID, whole.profile.Device.Class)
 		}
 		return class
@@ -151,12 +157,19 @@ func (r *resolver) class(d *device, whole *unitRef) *telemetry.Class {
 }
 
 // unit returns the unit named, or nil after saying that there is none.
-func (r *resolver) unit(id string, pos yamlfile.Pos) *unitRef {
-	ref := r.units[id]
+func (r *resolver) unit(id yamlfile.At[string]) *unitRef {
+	ref := r.units[id.Value]
 	if ref == nil {
-		r.failf(pos, "unknown unit %q%s", id, orList(id, sortedKeys(r.units)))
+		r.unknown("unit", id, sortedKeys(r.units), "buses", "units")
 	}
 	return ref
+}
+
+// useUnits finds mistakes in the bindings of a device whose class is not known.
+func (r *resolver) useUnits(d *device) {
+	for i := range d.Points {
+		r.source(&d.Points[i].Value, nil)
+	}
 }
 
 // source resolves what the file says about one point. def is nil where the class has no such point: then only the
@@ -185,7 +198,7 @@ func (r *resolver) source(p *pointSpec, def *telemetry.PointDef) *source {
 		r.failf(p.From.Pos, "%q is no channel: write unit.channel, as io1.di1 (a constant is {value: ...})", p.From.Value)
 		return s
 	}
-	ref := r.unit(id, p.From.Pos)
+	ref := r.unit(yamlfile.At[string]{Value: id, Pos: p.From.Pos})
 	if ref == nil {
 		return s
 	}
@@ -193,9 +206,20 @@ func (r *resolver) source(p *pointSpec, def *telemetry.PointDef) *source {
 	if ref.profile == nil {
 		return s
 	}
-	if ref.profile.Channel(channel) < 0 {
-		r.failf(p.From.Pos, "%s (%s) has no channel %q%s", ref.id, ref.profile.ID, channel, orList(channel, channels(ref.profile)))
+	i := ref.profile.Channel(channel)
+	if i < 0 {
+		if !r.lib.Faulty[ref.profile.ID] {
+			r.failf(p.From.Pos, "%s (%s) has no channel %q%s", ref.id, ref.profile.ID, channel, orList(channel, channels(ref.profile, def, s.linear)))
+		}
 		return s
+	}
+	if def != nil && !def.Writable && ref.profile.Channels[i].Table == firmwareconfig.Coil && ref.profile.Channels[i].Writable {
+		hint := ""
+		if inputs := channels(ref.profile, def, s.linear); len(inputs) > 0 && inputs[0] != channel {
+			hint = ", as " + ref.id + "." + inputs[len(inputs)-1]
+		}
+		r.warnf(p.From.Pos, "%s is read from %s.%s, which is an output of %s: it tells what was commanded, not what happens outside. Probably an input is meant%s",
+			def.Name, ref.id, channel, ref.profile.ID, hint)
 	}
 	s.unit, s.channel = ref, channel
 	return s

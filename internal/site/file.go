@@ -193,13 +193,15 @@ type size int64
 
 // UnmarshalYAMLFile accepts a whole number with KiB, MiB, GiB or TiB.
 func (b *size) UnmarshalYAMLFile(n *yamlfile.Node) error {
-	if n.IsScalar() {
-		if v, ok := parseSize(n.Scalar()); ok {
-			*b = size(v)
-			return nil
-		}
+	if !n.IsScalar() {
+		return mistake(n, "want a size with its unit, as 64MiB or 1GiB")
 	}
-	return mistake(n, "want a size with its unit, as 64MiB or 1GiB")
+	v, ok := parseSize(n.Scalar())
+	if !ok {
+		return mistake(n, "want a size with its unit, as 64MiB or 1GiB, got %q", n.Scalar())
+	}
+	*b = size(v)
+	return nil
 }
 
 // parseSize parses a whole number of KiB, MiB, GiB or TiB.

@@ -61,10 +61,11 @@ func testLibrary() *firmwareconfig.Library {
 		}}},
 		{ID: "test_meter", Channels: []firmwareconfig.Channel{register("power", firmwareconfig.EncF32, 1, "kW")}},
 		{ID: "test_odd", Address: 254, Channels: []firmwareconfig.Channel{register("x", firmwareconfig.EncU16, 1, "")}},
+		{ID: "test_half"}, // its channels could not be read
 		{ID: "test_local", Channels: []firmwareconfig.Channel{register("x", firmwareconfig.EncU16, 1, "")},
 			Device: &firmwareconfig.DeviceBinding{Class: "energy", Points: map[string]firmwareconfig.PointBinding{"power_w": {Channel: "y"}}}},
 	}
-	lib := &firmwareconfig.Library{Classes: map[string]*telemetry.Class{}, Profiles: map[string]*firmwareconfig.Profile{}}
+	lib := &firmwareconfig.Library{Faulty: map[string]bool{"test_torn": true, "test_half": true, "torn_class": true}, Classes: map[string]*telemetry.Class{}, Profiles: map[string]*firmwareconfig.Profile{}}
 	for _, c := range classes {
 		lib.Classes[c.ID] = c
 	}
@@ -80,6 +81,7 @@ func testPacks(t testing.TB) map[string]*rules.Pack {
 	packs := map[string]*rules.Pack{}
 	for id, src := range map[string]string{
 		"fire_lane": "version: 1\npack: fire_lane\ntitle: x\nparams: {dwell: 3m, street_after: 10m}\nrules:\n  - {alert: A, for_each: fire_lane_sensor, expr: occupied, severity: warning, title: x}\n",
+		"bounds":    "version: 1\npack: bounds\ntitle: x\nparams: {dwell: {default: 3m, min: 1s}, share: {default: 50, min: 1, max: 100}, level: 3m}\nrules:\n  - {alert: C, for_each: fire_lane_sensor, expr: occupied, severity: warning, title: x}\n",
 		"plain":     "version: 1\npack: plain\ntitle: x\nrules:\n  - {alert: B, for_each: fire_lane_sensor, expr: occupied, severity: warning, title: x}\n",
 	} {
 		p, err := rules.ParsePack(id+".yaml", []byte(src))
@@ -88,6 +90,7 @@ func testPacks(t testing.TB) map[string]*rules.Pack {
 		}
 		packs[id] = p
 	}
+	packs["broken"], _ = rules.ParsePack("packs/broken.yaml", []byte("version: 1\npack: [\n"))
 	return packs
 }
 

@@ -31,6 +31,10 @@ type resolver struct {
 
 	errs, warnings yamlfile.Errors
 	refused        map[yamlfile.Pos]bool // places where the decoder found a mistake already
+	// unread are the keys whose contents are missing because of a mistake that has been told: zones, buses, units.
+	unread map[string]bool
+	// faulty are ids that were declared with a mistake, by kind: they are known, and nothing more is said of them.
+	faulty map[string]map[string]bool
 }
 
 func (r *resolver) decode(src []byte) {
@@ -39,6 +43,18 @@ func (r *resolver) decode(src []byte) {
 	r.errs.Append(r.start, err)
 	for _, e := range r.errs {
 		r.refused[e.Pos] = true
+		if e.Near != "" {
+			r.unread[e.Near] = true
+		}
+	}
+	tree, err := yamlfile.Parse(r.site.File, src)
+	if err != nil {
+		return
+	}
+	for _, e := range tree.Entries() {
+		if r.refused[e.Value.Pos] {
+			r.unread[e.Key.Value] = true
+		}
 	}
 	if r.file.Pos.Line > 0 {
 		r.start = r.file.Pos
@@ -78,6 +94,7 @@ func (r *resolver) id(v yamlfile.At[string]) bool {
 // newID checks an id that must be the first of its kind, and enters it in seen.
 func (r *resolver) newID(what string, v yamlfile.At[string], seen map[string]yamlfile.Pos) bool {
 	if !r.id(v) {
+		r.faultyID(what, v)
 		return false
 	}
 	if first, ok := seen[v.Value]; ok {
@@ -86,6 +103,26 @@ func (r *resolver) newID(what string, v yamlfile.At[string], seen map[string]yam
 	}
 	seen[v.Value] = v.Pos
 	return true
+}
+
+// faultyID notes an id that was declared but cannot be used.
+func (r *resolver) faultyID(what string, v yamlfile.At[string]) {
+	if r.faulty[what] == nil {
+		r.faulty[what] = map[string]bool{}
+	}
+	r.faulty[what][v.Value] = true
+}
+
+// unknown reports a name that nothing declares, unless its declaration is what is wrong.
+func (r *resolver) unknown(what string, v yamlfile.At[string], known []string, keys ...string) {
+	for _, key := range keys {
+		if r.unread[key] {
+			return
+		}
+	}
+	if !r.faulty[what][v.Value] {
+		r.failf(v.Pos, "unknown %s %q%s", what, v.Value, orList(v.Value, known))
+	}
 }
 
 func validID(s string) bool {
@@ -197,6 +234,7 @@ func (r *resolver) zones() {
 			z := &list[i]
 			if depth > maxZoneDepth {
 				r.failf(z.Pos, "zones nest at most %d deep", maxZoneDepth)
+				r.unread["zones"] = true
 				return
 			}
 			r.choice("kind of zone", z.Kind, choices[zone]("kind"))

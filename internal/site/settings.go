@@ -29,7 +29,7 @@ func (r *resolver) rules() {
 		id := use.Pack.Value
 		pack := r.packs[id]
 		if pack == nil {
-			r.failf(use.Pack.Pos, "unknown rule pack %q%s", id, orList(id, sortedKeys(r.packs)))
+			r.unknown("rule pack", use.Pack, sortedKeys(r.packs))
 			continue
 		}
 		if first, ok := seen[id]; ok {
@@ -44,11 +44,16 @@ func (r *resolver) rules() {
 		known := sortedKeys(pack.ParamNames())
 		params := map[string]string{}
 		for _, e := range use.Params {
-			if !slices.Contains(known, e.Key.Value) {
+			err := pack.CheckParam(e.Key.Value, e.Value.text)
+			switch {
+			case r.refused[e.Value.pos]:
+			case err == nil:
+				params[e.Key.Value] = e.Value.text
+			case slices.Contains(known, e.Key.Value):
+				r.failf(e.Value.pos, "%v", err)
+			default:
 				r.failf(e.Key.Pos, "rule pack %s has no parameter %q%s", id, e.Key.Value, orList(e.Key.Value, known))
-				continue
 			}
-			params[e.Key.Value] = e.Value.text
 		}
 		r.site.Params[id] = params
 	}

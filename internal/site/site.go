@@ -24,8 +24,10 @@
 // the same answer for the same arguments: it opens no file, device or connection and asks no clock. Whether a serial
 // device or a token file exists is found out by who opens it.
 //
-// It does not compile rules: it checks that packs and their parameters exist, and the caller compiles the packs
-// against the Inventory.
+// One mistake is told once: what refers to an entry that is wrong itself (a zone, a unit, a class, a profile, a pack)
+// is not called unknown. A wrong parameter of a pack is left out of Params, so that the rules' check does not meet it.
+//
+// It does not compile rules: it checks packs' parameters, and the caller compiles the packs against the Inventory.
 //
 // A Site belongs to its caller. It is plain data and safe to read from several goroutines as long as nobody
 // changes it; the rule compiler adds derived points to its Inventory before anything runs.
@@ -119,6 +121,8 @@ func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string
 		},
 		units:   map[string]*unitRef{},
 		refused: map[yamlfile.Pos]bool{},
+		unread:  map[string]bool{},
+		faulty:  map[string]map[string]bool{},
 	}
 	r.inv = r.site.Inventory
 	r.decode(src)
@@ -130,6 +134,7 @@ func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string
 	r.uplink()
 	r.console()
 	r.journal()
+	yamlfile.ExplainWide(file, src, r.errs)
 	err := r.errs.Err()
 	if err == nil {
 		r.missing()
