@@ -82,15 +82,18 @@ func TestLinkTroubleOfSixteenUnits(t *testing.T) {
 		bad, back  time.Duration // the most until all points are bad, and good again
 		up         bool          // while it lasts
 		connection int           // attempts in ten minutes, at most
+		life       bool          // one of the points is life-safety
 	}{
-		{"hangs up", hangsUp, 2 * time.Second, 31 * time.Second, false, 60},
-		{"accepts and never answers", silent, 11 * time.Second, 4 * time.Second, true, 2000},
-		{"refuses", refuses, 2 * time.Second, 31 * time.Second, false, 60},
-		{"half-open", halfOpen, 3 * time.Second, 32 * time.Second, false, 60},
+		{"hangs up", hangsUp, 2 * time.Second, 31 * time.Second, false, 60, false},
+		{"accepts and never answers", silent, 11 * time.Second, 4 * time.Second, true, 2000, false},
+		{"refuses", refuses, 2 * time.Second, 31 * time.Second, false, 60, false},
+		{"half-open", halfOpen, 3 * time.Second, 32 * time.Second, false, 60, false},
+		{"refuses, life safety", refuses, 2 * time.Second, 6 * time.Second, false, 260, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg, units := sixteen()
+				cfg[3].Bindings[0].Def.LifeSafety = c.life
 				var state atomic.Int32
 				p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
 					switch state.Load() {

@@ -176,6 +176,7 @@ type Bus struct {
 	lifeRun   int            // life-safety transactions in a row
 	linkAt    telemetry.Mono // no attempt to connect before
 	linkWait  time.Duration  // the next backoff
+	life      bool           // a life-safety point is read here; set in newBus only
 	urged     *block         // to be read next, whatever is due: it tells whether the link works
 	suspect   *unit          // where the peer hung up on a fresh connection; nothing has come over the link since
 	linkTry   int            // the unit asked last after the link was lost
@@ -221,13 +222,12 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 		b.line.char = charTime(c.Line.Baud, c.Line.Format)
 		b.line.quiet = quietTime(c.Line.Baud)
 	}
-	life := false
 	for i := range c.Units {
 		for _, bind := range c.Units[i].Bindings {
-			life = life || bind.Def != nil && bind.Def.LifeSafety
+			b.life = b.life || bind.Def != nil && bind.Def.LifeSafety
 		}
 	}
-	if life && len(c.Units) > 1 {
+	if b.life && len(c.Units) > 1 {
 		b.line.hold = holdMax
 	}
 	var errs []error
@@ -243,7 +243,7 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 		if u.delay <= 0 {
 			u.delay = defaultDelay
 		}
-		if life && b.line.rtu {
+		if b.life && b.line.rtu {
 			n := b.registersWithin(holdMax, max(u.delay, waitLeast))
 			u.limits.registers, u.limits.bits = min(u.limits.registers, n), min(u.limits.bits, 16*n)
 		}

@@ -35,6 +35,8 @@ const (
 	lifeRunMost = 3
 	linkFirst   = 250 * time.Millisecond
 	linkMost    = 30 * time.Second
+	// linkMostLife bounds it on a bus with life-safety points: a detector that can be reached again is read soon.
+	linkMostLife = 5 * time.Second
 )
 
 // unit is one unit's state on the bus.
@@ -400,10 +402,14 @@ func (b *Bus) hungUp(dst []telemetry.Sample, u *unit, bl *block, t telemetry.Mon
 	return dst, true
 }
 
-// backOff sets when to connect next: soon at first, then doubling to at most 30 s, jittered so that a street of
+// backOff sets when to connect next: soon at first, then doubling to at most 30 s (5 s beside life-safety points), jittered so that a street of
 // gateways does not come back in step.
 func (b *Bus) backOff(t telemetry.Mono) {
-	b.linkWait = min(max(2*b.linkWait, linkFirst), linkMost)
+	most := linkMost
+	if b.life {
+		most = linkMostLife
+	}
+	b.linkWait = min(max(2*b.linkWait, linkFirst), most)
 	b.linkAt = t.Add(b.linkWait/2 + time.Duration(b.rand.Int64N(int64(b.linkWait/2)+1)))
 }
 
