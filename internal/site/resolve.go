@@ -47,8 +47,8 @@ func (r *resolver) decode(src []byte) {
 			r.unread[e.Near] = true
 		}
 	}
-	tree, err := yamlfile.Parse(r.site.File, src)
-	if err != nil {
+	tree, _ := yamlfile.Parse(r.site.File, src) // its mistakes are told already
+	if tree == nil {
 		return
 	}
 	for _, e := range tree.Entries() {

@@ -13,14 +13,14 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Parse reads the one YAML document in src. An empty document is an empty mapping. The error is Errors.
+// Parse reads the one YAML document in src. An empty document is an empty mapping. The error is Errors. The Node is
+// nil beside an error, unless all that is wrong is values that have swallowed the key after them.
 func Parse(file string, src []byte) (*Node, error) {
 	n, err := parse(file, src)
 	if es, ok := err.(Errors); ok {
 		explainWide(file, src, es, false)
-		return nil, err
 	}
-	return n, nil
+	return n, err
 }
 
 func parse(file string, src []byte) (n *Node, err error) {
@@ -85,9 +85,9 @@ func parse(file string, src []byte) (n *Node, err error) {
 		}
 	}
 	if len(p.errs) > 0 {
-		return nil, p.errs.Err()
+		return nil, append(p.errs, p.soft...).Err()
 	}
-	return n, nil
+	return n, p.soft.Err()
 }
 
 // invalidAt returns the index of the first byte that cannot be in a text file, or -1.
@@ -116,6 +116,7 @@ func placeOf(file, before string) Pos {
 type treeBuilder struct {
 	file string
 	errs Errors
+	soft Errors // mistakes in values, beside which the tree stands
 }
 
 func (p *treeBuilder) pos(tk *token.Token, fallback Pos) Pos {
@@ -247,9 +248,9 @@ func (p *treeBuilder) build(node ast.Node, parent Pos, depth int) *Node {
 func (p *treeBuilder) swallowed(n *Node) {
 	switch {
 	case wideKey.MatchString(n.text):
-		p.errs.Addf(n.Pos, "the next key has run into this value, because ， is a full-width comma: write , (or put the value in quotes if it is a text)")
+		p.soft.Addf(n.Pos, "the next key has run into this value, because ， is a full-width comma: write , (or put the value in quotes if it is a text)")
 	case strings.Contains(n.text, ": "):
-		p.errs.Addf(n.Pos, "a second \": \" in one value: put the value in quotes if it is a text")
+		p.soft.Addf(n.Pos, "a second \": \" in one value: put the value in quotes if it is a text")
 	}
 }
 

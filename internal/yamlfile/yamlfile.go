@@ -137,14 +137,14 @@ func (es Errors) Err() error {
 // mistakes found, in order. A field whose value was refused keeps what it had.
 func Decode(file string, src []byte, into any) error {
 	n, err := Parse(file, src)
-	if err != nil {
+	if n == nil {
 		return err
 	}
-	err = n.Decode(into)
-	if es, ok := err.(Errors); ok {
-		ExplainWide(file, src, es)
-	}
-	return err
+	var errs Errors
+	errs.Append(n.Pos, err)
+	errs.Append(n.Pos, n.Decode(into))
+	ExplainWide(file, src, errs)
+	return errs.Err()
 }
 
 // Unmarshaler is implemented by types with a form of their own (a short form beside a mapping, for instance). It

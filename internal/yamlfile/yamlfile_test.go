@@ -231,6 +231,16 @@ func TestDecodeGoesOn(t *testing.T) {
 	}
 }
 
+// A value that has swallowed a key does not hide the mistakes in the rest of the file.
+func TestSwallowedKeyIsNotTheEnd(t *testing.T) {
+	var v sample
+	err := yamlfile.Decode("f", []byte("id: a\ntitle: {zh: 门，en: Door}\ncount: x\n"), &v)
+	var es yamlfile.Errors
+	if !errors.As(err, &es) || len(es) != 2 || es[0].Pos.Line != 2 || es[1].Pos.Line != 3 || v.ID.Value != "a" {
+		t.Errorf("got %v", err)
+	}
+}
+
 // The places after texts over several lines, comments and blank lines are where an editor shows them.
 func TestPositions(t *testing.T) {
 	src := `a: "x
