@@ -205,7 +205,7 @@ func New(cfg Config, src Sources, log *zap.Logger) (*Server, error) {
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
-// Run listens on Config.Listen and serves until ctx ends; then it gives requests that are being answered 5 s. Only
+// Run listens on Config.Listen and serves until ctx ends; then it gives requests that are being answered 1 s. Only
 // a listener that cannot be opened or breaks is an error.
 func (s *Server) Run(ctx context.Context) error {
 	ln, err := net.Listen("tcp", s.cfg.Listen)
@@ -237,7 +237,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		return fmt.Errorf("console: serve %s: %w", ln.Addr(), err)
 	case <-ctx.Done():
 	}
-	bound, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	bound, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // A browser's idle spare connection would hold Shutdown for 5 s.
 	defer stop()
 	if err := srv.Shutdown(bound); err != nil {
 		srv.Close()

@@ -627,3 +627,33 @@ func TestRaisedAgain(t *testing.T) {
 		t.Errorf("acknowledged: %v, want %v", got, again[1])
 	}
 }
+
+// TestSpareConnectionDoesNotHoldTheEnd: browsers open a connection in advance and send nothing on it.
+func TestSpareConnectionDoesNotHoldTheEnd(t *testing.T) {
+	s := newCommunity(t, console.Config{}, true).server
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if resp, err := http.Get("http://" + ln.Addr().String() + "/healthz"); err != nil {
+		t.Fatal(err)
+	} else {
+		resp.Body.Close()
+	}
+	ended := time.Now()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(ended); took > 2500*time.Millisecond {
+		t.Errorf("the end took %s", took)
+	}
+}
