@@ -37,6 +37,7 @@ func loadPlan(file string) (*plan, error) {
 		return nil, err
 	}
 	p.site.Warnings = append(p.site.Warnings, fileWarnings(file, src, p.site)...)
+	p.site.Warnings = append(p.site.Warnings, p.engine.Warnings()...)
 	return p, nil
 }
 
