@@ -350,25 +350,24 @@ func (j *Journal) Changed() <-chan struct{} {
 
 // Skip makes next the number of the next frame, if that is not lower already, and tells the numbers passed over as lost.
 // It is for a journal that has come back shorter than it was (a restored copy, a tail that the disk forgot): a number
-// that was told to somebody must not be given to other samples.
-func (j *Journal) Skip(next uint64) error {
+// that was told to somebody must not be given to other samples. from is the first number passed over.
+func (j *Journal) Skip(next uint64) (from uint64, err error) {
 	if j.cfg.ReadOnly || next >= maxSeq {
-		return fmt.Errorf("journal: cannot go on at frame %d", next)
+		return 0, fmt.Errorf("journal: cannot go on at frame %d", next)
 	}
 	j.cmu.Lock()
 	defer j.cmu.Unlock()
 	if next <= j.next { // Only who holds cmu changes it.
-		return nil
+		return next, nil
 	}
 	if err := j.sealActive(); err != nil { // The numbers within a segment have no large gaps.
-		return fmt.Errorf("journal: %w", err)
+		return 0, fmt.Errorf("journal: %w", err)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	first := j.next
-	j.next = next
-	j.tell(loss{Loss: Loss{Reason: LossDamage, FirstSeq: first, LastSeq: next - 1}})
-	return nil
+	from, j.next = j.next, next
+	j.tell(loss{Loss: Loss{Reason: LossDamage, FirstSeq: from, LastSeq: next - 1}})
+	return from, nil
 }
 
 // Settled returns a moment of the monotonic time line: everything appended before it has been committed. It is zero

@@ -125,10 +125,10 @@ func TestSkip(t *testing.T) {
 	h := newHistory(t)
 	h.append(j, 10)
 	h.commit(j)
-	if err := j.Skip(1001); err != nil {
-		t.Fatal(err)
+	if from, err := j.Skip(1001); err != nil || from != 2 {
+		t.Fatal(from, err)
 	}
-	if err := j.Skip(5); err != nil {
+	if _, err := j.Skip(5); err != nil {
 		t.Fatal(err)
 	}
 	h.append(j, 10)

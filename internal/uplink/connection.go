@@ -34,6 +34,8 @@ type connection struct {
 	lastLive     time.Time
 	lastIdle     time.Time
 	lastStatus   time.Time
+	toldFailing  bool     // what the status said last of the journal
+	repeat       []string // ids of open alerts still to be sent again
 	lastWaiting  time.Time
 }
 
@@ -66,6 +68,21 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 	c := &connection{u: u, session: session, results: make(chan result, u.cfg.Window+8), alerts: map[string]int{}, bookChanged: true, lastIdle: time.Now()}
 	defer c.waiters.Wait()
 	defer session.Drop(errStopping)
+	// A broker that reads nothing holds the writer for as long as a write may take; stopping has less time.
+	c.waiters.Go(func() {
+		select {
+		case <-session.Lost():
+			return
+		case <-ctx.Done():
+		}
+		timeout := time.NewTimer(stopWithin)
+		defer timeout.Stop()
+		select {
+		case <-session.Lost():
+		case <-timeout.C:
+			session.Drop(errStopping)
+		}
+	})
 	if c.live, err = newLane(u, false); err != nil {
 		return err
 	}
@@ -86,7 +103,10 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 	}
 	c.takeLive(u.state.next)
 	if !session.Present {
-		c.repeatOpen()
+		// A broker that does not know our session has lost what it retained as well.
+		for _, a := range u.book.OpenAlerts() {
+			c.repeat = append(c.repeat, a.ID)
+		}
 	}
 	return c.serve(ctx)
 }
@@ -259,7 +279,7 @@ func (c *connection) sendAlerts() {
 	}
 	for _, o := range u.book.Pending(Channel, u.cfg.Window) {
 		if c.inFlight+2 > u.cfg.Window {
-			return
+			return // the next acknowledgement goes on
 		}
 		if c.alerts[o.Alert.ID] > 0 {
 			continue // in order: the next transition of this alert waits for this one
@@ -269,16 +289,18 @@ func (c *connection) sendAlerts() {
 			u.setStatus(func(s *Status) { s.AlertsTold++ })
 		})
 	}
+	c.sendRepeats()
 }
 
-// repeatOpen sends the messages of all open alerts again: a broker that does not know our session has lost what it
-// retained as well.
-func (c *connection) repeatOpen() {
-	for _, a := range c.u.book.OpenAlerts() {
-		if c.inFlight >= c.u.cfg.Window/2 {
-			return // a restarted broker is no reason to block; the list of open alerts names the rest
+// sendRepeats sends the messages of open alerts again, as many as the window has room for; news goes first.
+func (c *connection) sendRepeats() {
+	for len(c.repeat) > 0 && c.inFlight < c.u.cfg.Window*7/8 {
+		id := c.repeat[0]
+		c.repeat = c.repeat[1:]
+		if c.alerts[id] > 0 {
+			continue // its newest message is on its way
 		}
-		a, lines, err := c.u.book.Get(a.ID)
+		a, lines, err := c.u.book.Get(id)
 		if err != nil || !a.Open() || len(lines) == 0 {
 			continue // closed since: that is still to be told
 		}
@@ -337,9 +359,11 @@ func (c *connection) sendTelemetry() {
 	for !c.late.stalled && c.flush(c.late) {
 	}
 	if time.Since(c.lastIdle) >= idleEvery && c.room(true) && c.live.queue.count() == 0 && c.live.held == nil && u.clockSet() {
-		c.lastIdle = time.Now()
-		c.ofTelemetry++
-		c.send(u.topic(wire.Telemetry, ""), false, c.live.idle(u.state.next), nil, func() { c.ofTelemetry-- })
+		if t, ok := u.settled(); ok {
+			c.lastIdle = time.Now()
+			c.ofTelemetry++
+			c.send(u.topic(wire.Telemetry, ""), false, c.live.idle(u.state.next, t), nil, func() { c.ofTelemetry-- })
+		}
 	}
 }
 
@@ -370,7 +394,7 @@ func (c *connection) flush(l *lane) bool {
 	c.lateInFlight += late
 	c.send(c.u.topic(wire.Telemetry, ""), false, m.payload, func() {
 		if m.of.left--; m.of.left == 0 {
-			c.u.acknowledged(m.of.from, m.of.end)
+			c.u.acknowledged(m.of)
 		}
 	}, func() {
 		c.ofTelemetry--
@@ -382,15 +406,25 @@ func (c *connection) flush(l *lane) bool {
 // sendStatus publishes the status when it is due, or now.
 func (c *connection) sendStatus(state, reason string, now bool) {
 	u := c.u
-	if !now && (time.Since(c.lastStatus) < idleEvery || !c.room(false)) {
+	since := time.Since(c.lastStatus)
+	// A journal that begins to fail, or works again, is news.
+	if !now && since >= statusEvery && (u.journal.Stats().LastError != "") != c.toldFailing {
+		since = idleEvery
+	}
+	if !now && (since < idleEvery || !c.room(false)) {
 		return
 	}
 	c.lastStatus = time.Now()
 	first, next := u.journal.Bounds()
+	js := u.journal.Stats()
+	c.toldFailing = js.LastError != ""
 	b, err := json.Marshal(wire.Status{
 		Node: u.node, State: state, Reason: reason, Time: c.lastStatus.UTC(), Version: u.cfg.Version, StartedAt: u.started.UTC(),
 		ClockSet: u.clockSet(), Epoch: fmt.Sprintf("%016x", u.state.epoch), FirstSeq: first, NextSeq: next,
-		BacklogFrames: u.state.unacked.count(), OpenAlerts: len(u.book.OpenAlerts()),
+		BacklogFrames: u.state.unacked.count(), WaitingFrames: u.Status().WaitingFrames, OpenAlerts: len(u.book.OpenAlerts()),
+		Journal: &wire.JournalStatus{
+			Bytes: js.Bytes, CommitFailures: js.CommitFailures, SamplesLost: js.SamplesLost, DamagedFrames: js.DamagedFrames, Error: js.LastError,
+		},
 	})
 	if err != nil {
 		return

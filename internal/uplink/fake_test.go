@@ -27,6 +27,8 @@ type fakeJournal struct {
 	broken   map[uint64]error
 	unset    bool // the clock of boot "unset" is not set
 	records  int
+	settled  telemetry.Mono
+	stats    journal.Stats
 }
 
 func newJournal(frames int) *fakeJournal {
@@ -92,6 +94,41 @@ func (j *fakeJournal) Release(seq uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.released = seq
+}
+
+// Skip leaves a hole: frames that cannot be read, and a tombstone behind them.
+func (j *fakeJournal) Skip(next uint64) (uint64, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	from := j.first + uint64(len(j.frames))
+	for seq := from; seq < next; seq++ {
+		j.broken[seq] = journal.ErrNotFound
+		j.frames = append(j.frames, journal.Frame{})
+	}
+	j.bury(from, next-1)
+	return from, nil
+}
+
+// bury appends a tombstone. j.mu is held.
+func (j *fakeJournal) bury(from, last uint64) {
+	seq := j.first + uint64(len(j.frames))
+	at := telemetry.Mono(seq) * telemetry.Mono(time.Second)
+	j.frames = append(j.frames, journal.Frame{Epoch: j.epoch, Seq: seq, T0: at, T1: at, Boot: "boot",
+		Lost: &journal.Loss{Count: 77, Reason: journal.LossDamage, FirstSeq: from, LastSeq: last}})
+	close(j.changed)
+	j.changed = make(chan struct{})
+}
+
+func (j *fakeJournal) Settled() telemetry.Mono {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.settled
+}
+
+func (j *fakeJournal) Stats() journal.Stats {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.stats
 }
 
 func (j *fakeJournal) Released() uint64 {

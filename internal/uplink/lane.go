@@ -34,16 +34,19 @@ type lane struct {
 
 // encoded is one frame as lines.
 type encoded struct {
-	seq    uint64
-	text   []byte
-	lines  int
-	t0, t1 int64
+	seq       uint64
+	text      []byte
+	lines     int
+	t0, t1    int64
+	uncertain bool
+	lost      spans // told as lost in it
 }
 
 // delivery is a range of frames on its way in one message or several.
 type delivery struct {
 	from, end uint64
-	left      int // messages not yet acknowledged
+	left      int   // messages not yet acknowledged
+	lost      spans // frames told as lost
 }
 
 // message is one telemetry message.
@@ -61,6 +64,8 @@ func newLane(u *Uplink, late bool) (*lane, error) {
 // plain. None: nothing can be sent now.
 func (l *lane) next(limit int) []message {
 	l.body = l.body[:0]
+	var lost spans
+	uncertain := false
 	h := wire.Header{Epoch: l.u.state.epoch, Late: l.late}
 	for {
 		f := l.held
@@ -70,14 +75,17 @@ func (l *lane) next(limit int) []message {
 				break
 			}
 		}
-		if h.From != 0 && (f.seq != h.To+1 || len(l.body)+len(f.text) > limit || f.t1-h.T0 > int64(maxSpanTime)) {
+		if h.From != 0 && (f.seq != h.To+1 || len(l.body)+len(f.text) > limit || f.uncertain != uncertain ||
+			max(h.T1, f.t1)-min(h.T0, f.t0) > int64(maxSpanTime)) {
 			l.held = f
 			break
 		}
 		if h.From == 0 {
-			h.From, h.T0 = f.seq, f.t0
+			h.From, h.T0, h.T1, uncertain = f.seq, f.t0, f.t1, f.uncertain
 		}
-		h.To, h.T1 = f.seq, max(h.T1, f.t1)
+		// Frames need not be in order of time: tombstones tell of earlier ones, and the clock may have been set back.
+		h.To, h.T0, h.T1 = f.seq, min(h.T0, f.t0), max(h.T1, f.t1)
+		lost = lost.union(f.lost)
 		h.Count += f.lines
 		l.body = append(l.body, f.text...)
 		if len(l.body) >= limit {
@@ -87,7 +95,7 @@ func (l *lane) next(limit int) []message {
 	if h.From == 0 {
 		return nil
 	}
-	of := &delivery{from: h.From, end: h.To + 1}
+	of := &delivery{from: h.From, end: h.To + 1, lost: lost}
 	parts := split(l.body, limit)
 	messages := make([]message, 0, len(parts))
 	of.left = len(parts)
@@ -96,7 +104,7 @@ func (l *lane) next(limit int) []message {
 		if len(parts) > 1 {
 			h.Part, h.Parts = i+1, len(parts)
 		}
-		plain := append(wire.AppendHeader(make([]byte, 0, len(part.text)+160), &h), part.text...)
+		plain := append(appendHeader(make([]byte, 0, len(part.text)+180), &h, uncertain), part.text...)
 		if l.u.compression != wire.Plain {
 			plain = l.pack.Pack(plain)
 		}
@@ -121,7 +129,7 @@ func (l *lane) encode(joins uint64) *encoded {
 		f := &l.u.frame
 		if err := l.u.journal.Read(seq, f); errors.Is(err, journal.ErrNotFound) {
 			// Deleted for space or age, or damaged: a tombstone further on tells how much is gone.
-			l.u.acknowledged(seq, seq+1)
+			l.u.vanished(seq, seq+1)
 			continue
 		} else if err != nil {
 			// The disk's trouble, which may pass.
@@ -140,13 +148,11 @@ func (l *lane) encode(joins uint64) *encoded {
 			l.enc.Reset()
 		}
 		l.after = seq + 1
-		out := &encoded{seq: seq, t0: t0.UnixNano(), t1: t1.UnixNano()}
+		out := &encoded{seq: seq, t0: t0.UnixNano(), t1: t1.UnixNano(), uncertain: f.Uncertain}
 		if f.Lost != nil {
-			out.text = wire.AppendLost(nil, &wire.Lost{
-				Epoch: l.u.state.epoch, From: f.Lost.FirstSeq, To: f.Lost.LastSeq, Count: f.Lost.Count, Reason: f.Lost.Reason, T0: out.t0, T1: out.t1,
-			})
+			l.tellLost(out, f.Lost)
 		}
-		offset := out.t0 - int64(f.T0) // one per boot
+		offset := out.t0 - int64(f.T0) // of this frame
 		for i := range f.Records {
 			r := &f.Records[i]
 			l.enc.Add(r.Series, int64(r.Time)+offset, r.Quality, r.Value)
@@ -157,10 +163,36 @@ func (l *lane) encode(joins uint64) *encoded {
 	return nil
 }
 
-// idle builds the message that says that there is nothing newer than the frames before next.
-func (l *lane) idle(next uint64) []byte {
-	now := l.u.wallNow()
-	b := wire.AppendHeader(nil, &wire.Header{Epoch: l.u.state.epoch, From: next, To: next - 1, T0: now, T1: now})
+// tellLost writes down what of a tombstone the city has to know.
+func (l *lane) tellLost(out *encoded, loss *journal.Loss) {
+	lost := wire.Lost{Epoch: l.u.state.epoch, From: loss.FirstSeq, To: loss.LastSeq, Count: loss.Count, Reason: loss.Reason, T0: out.t0, T1: out.t1}
+	if loss.FirstSeq == 0 {
+		out.text = wire.AppendLost(out.text, &lost)
+		return
+	}
+	parts, all := l.u.lostParts(loss)
+	for _, r := range parts {
+		if lost.From, lost.To = r.from, r.end-1; !all {
+			lost.Count = 0 // how many of the samples were in these frames nobody knows any more
+		}
+		out.text = wire.AppendLost(out.text, &lost)
+	}
+	out.lost = parts
+}
+
+// appendHeader appends the header line.
+func appendHeader(b []byte, h *wire.Header, uncertain bool) []byte {
+	b = wire.AppendHeader(b, h)
+	if uncertain {
+		b = append(b[:len(b)-1], " time=uncertain\n"...)
+	}
+	return b
+}
+
+// idle builds the message that says that at the time t there was nothing newer than the frames before next.
+func (l *lane) idle(next uint64, t int64) []byte {
+	uncertain := l.u.cfg.Clock != nil && l.u.cfg.Clock.Now().Uncertain
+	b := appendHeader(nil, &wire.Header{Epoch: l.u.state.epoch, From: next, To: next - 1, T0: t, T1: t}, uncertain)
 	if l.u.compression != wire.Plain {
 		return l.pack.Pack(b)
 	}

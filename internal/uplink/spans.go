@@ -50,6 +50,23 @@ func (s spans) remove(from, end uint64) spans {
 	return out
 }
 
+// union returns what is in either set.
+func (s spans) union(o spans) spans {
+	s = slices.Clone(s)
+	for _, r := range o {
+		s = s.add(r.from, r.end)
+	}
+	return s
+}
+
+// within returns what of the set is in the range.
+func (s spans) within(from, end uint64) spans {
+	if from >= end {
+		return nil
+	}
+	return slices.Clone(s).remove(0, from).remove(end, ^uint64(0))
+}
+
 // bounded closes the smallest gaps until at most n ranges are left.
 func (s spans) bounded(n int) spans {
 	for len(s) > n {

@@ -19,11 +19,14 @@ import (
 //	epoch 00c0ffee00c0ffee
 //	next 1234
 //	unacked 17-40          (both included; any number of lines up to 64, ascending)
+//	gone 11-14             (likewise)
 //	crc 1a2b3c4d           (CRC-32C of every byte before this line)
 type state struct {
 	epoch   uint64
 	next    uint64
 	unacked spans
+	// gone are frames that vanished from the journal before they were acknowledged and whose loss has not been told yet.
+	gone spans
 }
 
 const stateName = "uplink.state"
@@ -36,6 +39,9 @@ func (s *state) encode() []byte {
 	fmt.Fprintf(&b, "linli-uplink 1\nepoch %016x\nnext %d\n", s.epoch, s.next)
 	for _, r := range s.unacked {
 		fmt.Fprintf(&b, "unacked %d-%d\n", r.from, r.end-1)
+	}
+	for _, r := range s.gone {
+		fmt.Fprintf(&b, "gone %d-%d\n", r.from, r.end-1)
 	}
 	fmt.Fprintf(&b, "crc %08x\n", crc32.Checksum(b.Bytes(), crc32.MakeTable(crc32.Castagnoli)))
 	return b.Bytes()
@@ -63,10 +69,18 @@ func decodeState(b []byte) (*state, error) {
 			continue
 		}
 		var from, last uint64
-		if _, err := fmt.Sscanf(string(line), "unacked %d-%d\n", &from, &last); err != nil || from > last || last >= s.next {
+		var kind string
+		if _, err := fmt.Sscanf(string(line), "%s %d-%d\n", &kind, &from, &last); err != nil || from > last || last >= s.next {
 			return nil, fmt.Errorf("%w: %q", errState, line)
 		}
-		s.unacked = s.unacked.add(from, last+1)
+		switch kind {
+		case "unacked":
+			s.unacked = s.unacked.add(from, last+1)
+		case "gone":
+			s.gone = s.gone.add(from, last+1)
+		default:
+			return nil, fmt.Errorf("%w: %q", errState, line)
+		}
 	}
 	return s, nil
 }

@@ -6,13 +6,16 @@
 //     that carried them. Whatever was not acknowledged when a connection or the process ends is sent again. The same
 //     data may arrive twice; rows are identical then.
 //   - What is unacknowledged is remembered as a set of ranges of frames, on disk at most stateEvery old. Losing that
-//     file, or finding one of another journal, means that everything readable is sent again; nothing is skipped.
+//     file, or finding one of another journal, means that everything readable is sent again; nothing is skipped. A
+//     journal that ends before what the file knows is sent again as well, and goes on behind those numbers.
+//   - Lost is told what the city does not have: frames that were acknowledged before they vanished are not.
 //   - Alerts go first and have window slots that telemetry cannot take. Live frames overtake a backlog; order holds
 //     within live and within late. A backlog has at most 32 KiB in flight.
 //   - An alert is told (Book.Told) after the broker acknowledged it. While it is open its message is retained; when
 //     it closes, the closed message is sent and then the retained one is cleared. The same transition is told in the
 //     same words and with the same time, however often and by whichever process.
-//   - Telemetry whose wall clock time is not known waits; alerts do not.
+//   - Telemetry whose wall clock time is not known waits; alerts do not. Where the time is an estimate (Frame.Uncertain)
+//     the message's header says time=uncertain.
 //
 // # What it does not do
 //
@@ -27,6 +30,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -121,6 +125,9 @@ type Journal interface {
 	Changed() <-chan struct{}
 	Read(seq uint64, f *journal.Frame) error
 	Release(seq uint64)
+	Skip(next uint64) (from uint64, err error)
+	Settled() telemetry.Mono
+	Stats() journal.Stats
 }
 
 // Book is what the uplink needs of the alert book.
@@ -136,11 +143,18 @@ const (
 	lateBytes   = 32 << 10         // of late messages in flight
 	liveFrames  = 16               // more than so many waiting live frames make a backlog
 	idleEvery   = time.Minute      // between messages of an idle lane, and between status messages
+	statusEvery = 5 * time.Second  // between status messages because the journal's state has changed
 	stateEvery  = 5 * time.Second  // between writes of the state file
 	waitEvery   = time.Second      // between looks for a clock that has been set
 	drainFor    = 2 * time.Second  // at shutdown, for what is in flight
 	livedAfter  = 10 * time.Second // a connection that lived so long was a good one
 	farewellFor = 250 * time.Millisecond
+	// stopWithin is how long after the end of ctx a connection lives at most, whatever the broker does.
+	stopWithin = drainFor + 2*time.Second
+	// skipMargin is more frames than can have been told since the state file was written.
+	skipMargin = 1000
+	// settleLag is how much later than it was taken a sample reaches the journal, at most.
+	settleLag = 10 * time.Second
 )
 
 // Uplink is the gateway's connection to the city.
@@ -184,7 +198,8 @@ type Status struct {
 	StateError    string    // why the state file could not be read or written; empty when it can
 }
 
-// New returns an uplink for the journal and the book. It validates cfg and does nothing before Run.
+// New returns an uplink for the journal and the book. It validates cfg, reads the state file and tells the journal what
+// is acknowledged and which numbers are used up: call it before samples come. It connects to nothing before Run.
 func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("uplink: %w", err)
@@ -196,11 +211,18 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	return &Uplink{
+	u := &Uplink{
 		cfg: cfg, node: cfg.Site + "." + cfg.Gateway, compression: compression, journal: j, book: book, log: log,
 		frameWall: (*journal.Frame).Wall,
 		waiting:   map[string]spans{},
-	}, nil
+	}
+	if u.state, err = loadState(cfg.StateDir, j.Epoch()); err != nil {
+		u.stateError(err)
+		log.Warn("uplink state unusable, sending everything again", zap.Error(err))
+	}
+	u.overtake()
+	u.update()
+	return u, nil
 }
 
 // Run delivers until ctx ends. Then it tries for two seconds to get acknowledged what is in flight, says farewell and
@@ -209,12 +231,6 @@ func (u *Uplink) Run(ctx context.Context) error {
 	u.started = time.Now()
 	if err := os.MkdirAll(u.cfg.StateDir, 0o750); err != nil {
 		u.stateError(err)
-	}
-	state, err := loadState(u.cfg.StateDir, u.journal.Epoch())
-	u.state = state
-	if err != nil {
-		u.stateError(err)
-		u.log.Warn("uplink state unusable, sending everything again", zap.Error(err))
 	}
 	u.update()
 	defer u.save(true)
@@ -283,9 +299,66 @@ func (u *Uplink) pause(ctx context.Context, wait time.Duration) bool {
 }
 
 // acknowledged takes frames out of what is still to be delivered.
-func (u *Uplink) acknowledged(from, end uint64) {
-	u.state.unacked = u.state.unacked.remove(from, end)
+func (u *Uplink) acknowledged(d *delivery) {
+	u.state.unacked = u.state.unacked.remove(d.from, d.end)
+	for _, r := range d.lost {
+		u.state.gone = u.state.gone.remove(r.from, r.end)
+	}
 	u.dirty = true
+}
+
+// vanished notes frames that are not in the journal any more.
+func (u *Uplink) vanished(from, end uint64) {
+	st := u.state
+	st.gone = st.gone.union(st.unacked.within(from, end)).bounded(maxSpans)
+	st.unacked = st.unacked.remove(from, end)
+	u.dirty = true
+}
+
+// lostParts returns what of a tombstone's frames the city does not have, and whether that is all of them. The journal
+// does not know which single frames were acknowledged.
+func (u *Uplink) lostParts(l *journal.Loss) (parts spans, all bool) {
+	from, end := l.FirstSeq, l.LastSeq+1
+	parts = u.state.gone.union(u.state.unacked).within(from, end)
+	return parts, len(parts) == 1 && parts[0] == span{from, end}
+}
+
+// overtake deals with a journal that ends before what the state knows of: a restored copy, or a tail that the disk
+// forgot. Nothing that can be read counts as acknowledged, since it may not be what was sent under these numbers, and
+// the journal goes on behind every number that may have been sent.
+func (u *Uplink) overtake() {
+	st := u.state
+	first, next := u.journal.Bounds()
+	if st.next <= next {
+		return
+	}
+	to := st.next + skipMargin
+	u.log.Warn("the journal is older than what was sent from it: sending everything again",
+		zap.Uint64("journal_next", next), zap.Uint64("sent_before", st.next))
+	st.gone = st.gone.union(st.unacked.within(next, st.next)).add(st.next, to).bounded(maxSpans)
+	st.unacked, st.next = spans(nil).add(first, next), to
+	if from, err := u.journal.Skip(to); err != nil {
+		u.stateError(err)
+		u.log.Error("frame numbers are used again", zap.Error(err))
+		st.gone, st.next = st.gone.remove(next, to), next
+	} else {
+		// What was committed meanwhile is to be sent as well.
+		st.unacked, st.gone = st.unacked.add(first, from), st.gone.remove(next, from)
+	}
+	u.dirty = true
+}
+
+// settled returns the wall clock time up to which everything that was taken is committed, false while that is not known.
+func (u *Uplink) settled() (int64, bool) {
+	m := u.journal.Settled()
+	if m == 0 {
+		return 0, false
+	}
+	if u.cfg.Clock == nil {
+		return time.Now().Add(-settleLag).UnixNano(), true
+	}
+	t, ok := u.cfg.Clock.Now().WallAt(m.Add(-settleLag))
+	return t.UnixNano(), ok
 }
 
 // update takes new and vanished frames of the journal into account and tells the journal what is history.
@@ -299,8 +372,7 @@ func (u *Uplink) update() {
 	}
 	if from, ok := st.unacked.first(); ok && from < first {
 		// Gone for space or age; the journal's tombstones tell the city.
-		st.unacked = st.unacked.remove(0, first)
-		u.dirty = true
+		u.vanished(0, first)
 	}
 	release := st.next
 	oldest, ok := st.unacked.first()
@@ -358,7 +430,7 @@ func (u *Uplink) save(now bool) {
 		return
 	}
 	u.savedAt = time.Now()
-	st := state{epoch: u.state.epoch, next: u.state.next, unacked: append(spans(nil), u.state.unacked...).bounded(maxSpans)}
+	st := state{epoch: u.state.epoch, next: u.state.next, unacked: slices.Clone(u.state.unacked).bounded(maxSpans), gone: u.state.gone}
 	if err := st.save(u.cfg.StateDir); err != nil {
 		if u.Status().StateError == "" {
 			u.log.Error("uplink state not saved", zap.Error(err))
@@ -370,10 +442,7 @@ func (u *Uplink) save(now bool) {
 	u.stateError(nil)
 }
 
-// wallNow is the present wall clock time in nanoseconds.
-func (u *Uplink) wallNow() int64 { return time.Now().UnixNano() }
-
-// clockSet says whether wallNow can be believed.
+// clockSet says whether the wall clock can be believed.
 func (u *Uplink) clockSet() bool {
 	return u.cfg.Clock == nil || !u.cfg.Clock.Now().Wall.IsZero()
 }

@@ -92,5 +92,17 @@ type Status struct {
 	NextSeq  uint64 `json:"next_seq,omitempty"`
 	// BacklogFrames are written on the box and not yet acknowledged by the broker.
 	BacklogFrames uint64 `json:"backlog_frames"`
-	OpenAlerts    int    `json:"open_alerts"`
+	// WaitingFrames of these wait until their time is known.
+	WaitingFrames uint64         `json:"waiting_frames,omitempty"`
+	OpenAlerts    int            `json:"open_alerts"`
+	Journal       *JournalStatus `json:"journal,omitempty"`
+}
+
+// JournalStatus is how the box's own store is, since the start of the program.
+type JournalStatus struct {
+	Bytes          int64  `json:"bytes"`
+	CommitFailures uint64 `json:"commit_failures"`
+	SamplesLost    uint64 `json:"samples_lost"`
+	DamagedFrames  uint64 `json:"damaged_frames"`
+	Error          string `json:"error,omitempty"` // why it cannot be written now; empty when it can
 }
