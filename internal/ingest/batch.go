@@ -269,8 +269,11 @@ func (b *batcher) alert(topic wire.Topic, site, gateway string, payload []byte) 
 		b.in.count(func(s *Stats) { s.Foreign++ })
 		return wire.ErrForeign
 	}
-	// UnixNano is undefined far from now.
-	if y := e.Time.Year(); y < 2020 || y > 2200 || !b.check.timely(e.Time.UnixNano()) {
+	// UnixNano is undefined far from now. A gateway whose clock is not set counts from 1970, and its alerts are history
+	// like all others.
+	switch y := e.Time.UTC().Year(); {
+	case y == 1970 && e.Data.TimeUncertain:
+	case y < 2020 || y > 2200 || !b.check.timely(e.Time.UnixNano()):
 		return fmt.Errorf("alert: %w", errTime)
 	}
 	b.lines = wire.AppendAlertLine(b.lines, site, gateway, &e)

@@ -276,11 +276,11 @@ func dropped(message string, piece []byte) bool {
 	return err == nil && n == countLines(piece)
 }
 
-// nodeOf returns whose data line it is: the node, and the node with the measurement. What ingest itself writes is
-// nobody's.
+// nodeOf returns whose line it is: the node, and the node with the measurement. Of what ingest itself writes only
+// alerts are anybody's: ledger and losses are never given up untried.
 func nodeOf(line []byte) (node, measurement string) {
 	l, err := wire.CheckLine(line)
-	if err != nil {
+	if err != nil && string(l.Measurement) != wire.MeasurementAlert {
 		return "", ""
 	}
 	node = string(l.Site) + "." + string(l.Gateway)

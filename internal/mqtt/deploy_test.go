@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -153,5 +154,30 @@ func TestShippedBrokerConfiguration(t *testing.T) {
 	}
 	if _, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "x", CAFile: filepath.Join(dir, "linli-ca.crt")}, "tls://"+address, mqtt.Options{}); err == nil {
 		t.Error("connected without a certificate")
+	}
+}
+
+// A save stops the broker for about 2 s for each GB of its queues: it must not do so for much of its time.
+func TestShippedBrokerSavesSeldomEnough(t *testing.T) {
+	conf, err := os.ReadFile("../../deploy/mosquitto/linli.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := func(key string) float64 {
+		for line := range strings.Lines(string(conf)) {
+			if words := strings.Fields(line); len(words) == 2 && words[0] == key {
+				v, err := strconv.ParseFloat(words[1], 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return v
+			}
+		}
+		t.Fatalf("no %s", key)
+		return 0
+	}
+	save := value("max_queued_bytes") / 1e9 * 2
+	if every := value("autosave_interval"); save > 3 || save > every/20 {
+		t.Errorf("a save takes up to %.1f s, every %.0f s", save, every)
 	}
 }

@@ -16,6 +16,8 @@ type Header struct {
 	// Part and Parts are set where a frame is too large for one message: 1 of 3. Both 0 otherwise.
 	Part, Parts int
 	T0, T1      int64 // first and last moment covered, nanoseconds since 1970
+	// Uncertain: the gateway's clock was not synchronised, the times are its best guess.
+	Uncertain bool
 }
 
 // Lost stands for samples that could not be kept.
@@ -49,7 +51,11 @@ func AppendHeader(dst []byte, h *Header) []byte {
 		dst = strconv.AppendInt(append(dst, " part="...), int64(h.Part), 10)
 		dst = strconv.AppendInt(append(dst, '/'), int64(h.Parts), 10)
 	}
-	return append(appendTimes(dst, h.T0, h.T1), '\n')
+	dst = appendTimes(dst, h.T0, h.T1)
+	if h.Uncertain {
+		dst = append(dst, " time=uncertain"...)
+	}
+	return append(dst, '\n')
 }
 
 // AppendLost appends a lost line.
@@ -105,6 +111,9 @@ func ParseHeader(line []byte) (Header, error) {
 			return true, parseTime(v, &h.T0)
 		case "t1":
 			return true, parseTime(v, &h.T1)
+		case "time":
+			h.Uncertain = string(v) == "uncertain"
+			return true, true
 		}
 		return false, true
 	})

@@ -99,6 +99,7 @@ func AppendLedgerLine(dst []byte, site, gateway string, h *Header) []byte {
 	dst = append(strconv.AppendInt(append(dst, ",part="...), int64(h.Part), 10), 'i')
 	dst = append(strconv.AppendInt(append(dst, ",parts="...), int64(h.Parts), 10), 'i')
 	dst = strconv.AppendBool(append(dst, ",late="...), h.Late)
+	dst = strconv.AppendBool(append(dst, ",time_uncertain="...), h.Uncertain)
 	return appendStamp(dst, distinct(h.T1, h.From, h.Part))
 }
 

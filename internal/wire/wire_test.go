@@ -52,6 +52,7 @@ func TestHeaderAndLostRoundTrip(t *testing.T) {
 		{Epoch: 1, From: 1, To: 1, Count: 3, T0: 1, T1: 2},
 		{Epoch: 0xffffffffffffffff, From: 17, To: 16, Late: true, T0: -5, T1: 1 << 62},
 		{Epoch: 7, From: 17, To: 17, Count: 9, Part: 2, Parts: 3, T0: 1, T1: 2},
+		{Epoch: 7, From: 17, To: 17, Count: 9, T0: 1, T1: 2, Uncertain: true},
 	} {
 		line := wire.AppendHeader(nil, &h)
 		got, err := wire.ParseHeader(line)
@@ -202,7 +203,7 @@ func TestAlertMessage(t *testing.T) {
 func TestLedgerRowsOfOneEndStayApart(t *testing.T) {
 	a := wire.AppendLedgerLine(nil, "s", "g", &wire.Header{Epoch: 1, From: 1, To: 7, Count: 9, T0: 1, T1: 5000})
 	b := wire.AppendLedgerLine(nil, "s", "g", &wire.Header{Epoch: 1, From: 5, To: 7, Count: 3, T0: 1, T1: 5000})
-	if want := "linli_ledger,gateway=g,site=s epoch=\"0000000000000001\",from=1i,to=7i,t0=1i,t1=5000i,count=9i,part=0i,parts=0i,late=false 5001\n"; string(a) != want {
+	if want := "linli_ledger,gateway=g,site=s epoch=\"0000000000000001\",from=1i,to=7i,t0=1i,t1=5000i,count=9i,part=0i,parts=0i,late=false,time_uncertain=false 5001\n"; string(a) != want {
 		t.Errorf("row %q, want %q", a, want)
 	}
 	if bytes.HasSuffix(b, []byte(" 5001\n")) {
@@ -275,7 +276,7 @@ func FuzzParseTopic(f *testing.F) {
 func FuzzHeader(f *testing.F) {
 	f.Add([]byte("# linli epoch=00c0ffee00c0ffee seq=17-19 count=2 late=0 t0=1 t1=2"))
 	f.Add([]byte("# linli lost epoch=00c0ffee00c0ffee seq=0-0 count=2 reason=space t0=1 t1=2"))
-	f.Add([]byte("# linli epoch=00c0ffee00c0ffee seq=17-17 count=2 late=1 part=1/2 t0=1 t1=2 x=y"))
+	f.Add([]byte("# linli epoch=00c0ffee00c0ffee seq=17-17 count=2 late=1 part=1/2 t0=1 t1=2 x=y time=uncertain"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := wire.ParseHeader(b); err == nil {
 			if h.Parts == 1 {
