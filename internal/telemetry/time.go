@@ -27,7 +27,7 @@ type Now struct {
 }
 
 // Clock converts between the monotonic time line of this boot and the wall clock. It is built once per process
-// (see NewClock) and safe for concurrent use: it has no state that changes. In a synctest bubble it follows the
+// (see NewClock) and safe for concurrent use: it has no state of its own that changes. In a synctest bubble it follows the
 // bubble's time.
 type Clock struct {
 	// Boot identifies the boot of the box, so that stored Monos can be told apart (Linux boot_id).
