@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -25,6 +26,8 @@ var (
 type checker struct {
 	kinds  func(measurement, field string) (wire.FieldType, bool)
 	known  map[string]map[string]wire.FieldType // what kinds said; 0: unknown
+	last   []wire.Field                         // of the line before, with the types it should have: lines repeat
+	lastOf string
 	size   int
 	fields []wire.Field
 
@@ -57,13 +60,17 @@ func (c *checker) line(line []byte, site, gateway string) error {
 	if string(l.Measurement) == telemetry.Derived {
 		return derived(fields)
 	}
-	of := c.known[string(l.Measurement)]
+	if c.lastOf != string(l.Measurement) {
+		c.lastOf, c.last = string(l.Measurement), c.last[:0]
+	}
 	for i := range fields {
 		f := &fields[i]
-		want, ok := of[string(f.Name)]
-		if !ok {
-			want = c.learn(string(l.Measurement), string(f.Name))
-			of = c.known[string(l.Measurement)]
+		var want wire.FieldType
+		if i < len(c.last) && bytes.Equal(c.last[i].Name, f.Name) {
+			want = c.last[i].Type
+		} else {
+			want = c.typeOf(c.lastOf, f.Name)
+			c.last = append(c.last[:i], wire.Field{Name: bytes.Clone(f.Name), Type: want})
 		}
 		if want != 0 && want != f.Type {
 			return fmt.Errorf("%w: %.64s of %.64s is %v, not %v", errType, f.Name, l.Measurement, want, f.Type)
@@ -91,6 +98,14 @@ func derived(fields []wire.Field) error {
 		}
 	}
 	return nil
+}
+
+// typeOf returns the type that a field should have, 0 for any.
+func (c *checker) typeOf(measurement string, field []byte) wire.FieldType {
+	if want, ok := c.known[measurement][string(field)]; ok {
+		return want
+	}
+	return c.learn(measurement, string(field))
 }
 
 // learn asks for the type of a field once. A quality is an integer in every class.

@@ -204,11 +204,10 @@ func ScanLine(line []byte, fields []Field) (Line, []Field, error) {
 	if i >= len(line) || line[i] != ' ' || len(line)-i > 21 {
 		return l, fields, ErrLine
 	}
-	t, err := strconv.ParseInt(string(line[i+1:]), 10, 64)
-	if err != nil || line[i+1] == '+' {
+	var ok bool
+	if l.Time, ok = stamp(line[i+1:]); !ok {
 		return l, fields, ErrLine
 	}
-	l.Time = t
 	if reserved(l.Measurement) {
 		return l, fields, ErrReserved
 	}
@@ -239,6 +238,23 @@ func reserved(m []byte) bool {
 	return m[0] == '_' || bytes.HasPrefix(m, []byte(reservedPrefix))
 }
 
+// stamp parses a time. The usual length needs no check for overflow.
+func stamp(b []byte) (int64, bool) {
+	if len(b) != 19 || b[0] > '8' {
+		t, err := strconv.ParseInt(string(b), 10, 64)
+		return t, err == nil && b[0] != '+'
+	}
+	t := int64(0)
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			t, err := strconv.ParseInt(string(b), 10, 64)
+			return t, err == nil && b[0] != '+'
+		}
+		t = t*10 + int64(c-'0')
+	}
+	return t, true
+}
+
 func nameEnd(b []byte, i int) int {
 	for i < len(b) && nameByte(b[i]) {
 		i++
@@ -250,6 +266,7 @@ func tagEnd(b []byte, i int) (int, bool) {
 	start := i
 	for ; i < len(b); i++ {
 		switch c := b[i]; {
+		case nameBytes[c]:
 		case c == '\\':
 			i++
 			if i >= len(b) || b[i] != ' ' && b[i] != ',' && b[i] != '=' {

@@ -140,6 +140,12 @@ func validTopicID(s string) bool {
 }
 
 // nameByte reports whether c may stand in a measurement, a tag key or a field key.
-func nameByte(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.'
-}
+func nameByte(c byte) bool { return nameBytes[c] }
+
+// nameBytes is a constant: a table, since a check of lines spends most of its time here.
+var nameBytes = func() (set [256]bool) {
+	for _, c := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") {
+		set[c] = true
+	}
+	return set
+}()
