@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,6 +37,7 @@ func FuzzSegment(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
+		b = bytes.TrimRight(b, "\x00") // the fuzzer is slow with long inputs
 		f.Add(b)
 		f.Add(b[:len(b)/2])
 		// The same with payloads that are not packed, so that a changed byte reaches the columns.
