@@ -14,6 +14,10 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	firmwareconfig "linli/firmware-config"
+	"linli/internal/telemetry"
+	"linli/internal/wire"
 )
 
 // linli runs one command line in this process.
@@ -325,6 +329,29 @@ func TestShippedUnitsStart(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// TestFieldKinds: what ingest refuses is what the classes say.
+func TestFieldKinds(t *testing.T) {
+	library, err := firmwareconfig.Load(firmwareconfig.Shipped())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := fieldKinds(library)
+	for field, want := range map[[2]string]wire.FieldType{
+		{"smoke_detector", "alarm"}:        wire.TypeOf(telemetry.Bool),
+		{"temp_humidity", "temperature_c"}: wire.TypeOf(telemetry.Float),
+		{"smart_bin", "stream"}:            wire.TypeOf(telemetry.Enum),
+	} {
+		if got, known := kinds(field[0], field[1]); !known || got != want {
+			t.Errorf("%v is %v (known %v), want %v", field, got, known, want)
+		}
+	}
+	for _, field := range [][2]string{{"smoke_detector", "nonsense"}, {"site_local_class", "alarm"}} {
+		if _, known := kinds(field[0], field[1]); known {
+			t.Errorf("%v is known", field)
 		}
 	}
 }

@@ -13,12 +13,14 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	firmwareconfig "linli/firmware-config"
 	"linli/internal/ingest"
+	"linli/internal/wire"
 )
 
 func ingestCommand() *cobra.Command {
 	var cfg ingest.Config
-	var listen string
+	var listen, classes string
 	cmd := &cobra.Command{
 		Use:   "ingest",
 		Short: "City side: carry messages from the broker into the database",
@@ -32,6 +34,11 @@ func ingestCommand() *cobra.Command {
 			}
 			log, flush := newLogger(cmd.ErrOrStderr(), zapcore.InfoLevel)
 			defer flush()
+			library, err := loadLibrary(classes)
+			if err != nil {
+				return err
+			}
+			cfg.Kinds = fieldKinds(library)
 			in, err := ingest.New(cfg, log)
 			if err != nil {
 				return err
@@ -54,8 +61,25 @@ func ingestCommand() *cobra.Command {
 	f.StringVar(&cfg.Influx.TokenFile, "token-file", "", "file with the database's token; user:password for InfluxDB 1.8")
 	f.IntVar(&cfg.BatchBytes, "batch-bytes", 0, "bytes of lines in one write (default 500 KiB)")
 	f.DurationVar(&cfg.BatchAge, "batch-age", 0, "a batch waits no longer for more (default 200ms)")
+	f.StringVar(&classes, "classes", "", "directory with further classes/ of the sites; lines of a known class with a wrong type are refused")
 	f.StringVar(&listen, "listen", "", "serve /metrics and /healthz on this address (default: not at all)")
 	return cmd
+}
+
+// fieldKinds says of which type a field is, from the classes: no gateway may make the database refuse another's fields by
+// being the first to write one with a wrong type. Measurements that are no known class are not judged.
+func fieldKinds(library *firmwareconfig.Library) func(measurement, field string) (wire.FieldType, bool) {
+	return func(measurement, field string) (wire.FieldType, bool) {
+		class := library.Classes[measurement]
+		if class == nil {
+			return 0, false
+		}
+		i := class.Point(field)
+		if i < 0 {
+			return 0, false
+		}
+		return wire.TypeOf(class.Points[i].Kind), true
+	}
 }
 
 // runIngest runs ingest and, where asked for, its metrics until ctx ends.
@@ -99,6 +123,7 @@ func serveIngestMetrics(ctx context.Context, l net.Listener, in *ingest.Ingest) 
 	gauge("linli_ingest_refused_lines_total", func(s ingest.Stats) float64 { return float64(s.RefusedLines) })
 	gauge("linli_ingest_count_wrong_total", func(s ingest.Stats) float64 { return float64(s.CountWrong) })
 	gauge("linli_ingest_overflows_total", func(s ingest.Stats) float64 { return float64(s.Overflows) })
+	gauge("linli_ingest_oversized_total", func(s ingest.Stats) float64 { return float64(s.Oversized) })
 	gauge("linli_ingest_queue_messages", func(s ingest.Stats) float64 { return float64(s.QueueMessages) })
 	gauge("linli_ingest_queue_bytes", func(s ingest.Stats) float64 { return float64(s.QueueBytes) })
 
