@@ -228,6 +228,59 @@ func (b *instanceBinder) Provided(device int) []*expr.Cell {
 	return cells
 }
 
+// needed returns the points of a device's class that expr.Binder.Needed speaks of.
+func (e *Engine) needed(device int, lifeSafetyOnly bool) (defs []int) {
+	d := &e.inv.Devices[device]
+	var provided []int
+	for i, id := range d.Points {
+		if id == telemetry.NoPoint {
+			continue
+		}
+		provided = append(provided, i)
+		if def := &d.Class.Points[i]; def.LifeSafety || !def.Optional && !lifeSafetyOnly {
+			defs = append(defs, i)
+		}
+	}
+	if len(defs) == 0 && !lifeSafetyOnly {
+		return provided
+	}
+	return defs
+}
+
+// Needed returns the cells of the points that a device is there for.
+func (b *instanceBinder) Needed(device int, lifeSafetyOnly bool) []*expr.Cell {
+	var cells []*expr.Cell
+	for _, i := range b.e.needed(device, lifeSafetyOnly) {
+		id := b.e.inv.Devices[device].Points[i]
+		b.depend(id, expr.UseQuality)
+		cells = append(cells, &b.e.cells[id])
+	}
+	return cells
+}
+
+// faultPoint is the point by which a device says that something is wrong with it; nil where no unit provides one.
+func (e *Engine) faultPoint(device int) (telemetry.PointID, *telemetry.PointDef) {
+	d := &e.inv.Devices[device]
+	i := d.Class.Point("fault")
+	if i < 0 || d.Points[i] == telemetry.NoPoint || d.Class.Points[i].Kind != telemetry.Bool {
+		return telemetry.NoPoint, nil
+	}
+	return d.Points[i], &d.Class.Points[i]
+}
+
+// Fault returns the cell of the point by which a device says that something is wrong with it.
+func (b *instanceBinder) Fault(device int) *expr.Cell {
+	id, def := b.e.faultPoint(device)
+	if def == nil {
+		return nil
+	}
+	b.depend(id, expr.UseValue)
+	return &b.e.cells[id]
+}
+
+// Class returns the class of a device.
+func (b *instanceBinder) Class(device int) string { return b.e.inv.Devices[device].Class.ID }
+
 // Group returns the devices of a class within a scope.
 func (b *instanceBinder) Group(scope, class string) []int {
 	e, zone := b.e, b.in().zone

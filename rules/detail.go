@@ -18,7 +18,7 @@ func (e *Engine) detail(op telemetry.TransitionOp, i uint32, in *instance) telem
 }
 
 func (e *Engine) detailIn(lang string, op telemetry.TransitionOp, i uint32, in *instance) string {
-	x := &explainer{e: e, in: in, lang: lang, b: &instanceBinder{e: e, index: i, explain: true}}
+	x := &explainer{e: e, in: in, op: op, lang: lang, b: &instanceBinder{e: e, index: i, explain: true}}
 	want := in.cond()
 	x.decided(in.prog.cond, want)
 	var worse []string // what decided the severity
@@ -68,6 +68,7 @@ func held(d time.Duration, lang string) string {
 type explainer struct {
 	e     *Engine
 	in    *instance
+	op    telemetry.TransitionOp
 	b     *instanceBinder
 	lang  string
 	facts []string
@@ -112,10 +113,13 @@ func (x *explainer) decided(n *expr.Node, v expr.Tri) {
 
 // boolPoint names a point that a unit provides; a constant decides nothing that anybody wants to read.
 func (x *explainer) boolPoint(n *expr.Node, v expr.Tri) {
-	if _, _, provided := x.e.pointID(x.in.device, n.Text); !provided {
-		return
+	if _, _, provided := x.e.pointID(x.in.device, n.Text); provided {
+		x.yesOrNo(n.Def, v)
 	}
-	title := n.Def.Title.In(x.lang)
+}
+
+func (x *explainer) yesOrNo(def *telemetry.PointDef, v expr.Tri) {
+	title := def.Title.In(x.lang)
 	if v == expr.True {
 		x.add(title, title)
 	} else {
@@ -148,6 +152,12 @@ func (x *explainer) unknown(n *expr.Node) {
 				}
 			}
 		case expr.OpCall:
+			if n.Text == "faulty" {
+				if id, def := x.e.faultPoint(x.in.device); def != nil {
+					zh, en := reason(&x.e.cells[id])
+					x.add(def.Title.In("zh")+"未知（"+zh+"）", def.Title.In("en")+" unknown ("+en+")")
+				}
+			}
 			if n.Text == "hour" || n.Text == "weekday" || n.Text == "between" {
 				x.add("时间未校准", "clock not set")
 			}
@@ -303,6 +313,12 @@ func (x *explainer) call(n *expr.Node, v expr.Tri) {
 		} else {
 			x.add("设备恢复应答", "device answers again")
 		}
+	case "no_reading", "no_protection":
+		x.reading(n.Text == "no_protection", v)
+	case "faulty":
+		if _, def := x.e.faultPoint(x.in.device); def != nil {
+			x.yesOrNo(def, v)
+		}
 	case "active":
 		if v == expr.True {
 			zh, en := x.alertTitle(n.Args[0].Text)
@@ -315,6 +331,34 @@ func (x *explainer) call(n *expr.Node, v expr.Tri) {
 			zh, en := reason(x.b.Cell(x.in.device, a.Text, expr.UseQuality))
 			x.add(a.Def.Title.In("zh")+"："+zh, a.Def.Title.In("en")+": "+en)
 		}
+	}
+}
+
+// reading names the points that a device gives no reading of; of what has ended, why: it is silent now, out of service,
+// or has its readings again.
+func (x *explainer) reading(lifeSafetyOnly bool, v expr.Tri) {
+	if v != expr.True && x.op != telemetry.Clear {
+		return
+	}
+	d := &x.e.inv.Devices[x.in.device]
+	readings, silent := true, true
+	for _, id := range d.Points {
+		silent = silent && (id == telemetry.NoPoint || x.e.cells[id].Quality == telemetry.BadComm)
+	}
+	if v != expr.True && silent {
+		x.add("设备无应答", "device does not answer")
+		return
+	}
+	for _, i := range x.e.needed(x.in.device, lifeSafetyOnly) {
+		if c := &x.e.cells[d.Points[i]]; c.Seen && c.Quality.Bad() {
+			readings = false
+			zh, en := reason(c)
+			def := &d.Class.Points[i]
+			x.add(def.Title.In("zh")+"："+zh, def.Title.In("en")+": "+en)
+		}
+	}
+	if readings {
+		x.add("已恢复读数", "readings are back")
 	}
 }
 

@@ -89,6 +89,15 @@ type Binder interface {
 	LifeSafety(device int) bool
 	// Provided returns the cells of all points of a device that a unit provides, and notes that their quality is used.
 	Provided(device int) []*Cell
+	// Needed returns the cells of the points that a device is there for, and notes that their quality is used: those
+	// that a unit provides and that protect life or, unless only those are asked for, that its class cannot do without;
+	// where it can do without any, all that a unit provides.
+	Needed(device int, lifeSafetyOnly bool) []*Cell
+	// Fault returns the cell of a device's point `fault`, and notes the use; nil where no unit provides such a point
+	// or it is not true or false.
+	Fault(device int) *Cell
+	// Class returns the class of a device.
+	Class(device int) string
 	// Group returns the devices of class in scope (zone, site, or the kind of an enclosing zone).
 	Group(scope, class string) []int
 	// Active returns the counter of active alerts named name, and notes the use.
@@ -247,6 +256,18 @@ func (b *binder) triCall(n *Node) func() Tri {
 	case "silent":
 		cells := b.Provided(b.Self())
 		return func() Tri { return silent(cells) }
+	case "no_reading", "no_protection":
+		all, needed := b.Provided(b.Self()), b.Needed(b.Self(), n.Text == "no_protection")
+		return func() Tri { return min(silent(all).Not(), noReading(needed)) }
+	case "faulty":
+		c := b.Fault(b.Self())
+		if c == nil {
+			return func() Tri { return False }
+		}
+		return func() Tri { return c.Tri }
+	case "is_a":
+		v := TriOf(b.Class(b.Self()) == n.Args[0].Text)
+		return func() Tri { return v }
 	case "life_safety":
 		v := TriOf(b.LifeSafety(b.Self()))
 		return func() Tri { return v }
@@ -281,6 +302,21 @@ func silent(cells []*Cell) Tri {
 			v = Unknown
 		case c.Quality != telemetry.BadComm:
 			return False
+		}
+	}
+	return v
+}
+
+// noReading is true as soon as one point has no value, except where people took it out of service; unknown where that
+// depends on points not read yet.
+func noReading(cells []*Cell) Tri {
+	v := False
+	for _, c := range cells {
+		switch {
+		case !c.Seen:
+			v = Unknown
+		case c.Quality.Bad() && c.Quality != telemetry.BadMaintenance:
+			return True
 		}
 	}
 	return v

@@ -243,14 +243,8 @@ func (c *checker) groupPoint(n *Node, ctx context) {
 		c.failf(n.Pos, "unknown scope %q%s; a group is zone, site, or the kind of an enclosing zone", n.Scope, yamlfile.Suggest(n.Scope, known))
 		return
 	}
-	class := c.scope.Classes[n.Class]
+	class := c.knownClass(n.Pos, n.Class)
 	if class == nil {
-		names := make([]string, 0, len(c.scope.Classes))
-		for id := range c.scope.Classes {
-			names = append(names, id)
-		}
-		sort.Strings(names)
-		c.failf(n.Pos, "unknown class %q%s", n.Class, yamlfile.Suggest(n.Class, names))
 		return
 	}
 	if n.Def = c.find(class, n.Text); n.Def == nil {
@@ -268,6 +262,20 @@ func (c *checker) groupPoint(n *Node, ctx context) {
 		return
 	}
 	n.Type = typeOf(n.Def)
+}
+
+// knownClass returns a class of the catalogue; nil, with the mistake reported, where there is none of that name.
+func (c *checker) knownClass(pos int, id string) *telemetry.Class {
+	class := c.scope.Classes[id]
+	if class == nil {
+		names := make([]string, 0, len(c.scope.Classes))
+		for id := range c.scope.Classes {
+			names = append(names, id)
+		}
+		sort.Strings(names)
+		c.failf(pos, "unknown class %q%s", id, yamlfile.Suggest(id, names))
+	}
+	return class
 }
 
 func contains(list []string, s string) bool {

@@ -55,7 +55,8 @@ func TestCheckAccepts(t *testing.T) {
 		"between(\"${from}\", \"06:00\") and hour() > 3 and weekday() < 6":  expr.TypeBool,
 		"between(${from}, \"06:00\")":                                       expr.TypeBool,
 		"active(BinFull) or silent() or bad(fill_pct) or known(label) or provided(stream) or life_safety()": expr.TypeBool,
-		"any(bad(zone.smart_bin.fill_pct))": expr.TypeBool,
+		"any(bad(zone.smart_bin.fill_pct))":                                            expr.TypeBool,
+		"no_reading() or no_protection() or faulty() and not is_a(\"smoke_detector\")": expr.TypeBool,
 	} {
 		n, err := expr.Parse(src)
 		if err != nil {
@@ -114,6 +115,10 @@ func TestCheckMistakes(t *testing.T) {
 		"fill_pct > ${limt}":                                           `unknown parameter ${limt}, did you mean "limit"?`,
 		"silent(fill_pct)":                                             "is written silent()",
 		"bad(fill_pct > 3)":                                            "is written bad(point)",
+		"no_reading(fill_pct)":                                         "is written no_reading()",
+		"is_a()":                                                       `is written is_a("smoke_detector")`,
+		"is_a(fire)":                                                   "takes a class in quotes",
+		"is_a(\"smoke_detectr\")":                                      `unknown class "smoke_detectr", did you mean "smoke_detector"?`,
 	} {
 		n, err := expr.Parse(src)
 		if err != nil {
@@ -145,7 +150,8 @@ func TestCheckReportsEveryMistake(t *testing.T) {
 func TestSubjectWithoutPoints(t *testing.T) {
 	scope := testScope()
 	scope.Subject, scope.Device = nil, false
-	for src, want := range map[string]string{"alarm": "has no points of its own", "silent()": "is a zone or the site"} {
+	for src, want := range map[string]string{"alarm": "has no points of its own", "silent()": "is a zone or the site",
+		"no_protection()": "is a zone or the site", "faulty()": "is a zone or the site", `is_a("smart_bin")`: "is a zone or the site"} {
 		n, _ := expr.Parse(src)
 		_, errs := expr.Check(n, scope, expr.TypeBool)
 		if len(errs) != 1 || !strings.Contains(errs[0].Msg, want) {

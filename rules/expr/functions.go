@@ -8,7 +8,8 @@ import (
 
 // functionNames is every function, for suggestions and for telling functions from points.
 var functionNames = [...]string{
-	"any", "all", "count", "avg", "max", "min", "at_least", "active", "silent", "life_safety", "bad", "known", "provided",
+	"any", "all", "count", "avg", "max", "min", "at_least", "active", "silent", "no_reading", "no_protection",
+	"faulty", "life_safety", "is_a", "bad", "known", "provided",
 	"duration_true", "avg_over_time", "max_over_time", "min_over_time", "changes", "delta",
 	"hour", "weekday", "between",
 }
@@ -54,13 +55,15 @@ func (c *checker) call(src, out *Node, ctx context) {
 				c.failf(src.Args[0].Pos, "%s", problem)
 			}
 		}
-	case "silent", "life_safety":
+	case "silent", "no_reading", "no_protection", "faulty", "life_safety":
 		out.Type = TypeBool
 		if len(src.Args) != 0 {
 			c.usage(src, src.Text+"()")
-		} else if !c.scope.Device {
-			c.failf(src.Pos, "%s() asks about a device, but the subject of this rule is a zone or the site", src.Text)
+		} else {
+			c.needsDevice(src)
 		}
+	case "is_a":
+		c.isA(src, out, ctx)
 	case "bad", "known", "provided":
 		out.Type = TypeBool
 		if len(src.Args) != 1 || src.Args[0].Op != OpPoint && src.Args[0].Op != OpGroup {
@@ -78,6 +81,32 @@ func (c *checker) call(src, out *Node, ctx context) {
 	default:
 		c.failf(src.Pos, "unknown function %q%s", src.Text, yamlfile.Suggest(src.Text, functionNames[:]))
 	}
+}
+
+func (c *checker) needsDevice(src *Node) {
+	if !c.scope.Device {
+		c.failf(src.Pos, "%s() asks about a device, but the subject of this rule is a zone or the site", src.Text)
+	}
+}
+
+// isA checks the question for the subject's class.
+func (c *checker) isA(src, out *Node, ctx context) {
+	out.Type = TypeBool
+	if len(src.Args) != 1 {
+		c.usage(src, `is_a("smoke_detector")`)
+		return
+	}
+	class := c.check(src.Args[0], ctx)
+	out.Args = []*Node{class}
+	if class.Type == 0 {
+		return
+	}
+	if class.Op != OpString {
+		c.failf(class.Pos, `is_a takes a class in quotes, as is_a("smoke_detector")`)
+		return
+	}
+	c.knownClass(class.Pos, class.Text)
+	c.needsDevice(src)
 }
 
 func (c *checker) between(src, out *Node, ctx context) {
