@@ -115,6 +115,7 @@ func (h *health) register(set *metrics.Set) {
 			}
 			return 0
 		})
+		gauge("linli_uplink_waiting_frames", func() float64 { return float64(h.uplink.Status().WaitingFrames) }) // for the clock to be set
 		gauge("linli_uplink_backlog_frames", func() float64 { return float64(h.uplink.Status().BacklogFrames) })
 	}
 	for _, line := range h.lines {

@@ -78,6 +78,7 @@ func openStoresIn(dir string, s *site.Site, clock *telemetry.Clock, log *zap.Log
 	}
 	st.journal, err = journal.Open(journal.Config{
 		Dir: filepath.Join(dir, "journal"), MaxBytes: s.Journal.MaxBytes, MaxAge: s.Journal.MaxAge, CommitEvery: s.Journal.CommitEvery,
+		Log: log.Named("journal"),
 	}, s.Inventory, clock)
 	if err != nil {
 		st.book.Close()

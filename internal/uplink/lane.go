@@ -65,7 +65,6 @@ func newLane(u *Uplink, late bool) (*lane, error) {
 func (l *lane) next(limit int) []message {
 	l.body = l.body[:0]
 	var lost spans
-	uncertain := false
 	h := wire.Header{Epoch: l.u.state.epoch, Late: l.late}
 	for {
 		f := l.held
@@ -75,13 +74,13 @@ func (l *lane) next(limit int) []message {
 				break
 			}
 		}
-		if h.From != 0 && (f.seq != h.To+1 || len(l.body)+len(f.text) > limit || f.uncertain != uncertain ||
+		if h.From != 0 && (f.seq != h.To+1 || len(l.body)+len(f.text) > limit || f.uncertain != h.Uncertain ||
 			max(h.T1, f.t1)-min(h.T0, f.t0) > int64(maxSpanTime)) {
 			l.held = f
 			break
 		}
 		if h.From == 0 {
-			h.From, h.T0, h.T1, uncertain = f.seq, f.t0, f.t1, f.uncertain
+			h.From, h.T0, h.T1, h.Uncertain = f.seq, f.t0, f.t1, f.uncertain
 		}
 		// Frames need not be in order of time: tombstones tell of earlier ones, and the clock may have been set back.
 		h.To, h.T0, h.T1 = f.seq, min(h.T0, f.t0), max(h.T1, f.t1)
@@ -104,7 +103,7 @@ func (l *lane) next(limit int) []message {
 		if len(parts) > 1 {
 			h.Part, h.Parts = i+1, len(parts)
 		}
-		plain := append(appendHeader(make([]byte, 0, len(part.text)+180), &h, uncertain), part.text...)
+		plain := append(wire.AppendHeader(make([]byte, 0, len(part.text)+180), &h), part.text...)
 		if l.u.compression != wire.Plain {
 			plain = l.pack.Pack(plain)
 		}
@@ -180,19 +179,10 @@ func (l *lane) tellLost(out *encoded, loss *journal.Loss) {
 	out.lost = parts
 }
 
-// appendHeader appends the header line.
-func appendHeader(b []byte, h *wire.Header, uncertain bool) []byte {
-	b = wire.AppendHeader(b, h)
-	if uncertain {
-		b = append(b[:len(b)-1], " time=uncertain\n"...)
-	}
-	return b
-}
-
 // idle builds the message that says that at the time t there was nothing newer than the frames before next.
 func (l *lane) idle(next uint64, t int64) []byte {
 	uncertain := l.u.cfg.Clock != nil && l.u.cfg.Clock.Now().Uncertain
-	b := appendHeader(nil, &wire.Header{Epoch: l.u.state.epoch, From: next, To: next - 1, T0: t, T1: t}, uncertain)
+	b := wire.AppendHeader(nil, &wire.Header{Epoch: l.u.state.epoch, From: next, To: next - 1, T0: t, T1: t, Uncertain: uncertain})
 	if l.u.compression != wire.Plain {
 		return l.pack.Pack(b)
 	}

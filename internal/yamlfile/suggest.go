@@ -20,10 +20,15 @@ func Suggest(name string, known []string) string {
 	return fmt.Sprintf(", did you mean %q?", best[0])
 }
 
-// otherNames are what people call the two languages of texts.
-var otherNames = map[string]string{
-	"cn": "zh", "ch": "zh", "chn": "zh", "zh_cn": "zh", "zh-cn": "zh", "zh_hans": "zh", "zh-hans": "zh", "chinese": "zh",
-	"en_us": "en", "en-us": "en", "en_gb": "en", "en-gb": "en", "eng": "en", "english": "en",
+// language returns the code of the language that people call name in texts, "" for any other word.
+func language(name string) string {
+	switch strings.ToLower(name) {
+	case "cn", "ch", "chn", "zh_cn", "zh-cn", "zh_hans", "zh-hans", "chinese":
+		return "zh"
+	case "en_us", "en-us", "en_gb", "en-gb", "eng", "english":
+		return "en"
+	}
+	return ""
 }
 
 // nearest returns the members of known nearest to name, all equally near; none where nothing is near.
@@ -31,7 +36,7 @@ func nearest(name string, known []string) []string {
 	if len(name) > 100 {
 		return nil
 	}
-	if other := otherNames[strings.ToLower(name)]; other != "" && slices.Contains(known, other) {
+	if other := language(name); other != "" && slices.Contains(known, other) {
 		return []string{other}
 	}
 	var best []string

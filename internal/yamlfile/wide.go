@@ -10,10 +10,32 @@ import (
 // wideKey finds a key behind a full-width comma: 单元门，en: Entrance door.
 var wideKey = regexp.MustCompile(`，\s*[A-Za-z_][A-Za-z0-9_]*(: |：)`)
 
-// wide is what Chinese input methods, word processors and web pages put in the place of ASCII.
-var wide = map[rune]string{
-	'：': ":", '，': ",", '｛': "{", '｝': "}", '［': "[", '］': "]", '【': "[", '】': "]", '＃': "#",
-	'“': "\"", '”': "\"", '‘': "'", '’': "'", '\u3000': " ", '\u00a0': " ",
+// asciiFor returns what was meant by a character that Chinese input methods, word processors and web pages put in the place
+// of an ASCII one, "" for any other character.
+func asciiFor(r rune) string {
+	switch r {
+	case '：':
+		return ":"
+	case '，':
+		return ","
+	case '｛':
+		return "{"
+	case '｝':
+		return "}"
+	case '［', '【':
+		return "["
+	case '］', '】':
+		return "]"
+	case '＃':
+		return "#"
+	case '“', '”':
+		return "\""
+	case '‘', '’':
+		return "'"
+	case '\u3000', '\u00a0':
+		return " "
+	}
+	return ""
 }
 
 // ExplainWide adds to each mistake at whose place in src, the file named file, a full-width or typographic character
@@ -72,14 +94,14 @@ func wideHint(src []byte, line, col int, one bool) string {
 		case one && strings.ContainsRune(",[]{}", r) && i > first:
 			return ""
 		}
-		switch ascii, ok := wide[r]; {
+		switch ascii := asciiFor(r); {
 		case r == '\u3000':
 			return hintMark + "a full-width space, U+3000: write an ordinary one)"
 		case r == '\u00a0':
 			return hintMark + "a no-break space, U+00A0: write an ordinary one)"
-		case ok && (ascii == "\"" || ascii == "'"):
+		case ascii == "\"" || ascii == "'":
 			return fmt.Sprintf("%s%c, a typographic quotation mark: write %s)", hintMark, r, ascii)
-		case ok:
+		case ascii != "":
 			return fmt.Sprintf("%s%c, a full-width character: write %s)", hintMark, r, ascii)
 		case r >= '０' && r <= '９':
 			return fmt.Sprintf("%s%c, a full-width character: write %c)", hintMark, r, r-'０'+'0')
