@@ -43,11 +43,7 @@ func printCheck(stdout, stderr io.Writer, file string, p *plan, err error) error
 		for _, m := range mistakes {
 			fmt.Fprintln(stderr, m)
 		}
-		plural := "s"
-		if len(mistakes) == 1 {
-			plural = ""
-		}
-		fmt.Fprintf(stderr, "%d mistake%s\n", len(mistakes), plural)
+		fmt.Fprintln(stderr, count(len(mistakes), "mistake"))
 		return errAnswered
 	}
 	if err != nil {
@@ -58,8 +54,10 @@ func printCheck(stdout, stderr io.Writer, file string, p *plan, err error) error
 	}
 	printConstants(stdout, p.site.Constants)
 	inv := p.site.Inventory
-	fmt.Fprintf(stdout, "%s: good. %s: %d zones, %d buses, %d units, %d devices, %d points, %d rule packs\n",
-		file, inv.Node(), len(inv.Zones), len(p.site.Buses), unitCount(p.site), len(inv.Devices), len(inv.Points), len(p.site.Packs))
+	fmt.Fprintf(stdout, "%s: good. %s: %s\n", file, inv.Node(), strings.Join([]string{
+		count(len(inv.Zones), "zone"), count(len(p.site.Buses), "bus"), count(unitCount(p.site), "unit"),
+		count(len(inv.Devices), "device"), count(len(inv.Points), "point"), count(len(p.site.Packs), "rule pack"),
+	}, ", "))
 	return nil
 }
 
@@ -95,6 +93,18 @@ func printConstants(stdout io.Writer, constants []string) {
 		}
 		fmt.Fprintf(stdout, "  %s: %s\n", strings.Join(names, ", "), what)
 	}
+}
+
+// count returns n with its noun.
+func count(n int, noun string) string {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(noun, "s"):
+		noun += "es"
+	default:
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
 }
 
 func unitCount(s *site.Site) int {

@@ -127,6 +127,24 @@ func TestCheckTellsEveryMistakeAtOnce(t *testing.T) {
 	}
 }
 
+// TestRepairListen: the mistakes are shown at the console's port, and never beyond this machine.
+func TestRepairListen(t *testing.T) {
+	for listen, want := range map[string]string{
+		`console: {listen: "127.0.0.1:9001"}`:              "127.0.0.1:9001",
+		`console: {listen: "0.0.0.0:9002", token_file: t}`: "127.0.0.1:9002",
+		`console: {listen: nonsense}`:                      "127.0.0.1:8080",
+		``:                                                 "127.0.0.1:8080",
+	} {
+		file := writeFile(t, "site.yaml", "version: 1\nsite: test\ntitle: 测试\ngatway: gw1\n"+listen+"\n")
+		if got := repairListen(file); got != want {
+			t.Errorf("%q: %s, want %s", listen, got, want)
+		}
+	}
+	if got := repairListen("/no/such/site.yaml"); got != defaultConsole {
+		t.Errorf("no file: %s", got)
+	}
+}
+
 // TestWrongSiteFileIsShownUntilRepaired: a gateway with a wrong site file shows every mistake on its page and starts by
 // itself once the file is right.
 func TestWrongSiteFileIsShownUntilRepaired(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"linli/internal/alert"
 	"linli/internal/journal"
 	"linli/internal/live"
@@ -25,6 +27,7 @@ type fanIn struct {
 	engine  *rules.Engine
 	alerts  *alert.Book
 	journal *journal.Journal
+	log     *zap.Logger
 
 	batches chan []telemetry.Sample
 	free    chan []telemetry.Sample // batches to be used again
@@ -34,9 +37,9 @@ type fanIn struct {
 	stepped atomic.Int64  // telemetry.Mono of the last step: how long ago it was says whether decisions are made
 }
 
-func newFanIn(clock *telemetry.Clock, table *live.Table, engine *rules.Engine, alerts *alert.Book, j *journal.Journal) *fanIn {
+func newFanIn(clock *telemetry.Clock, table *live.Table, engine *rules.Engine, alerts *alert.Book, j *journal.Journal, log *zap.Logger) *fanIn {
 	return &fanIn{
-		clock: clock, live: table, engine: engine, alerts: alerts, journal: j,
+		clock: clock, live: table, engine: engine, alerts: alerts, journal: j, log: log,
 		batches: make(chan []telemetry.Sample, fanInBatches),
 		free:    make(chan []telemetry.Sample, fanInBatches),
 	}
@@ -100,6 +103,11 @@ func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 	f.engine.Step(now, batch, out)
 	if len(out.Transitions) > 0 {
 		f.alerts.Submit(now, out.Transitions)
+		for i := range out.Transitions {
+			t := &out.Transitions[i]
+			f.log.Info("alert "+t.Op.String(), zap.String("alert", t.Alert), zap.String("subject", t.Subject),
+				zap.Stringer("severity", t.Severity), zap.String("title", t.Title.Zh))
+		}
 	}
 	if len(batch) > 0 {
 		f.journal.Append(batch)

@@ -15,6 +15,8 @@ import (
 
 	"go.uber.org/zap"
 
+	firmwareconfig "linli/firmware-config"
+	"linli/internal/site"
 	"linli/internal/yamlfile"
 )
 
@@ -22,11 +24,11 @@ import (
 const repairLook = time.Second
 
 // waitForRepair serves a page with the mistakes of the site file, and nothing else, until the file can be loaded; then
-// it returns the plan. A box in a street cabinet that only ended here would show nobody why. The mistakes are also
+// it returns the plan, or nil where ctx ended first. A box in a street cabinet that only ended here would show nobody why. The mistakes are also
 // printed on out, each set of them once.
 //
-// It listens on the usual address of the console on loopback, whatever the file says: what the file says is not to be
-// trusted yet. An address that is taken is no reason to give up.
+// It listens on loopback only, because nothing protects it (see repairListen). An address that is taken is no reason to
+// give up.
 func waitForRepair(ctx context.Context, file, listen string, out io.Writer, log *zap.Logger) (*plan, error) {
 	var shown atomic.Pointer[string]
 	empty := ""
@@ -60,7 +62,7 @@ func waitForRepair(ctx context.Context, file, listen string, out io.Writer, log 
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errAnswered
+			return nil, nil // Ended while waiting: an end like any other.
 		case <-tick.C:
 		}
 	}
@@ -94,6 +96,28 @@ func repairPage(file string, shown *atomic.Pointer[string]) http.Handler {
 		fmt.Fprint(w, "</ol></body></html>")
 	})
 	return mux
+}
+
+// repairListen returns where the mistakes of the site file are shown: on this machine, at the console's port as far as the
+// file says one.
+func repairListen(file string) string {
+	src, err := os.ReadFile(file)
+	if err != nil {
+		return defaultConsole
+	}
+	library, err := firmwareconfig.Load(firmwareconfig.Shipped())
+	if err != nil {
+		return defaultConsole
+	}
+	s, _ := site.Load(file, src, library, nil) // It has mistakes; what could be read is enough.
+	host, port, err := net.SplitHostPort(s.Console.Listen)
+	if err != nil {
+		return defaultConsole
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // siteFileExists reports whether there is a file to wait for.

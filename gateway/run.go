@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -49,15 +50,19 @@ func runCommand() *cobra.Command {
 			defer flush()
 			p, err := loadPlan(file)
 			if err != nil && siteFileExists(file) {
-				p, err = waitForRepair(cmd.Context(), file, defaultConsole, cmd.ErrOrStderr(), log)
+				p, err = waitForRepair(cmd.Context(), file, repairListen(file), cmd.ErrOrStderr(), log)
 			}
-			if err != nil {
+			if p == nil || err != nil {
 				return err
 			}
 			for _, w := range p.site.Warnings {
 				log.Warn("site file", zap.String("at", w.Pos.String()), zap.String("warning", w.Msg))
 			}
-			return runGateway(cmd.Context(), gatewayConfig{plan: p, state: stateDir(state, p.site), log: log})
+			dir, err := filepath.Abs(stateDir(state, p.site))
+			if err != nil {
+				return err
+			}
+			return runGateway(cmd.Context(), gatewayConfig{plan: p, state: dir, log: log})
 		},
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "site file")
@@ -114,7 +119,11 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	book, j := st.book, st.journal
 
 	parts := newLifecycle()
-	defer func() { err = errors.Join(err, parts.stop()) }()
+	defer func() {
+		began := time.Now()
+		err = errors.Join(err, parts.stop())
+		log.Info("stopped", zap.Duration("after", time.Since(began)), zap.Error(err))
+	}()
 
 	// 1. What is known now.
 	table := live.New(len(inv.Points))
@@ -139,7 +148,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	}
 
 	// 5 and 6 are built here and started below, so that the console can show them.
-	in := newFanIn(clock, table, cfg.plan.engine, book, j)
+	in := newFanIn(clock, table, cfg.plan.engine, book, j, log.Named("rules"))
 	lines := make([]*drivers.Line, len(s.Buses))
 	for i, b := range s.Buses {
 		bus, err := newBus(b, clock, log)

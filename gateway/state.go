@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math"
 	"os"
 	"path/filepath"
@@ -35,25 +36,25 @@ type stores struct {
 func openStores(dir string, s *site.Site, clock *telemetry.Clock, log *zap.Logger) (*stores, error) {
 	st, err := openStoresIn(dir, s, clock, log)
 	if err == nil {
+		os.RemoveAll(memoryDir(dir)) // Of a time when this directory could not be used.
 		return st, nil
 	}
 	trouble := diskTrouble(dir, err)
 	if trouble == nil {
 		return nil, err
 	}
-	memory, tempErr := os.MkdirTemp(memoryDir(), "linli-")
-	if tempErr != nil {
-		return nil, errors.Join(err, fmt.Errorf("work in memory instead: %w", tempErr))
+	memory := memoryDir(dir)
+	if copyErr := copyAlerts(dir, memory); copyErr != nil {
+		log.Error("the alerts on the disk cannot be read; beginning without them", zap.Error(copyErr))
 	}
 	limited := *s
 	limited.Journal.MaxBytes = min(s.Journal.MaxBytes, memoryJournal)
 	st, memoryErr := openStoresIn(memory, &limited, clock, log)
 	if memoryErr != nil {
-		os.RemoveAll(memory)
 		return nil, errors.Join(err, fmt.Errorf("work in memory instead: %w", memoryErr))
 	}
-	log.Error("the state directory cannot be used; working in memory: what is known now does not survive a restart",
-		zap.String("state", dir), zap.Error(err))
+	log.Error("the state directory cannot be used; working in memory: what happens from now on does not survive a restart of the box",
+		zap.String("state", dir), zap.String("memory", memory), zap.Error(err))
 	st.trouble = fmt.Errorf("%s: %w; working in memory", dir, trouble)
 	unlock := st.unlock
 	st.unlock = func() {
@@ -61,6 +62,30 @@ func openStores(dir string, s *site.Site, clock *telemetry.Clock, log *zap.Logge
 		os.RemoveAll(memory)
 	}
 	return st, nil
+}
+
+// copyAlerts brings the alert book of dir along into memory: what is open must not be forgotten because the disk can
+// only be read. A book that is in memory already, from a process that was killed, is newer and stays.
+func copyAlerts(dir, memory string) error {
+	if _, err := os.Stat(filepath.Join(memory, "alerts.db")); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(memory, 0o750); err != nil {
+		return err
+	}
+	for _, name := range []string{"alerts.db-wal", "alerts.db"} { // The file last: it says that the copy is whole.
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(memory, name), data, 0o600)
+		}
+		if err != nil {
+			return errors.Join(err, os.RemoveAll(memory))
+		}
+	}
+	return nil
 }
 
 func openStoresIn(dir string, s *site.Site, clock *telemetry.Clock, log *zap.Logger) (*stores, error) {
@@ -112,12 +137,16 @@ func diskTrouble(dir string, err error) error {
 	return nil
 }
 
-// memoryDir returns a directory that is in memory on every Linux, or "" for the usual temporary one.
-func memoryDir() string {
+// memoryDir returns the directory in memory that stands in for the state directory dir: always the same one, so that a
+// process that is killed leaves nothing behind but what the next one goes on with.
+func memoryDir(dir string) string {
+	parent := os.TempDir()
 	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
-		return "/dev/shm"
+		parent = "/dev/shm" // in memory on every Linux
 	}
-	return ""
+	name := fnv.New64a()
+	name.Write([]byte(dir))
+	return filepath.Join(parent, fmt.Sprintf("linli-%016x", name.Sum64()))
 }
 
 // lockState makes sure that no second gateway works in the same state directory. The kernel drops the lock when the
@@ -130,7 +159,10 @@ func lockState(dir string) (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("another gateway is running in the state directory %s: %w", dir, err)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another gateway is running in the state directory %s", dir)
+		}
+		return nil, fmt.Errorf("lock the state directory: %w", err)
 	}
 	return func() { f.Close() }, nil
 }

@@ -1,17 +1,20 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"linli/internal/journal"
+	"linli/internal/telemetry"
 )
 
 // smallPlan is a site without a bus.
@@ -88,7 +91,7 @@ func TestFullDiskAtStart(t *testing.T) {
 	if st.trouble == nil || !strings.Contains(st.trouble.Error(), "no space left on device; working in memory") {
 		t.Errorf("trouble is %v", st.trouble)
 	}
-	if st.dir == dir || filepath.Dir(st.dir) != memoryDir() {
+	if st.dir != memoryDir(dir) {
 		t.Errorf("the stores are in %s", st.dir)
 	}
 	if _, err := os.Stat(st.dir); err != nil {
@@ -103,5 +106,80 @@ func TestFullDiskAtStart(t *testing.T) {
 	st.unlock()
 	if _, err := os.Stat(st.dir); !os.IsNotExist(err) {
 		t.Errorf("%s was left behind", st.dir)
+	}
+}
+
+// TestReadOnlyDiskAtStartKeepsTheAlerts: a disk that went read-only can still be read, and an alert that was active on it
+// is still active.
+func TestReadOnlyDiskAtStartKeepsTheAlerts(t *testing.T) {
+	dir, p := t.TempDir(), smallPlan(t)
+	st, err := openStores(dir, p.site, newClock(), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- st.book.Run(ctx) }()
+	now := newClock().Now()
+	st.book.Submit(now, []telemetry.Transition{{Identity: telemetry.Identity{Alert: "SmokeAlarm", Subject: "test"}, Op: telemetry.Raise,
+		Condition: telemetry.ConditionTrue, Time: now.Mono, Wall: now.Wall, Severity: telemetry.Critical, Device: -1, Zone: -1, LifeSafety: true}})
+	waitFor(t, 10*time.Second, "the alert on the disk", func() bool {
+		open := st.book.OpenAlerts()
+		return len(open) == 1 && open[0].Durable
+	})
+	before := st.book.OpenAlerts()[0]
+	cancel()
+	<-done
+	// As after a power cut: nothing is closed in an orderly way. The copy is taken as openStores takes it.
+	memory := filepath.Join(t.TempDir(), "memory")
+	if err := copyAlerts(dir, memory); err != nil {
+		t.Fatal(err)
+	}
+	st.journal.Close()
+	st.book.Close()
+	st.unlock()
+	again, err := openStoresIn(memory, p.site, newClock(), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.unlock()
+	defer again.journal.Close()
+	defer again.book.Close()
+	open := again.book.OpenAlerts()
+	if len(open) != 1 || open[0].ID != before.ID {
+		t.Errorf("in memory the open alerts are %+v, want %s", open, before.ID)
+	}
+	// The same through a mount that really is read-only, where mounting is allowed.
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err == nil {
+		defer unix.Unmount(dir, unix.MNT_DETACH)
+		if err := unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			t.Fatal(err)
+		}
+		ro, err := openStores(dir, p.site, newClock(), zap.NewNop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := ro.book.OpenAlerts()
+		if len(open) != 1 || open[0].ID != before.ID || ro.trouble == nil {
+			t.Errorf("read-only: open alerts %+v, trouble %v", open, ro.trouble)
+		}
+		ro.journal.Close()
+		ro.book.Close()
+		ro.unlock()
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		t.Logf("cannot mount here (%v): shown by the copy alone", err)
+	}
+	// A second start in memory goes on with what is there.
+	if err := os.WriteFile(filepath.Join(dir, "alerts.db"), []byte("older"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyAlerts(dir, memory); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(filepath.Join(memory, "alerts.db")); err != nil || string(data) == "older" {
+		t.Errorf("the book in memory was overwritten (%v)", err)
 	}
 }
