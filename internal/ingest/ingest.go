@@ -71,7 +71,7 @@ type Config struct {
 	QueueBytes  int           // of messages taken and not yet written; 0 means 64 MiB
 	MaxMessage  int           // of one message, packed and unpacked; 0 means 1 MiB (gateways keep to 256 KiB unpacked)
 	SlowRetry   time.Duration // between attempts while the database refuses us; 0 means 30 s
-	MaxBackoff  time.Duration // caps the waits between all other attempts; 0 means 30 s
+	MaxBackoff  time.Duration // caps the waits between all other attempts; 0 means 30 s; to reach the broker 3 s at most
 	StopTimeout time.Duration // to finish the batch at hand when stopping; 0 means 5 s
 }
 
@@ -207,8 +207,13 @@ func (in *Ingest) count(change func(*Stats)) {
 	change(&in.stats)
 }
 
-// livedAfter is how long a connection must last to count as a good one.
-const livedAfter = 10 * time.Second
+const (
+	// livedAfter is how long a connection must last to count as a good one.
+	livedAfter = 10 * time.Second
+	// brokerWait caps the waits between attempts to reach the broker: one that came back without its sessions keeps
+	// nothing for us before we have subscribed anew.
+	brokerWait = 3 * time.Second
+)
 
 // Run works until ctx ends, then finishes the batch at hand within StopTimeout; what it cannot finish stays with the
 // broker. Brokers and databases that are not there are no errors: it returns nil when ctx ends.
@@ -216,7 +221,7 @@ func (in *Ingest) Run(ctx context.Context) error {
 	var backoff mqtt.Backoff
 	failing := false
 	for attempt := 0; ; attempt++ {
-		timer := time.NewTimer(min(backoff.Next(), in.cfg.MaxBackoff))
+		timer := time.NewTimer(min(backoff.Next(), in.cfg.MaxBackoff, brokerWait))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
