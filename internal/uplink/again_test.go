@@ -14,6 +14,7 @@ import (
 // only the broker has lost, whatever the transition was.
 func TestAlertIsToldWithTheTimeOfItsTransition(t *testing.T) {
 	h := startHostile(t, ackAll)
+	h.forget(true)
 	events := func() (all []wire.AlertEvent) {
 		for _, m := range h.on("/alert/01A") {
 			e, err := wire.ParseAlert(m.payload)

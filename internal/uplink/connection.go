@@ -53,7 +53,7 @@ var (
 // connection connects, calls up, and delivers until the connection is lost (the error says why) or ctx ends.
 func (u *Uplink) connection(ctx context.Context, broker string, up func()) error {
 	u.setStatus(func(s *Status) { s.Broker = broker })
-	will, err := json.Marshal(wire.Status{Node: u.node, State: "offline", Reason: "lost", StartedAt: u.started.UTC(), Version: u.cfg.Version})
+	will, err := json.Marshal(wire.Will{Node: u.node, State: "offline", Reason: "lost"})
 	if err != nil {
 		return err
 	}
@@ -102,6 +102,8 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 		}
 	}
 	c.takeLive(u.state.next)
+	// Newer data than this was sent before: it is late, however little it is.
+	c.late.queue = c.late.queue.union(u.sendAgain(session.Present))
 	if !session.Present {
 		// A broker that does not know our session has lost what it retained as well.
 		for _, a := range u.book.OpenAlerts() {
@@ -148,6 +150,9 @@ func (c *connection) serve(ctx context.Context) error {
 				}
 				c.live.queue = spans(nil).add(next-1, next)
 			}
+		}
+		if again := c.u.sendOnceMore(); again != nil {
+			c.late.queue = c.late.queue.union(again)
 		}
 		c.sendStatus("online", "", false)
 		c.sendAlerts()
@@ -418,10 +423,12 @@ func (c *connection) sendStatus(state, reason string, now bool) {
 	first, next := u.journal.Bounds()
 	js := u.journal.Stats()
 	c.toldFailing = js.LastError != ""
+	us := u.Status()
 	b, err := json.Marshal(wire.Status{
 		Node: u.node, State: state, Reason: reason, Time: c.lastStatus.UTC(), Version: u.cfg.Version, StartedAt: u.started.UTC(),
 		ClockSet: u.clockSet(), Epoch: fmt.Sprintf("%016x", u.state.epoch), FirstSeq: first, NextSeq: next,
-		BacklogFrames: u.state.unacked.count(), WaitingFrames: u.Status().WaitingFrames, OpenAlerts: len(u.book.OpenAlerts()),
+		BacklogFrames: u.state.unacked.count(), WaitingFrames: us.WaitingFrames, OpenAlerts: len(u.book.OpenAlerts()),
+		SentAgainFrames: us.SentAgain, SentAgainReason: us.SentAgainWhy,
 		Journal: &wire.JournalStatus{
 			Bytes: js.Bytes, CommitFailures: js.CommitFailures, SamplesLost: js.SamplesLost, DamagedFrames: js.DamagedFrames, Error: js.LastError,
 		},

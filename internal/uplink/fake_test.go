@@ -254,8 +254,10 @@ type hostile struct {
 	mu       sync.Mutex
 	answer   func(p published) (ack, drop bool)
 	code     byte // of CONNACK
+	forgets  bool // no connection finds its session, as if the broker had lost it
 	got      []published
 	connects int
+	conns    []net.Conn
 	wg       sync.WaitGroup
 }
 
@@ -266,7 +268,6 @@ func startHostile(t *testing.T, answer func(p published) (ack, drop bool)) *host
 		t.Fatal(err)
 	}
 	h := &hostile{url: "tcp://" + l.Addr().String(), answer: answer}
-	var conns []net.Conn
 	h.wg.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -274,7 +275,7 @@ func startHostile(t *testing.T, answer func(p published) (ack, drop bool)) *host
 				return
 			}
 			h.mu.Lock()
-			conns = append(conns, c)
+			h.conns = append(h.conns, c)
 			h.connects++
 			n := h.connects
 			h.mu.Unlock()
@@ -284,7 +285,7 @@ func startHostile(t *testing.T, answer func(p published) (ack, drop bool)) *host
 	t.Cleanup(func() {
 		l.Close()
 		h.mu.Lock()
-		for _, c := range conns {
+		for _, c := range h.conns {
 			c.Close()
 		}
 		h.mu.Unlock()
@@ -305,6 +306,7 @@ func (h *hostile) serve(c net.Conn, n int) {
 			a := packets.NewControlPacket(packets.Connack).(*packets.ConnackPacket)
 			h.mu.Lock()
 			a.ReturnCode = h.code
+			a.SessionPresent = n > 1 && !h.forgets
 			h.mu.Unlock()
 			_ = a.Write(c)
 		case *packets.PingreqPacket:
@@ -334,6 +336,19 @@ func (h *hostile) set(answer func(p published) (ack, drop bool)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.answer = answer
+}
+
+func (h *hostile) forget(forgets bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.forgets = forgets
+}
+
+// drop ends the connection.
+func (h *hostile) drop() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.conns[len(h.conns)-1].Close()
 }
 
 // on returns what arrived on topics that end with suffix.

@@ -222,7 +222,8 @@ func TestLateBound(t *testing.T) {
 
 // A broker that lost its memory gets every open alert again, however many there are.
 func TestManyOpenAlertsAreRepeated(t *testing.T) {
-	h := startHostile(t, ackAll) // it never knows a session
+	h := startHostile(t, ackAll)
+	h.forget(true)
 	b := newBook()
 	for i := range 150 {
 		b.say(fmt.Sprintf("01A%03d", i), alert.ActiveUnacknowledged, "raised", 1)

@@ -5,6 +5,11 @@
 //   - A frame counts as delivered only on the broker's PUBACK for every message it is in, received on the connection
 //     that carried them. Whatever was not acknowledged when a connection or the process ends is sent again. The same
 //     data may arrive twice; rows are identical then.
+//   - A broker that was killed forgets what it acknowledged since its last save. What it acknowledged in the last minutes
+//     is sent again, late: forgottenFor where our session is gone, and what went out before others had subscribed anew
+//     once more; staleFor where the session is there after a loss, at most once in staleEvery. Only what the journal
+//     still has; it is free to delete, for room, what was acknowledged once. Which frames those are is kept in memory;
+//     a new process goes by the times of frames, and only where the session is gone.
 //   - What is unacknowledged is remembered as a set of ranges of frames, on disk at most stateEvery old. Losing that
 //     file, or finding one of another journal, means that everything readable is sent again; nothing is skipped. A
 //     journal that ends before what the file knows is sent again as well, and goes on behind those numbers.
@@ -71,6 +76,7 @@ type Config struct {
 	AckTimeout  time.Duration // without an acknowledgement for so long the connection is dropped; 0 means 30 s
 	KeepAlive   time.Duration // 0 means 30 s
 	PingTimeout time.Duration // 0 means 10 s
+	SendAgain   time.Duration // after a broker came back without sessions, until others have theirs; 0 means 60 s
 	MinBackoff  time.Duration // caps the waits between attempts to connect where not 0
 }
 
@@ -111,6 +117,9 @@ func (c *Config) Validate() error {
 	}
 	if c.AckTimeout == 0 {
 		c.AckTimeout = 30 * time.Second
+	}
+	if c.SendAgain == 0 {
+		c.SendAgain = time.Minute
 	}
 	if c.StateDir == "" {
 		errs = append(errs, errors.New("no state directory"))
@@ -175,6 +184,11 @@ type Uplink struct {
 	savedAt  time.Time
 	frame    journal.Frame
 	waiting  map[string]spans // by boot: frames whose wall clock time is not known
+	recent   recent
+	unclean  bool      // the last connection was lost, not closed
+	staleAt  time.Time // when frames were sent again to a broker that knew our session
+	// againAt is when everything acknowledged from againSince on is sent again; zero: never.
+	againSince, againAt time.Time
 
 	mu     sync.Mutex // guards status
 	status Status
@@ -195,6 +209,8 @@ type Status struct {
 	Connects      uint64    // connections made
 	Failures      uint64    // attempts that failed and connections that were lost
 	LastError     string    // of the last failure; empty while connected
+	SentAgain     uint64    // acknowledged frames that had to be sent again, since a broker may have forgotten them
+	SentAgainWhy  string    // why, the last time
 	StateError    string    // why the state file could not be read or written; empty when it can
 }
 
@@ -256,6 +272,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 			u.setStatus(func(s *Status) { s.Connected, s.InFlight = false, 0 })
 			return nil
 		}
+		u.unclean = u.unclean || u.Status().Connected
 		lived := time.Since(began) >= livedAfter
 		if lived {
 			backoff.Lived()
@@ -301,6 +318,7 @@ func (u *Uplink) pause(ctx context.Context, wait time.Duration) bool {
 // acknowledged takes frames out of what is still to be delivered.
 func (u *Uplink) acknowledged(d *delivery) {
 	u.state.unacked = u.state.unacked.remove(d.from, d.end)
+	u.recent.add(time.Now(), d.from, d.end)
 	for _, r := range d.lost {
 		u.state.gone = u.state.gone.remove(r.from, r.end)
 	}

@@ -76,7 +76,15 @@ type OpenList struct {
 	Open []string  `json:"open"` // alert ids
 }
 
-// Status is the message on status, and (with State "offline" and no more) the last will.
+// Will is the last will: the message on status that the broker sends when it has lost the gateway. Written at the
+// connection, it can hold nothing that changes.
+type Will struct {
+	Node   string `json:"node"`
+	State  string `json:"state"`  // offline
+	Reason string `json:"reason"` // lost
+}
+
+// Status is the message on status. A Will is read as one, and holds its first three fields only.
 type Status struct {
 	Node  string `json:"node"`
 	State string `json:"state"` // online, offline
@@ -93,9 +101,13 @@ type Status struct {
 	// BacklogFrames are written on the box and not yet acknowledged by the broker.
 	BacklogFrames uint64 `json:"backlog_frames"`
 	// WaitingFrames of these wait until their time is known.
-	WaitingFrames uint64         `json:"waiting_frames,omitempty"`
-	OpenAlerts    int            `json:"open_alerts"`
-	Journal       *JournalStatus `json:"journal,omitempty"`
+	WaitingFrames uint64 `json:"waiting_frames,omitempty"`
+	// SentAgainFrames were acknowledged and sent again since the start of the program, because the broker may have
+	// forgotten them; SentAgainReason says why, the last time.
+	SentAgainFrames uint64         `json:"sent_again_frames,omitempty"`
+	SentAgainReason string         `json:"sent_again_reason,omitempty"`
+	OpenAlerts      int            `json:"open_alerts"`
+	Journal         *JournalStatus `json:"journal,omitempty"`
 }
 
 // JournalStatus is how the box's own store is, since the start of the program.

@@ -1,0 +1,36 @@
+package uplink_test
+
+import (
+	"net"
+	"testing"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"linli/internal/uplink"
+)
+
+// The will says what is known when it will be read, and no more.
+func TestWillSaysOnlyThatTheGatewayIsLost(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	start(t, uplink.Config{Brokers: []string{"tcp://" + l.Addr().String()}}, newJournal(1), newBook())
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	p, err := packets.ReadPacket(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	connect, ok := p.(*packets.ConnectPacket)
+	if !ok {
+		t.Fatalf("%v", p)
+	}
+	if got, want := string(connect.WillMessage), `{"node":"riverside.gw1","state":"offline","reason":"lost"}`; got != want || !connect.WillRetain {
+		t.Errorf("will %s, retained %v, want %s", got, connect.WillRetain, want)
+	}
+}
