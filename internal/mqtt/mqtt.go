@@ -213,12 +213,40 @@ func dial(ctx context.Context, cfg *Config, address string, secure bool) (net.Co
 	return t, nil
 }
 
-// Publish hands a message with QoS 1 to the connection. It blocks while the socket does, at most the write timeout.
-// The payload must not change until the token is done. The token may never be done once the connection is lost:
-// wait for Lost too. A token done without error has the broker's acknowledgement.
+// Publish hands a message with QoS 1 to the connection. It blocks while the socket does, at most the write timeout, and
+// no longer than the connection lives. The payload must not change until the token is done. The token may never be
+// done once the connection is lost: wait for Lost too. A token done without error has the broker's acknowledgement.
 func (s *Session) Publish(topic string, retained bool, payload []byte) paho.Token {
-	return s.client.Publish(topic, 1, retained, payload)
+	// The library waits out its whole write timeout although the connection is gone; a process that stops has no such
+	// time. The goroutine left behind then ends with that timeout.
+	handed := make(chan paho.Token, 1)
+	go func() { handed <- s.client.Publish(topic, 1, retained, payload) }()
+	select {
+	case token := <-handed:
+		return token
+	case <-s.conn.lost:
+		return failedToken{s.conn.err()}
+	}
 }
+
+// failedToken is the token of a message that was never handed to the connection.
+type failedToken struct{ err error }
+
+// Wait does not: the message has failed.
+func (failedToken) Wait() bool { return true }
+
+// WaitTimeout does not wait either.
+func (failedToken) WaitTimeout(time.Duration) bool { return true }
+
+// Done returns a channel that is closed.
+func (failedToken) Done() <-chan struct{} {
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
+// Error says why the connection was lost.
+func (t failedToken) Error() error { return t.err }
 
 // Subscribe subscribes to one filter with QoS 1 and checks that the broker granted it.
 func (s *Session) Subscribe(ctx context.Context, filter string) error {
