@@ -392,13 +392,18 @@ func TestNothingIsLost(t *testing.T) {
 	}
 	waitFor(t, 20*time.Second, "rows after the kills", func() bool { n := count(); pause(500 * time.Millisecond); return count() > n })
 
-	// The broker killed, with all that it had accepted and not yet passed on, and the gateway killed with a backlog.
+	// The broker killed, with all that it had accepted for ingest and not yet passed on, and the gateway killed with a
+	// backlog. Ingest comes back last: what the gateway sends before it is there, nobody takes.
+	c.ingest.kill()
+	pause(2 * time.Second)
 	c.broker.Kill()
 	pause(4 * time.Second)
 	killGateway()
 	pause(3 * time.Second)
 	c.broker.Start()
 	brokerBack := time.Now()
+	pause(6 * time.Second)
+	c.startIngest(t)
 	waitFor(t, 90*time.Second, "rows after the broker came back", func() bool { n := count(); pause(500 * time.Millisecond); return count() > n })
 
 	// The database away, and ingest killed meanwhile and afterwards.
