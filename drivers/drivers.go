@@ -34,6 +34,30 @@ type Writer interface {
 	Write(ctx context.Context, point telemetry.PointID, v telemetry.Value) error
 }
 
+// Host is implemented by buses that let others ask units between their own transactions: commissioning tools.
+// Like Step its methods belong to the bus's supervisor; callers use a Line.
+type Host interface {
+	// Ask sends one request PDU (function code first) to a unit and waits at most timeout (0: the bus's usual one) for
+	// the answer to begin. Exceptions are answers. It never repeats anything.
+	Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Duration) (Reply, error)
+	// Hear listens for d without asking.
+	Hear(ctx context.Context, d time.Duration) ([]byte, error)
+	// Suspend stops the polling until now+d, at most MaxSuspend, and sets the line to the given settings (the zero
+	// values keep the bus's own); the points read bad (maintenance). A later Suspend replaces an earlier one; d = 0
+	// resumes at once. Only serial lines can change settings.
+	Suspend(ctx context.Context, d time.Duration, baud int, format string) error
+}
+
+// MaxSuspend bounds one suspension of a bus's polling.
+const MaxSuspend = 10 * time.Minute
+
+// Reply is what came back to a request.
+type Reply struct {
+	PDU   []byte        // the answer, function code first; nil with an error
+	Heard []byte        // every byte that came while waiting, answer included; also with an error
+	Took  time.Duration // from sending to the end of the answer, or to giving up
+}
+
 // Errors of writes. Decide on them with errors.Is.
 var (
 	// ErrNotWritable: the point is no output of this bus.
@@ -42,6 +66,8 @@ var (
 	ErrRange = errors.New("value out of range")
 	// ErrClosed: the bus is no longer supervised. Nothing was sent.
 	ErrClosed = errors.New("bus closed")
+	// ErrNotHost: the bus cannot be asked for what none of its points is.
+	ErrNotHost = errors.New("not a bus that can be asked")
 	// ErrBusy: too many writes are waiting for the bus. Nothing was sent.
 	ErrBusy = errors.New("too many writes waiting")
 )
@@ -74,6 +100,9 @@ type BusHealth struct {
 	Up        bool    // the port is open or the endpoint connected
 	LastError string  // empty while Up
 	Busy      float64 // share of the last minute in which the line was in use, 0..1
+	Suspended bool    // not polled: somebody uses the line with other settings
+	Late      uint64  // frames discarded because they came too late
+	Foreign   uint64  // frames discarded because they were of units or masters that are not ours, or noise
 	Units     []UnitHealth
 }
 
@@ -85,6 +114,8 @@ type UnitHealth struct {
 	Answers    uint64
 	Timeouts   uint64
 	Errors     uint64 // CRC, wrong length, wrong unit, wrong function
+	CRC        uint64 // of Errors: the checksum did not match
+	Retries    uint64 // requests repeated after a failure while the unit counted as online
 	Exceptions uint64
 	Late       uint64        // frames discarded because they were late or foreign
 	RoundTrip  time.Duration // of the last answer

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"linli/internal/telemetry"
 )
@@ -138,4 +139,19 @@ func (l *Line) shut() {
 			return
 		}
 	}
+}
+
+// Ask asks a unit on behalf of a tool (see Host.Ask) between the bus's own transactions. share is the part of the
+// line's time that such requests may take together, 0 for as soon as possible. Writes of outputs and reads that are
+// due go first where share is not 0. ErrNotHost where the bus is none.
+func (l *Line) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Duration, share float64) (Reply, error) {
+	return Reply{}, ErrNotHost
+}
+
+// Hear listens on the line for d, at most 10 s (see Host.Hear).
+func (l *Line) Hear(ctx context.Context, d time.Duration) ([]byte, error) { return nil, ErrNotHost }
+
+// Suspend stops the bus's polling for d (see Host.Suspend).
+func (l *Line) Suspend(ctx context.Context, d time.Duration, baud int, format string) error {
+	return ErrNotHost
 }

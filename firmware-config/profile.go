@@ -26,6 +26,17 @@ type Profile struct {
 	Channels []Channel
 	// Device is set where the unit is exactly one device: the class it is, and which channel provides which point.
 	Device *DeviceBinding
+	// Params are the settings that can be read and written (`config:` in the file); Unlock is written before any of
+	// them, Save after all of them.
+	Params       []Param
+	Unlock, Save []RawWrite
+	// Signature tells the model apart from others on the bus: every Test must hold. Empty: it cannot be told.
+	Signature []Test
+	// DeviceID is what it says of itself, nil where it does not.
+	DeviceID *DeviceID
+	// LookAlikes are ids of profiles that answer the same registers with another meaning: nothing is written to a unit
+	// before its Signature has told it apart from them.
+	LookAlikes []string
 	// Golden frames were seen on the wire or printed in a manual; the driver must build and decode exactly these.
 	Golden []Golden
 }
@@ -106,6 +117,9 @@ const (
 	EncF32
 	EncF64
 	EncS16Offset10000
+	EncBCD16  // four decimal digits; a nibble above 9 is no reading
+	EncBCD32  // eight decimal digits
+	EncString // text in Channel.Count registers
 )
 
 // Registers returns how many registers (or bits, for EncBool) a value takes.
@@ -146,8 +160,54 @@ type Channel struct {
 	Valid *Validity
 	// Every is how often the channel is worth reading; 0 means the bus default of 1 s for life safety, 5 s else.
 	Every time.Duration
+	// LittleBytes: the low byte of each register comes first (BADC, with LittleWords DCBA).
+	LittleBytes bool
+	// Count is how many registers a string takes; 0 for every other encoding.
+	Count int
+	// OneChar: a string has one character in the low byte of each register instead of two.
+	OneChar bool
+	// ScaleFrom is the register that decides the scale; nil where Scale is fixed. Both apply.
+	ScaleFrom *ScaleFrom
+	// Counter: the value only rises and starts again at 0 when its bits are used up. The driver goes on counting over
+	// that; a fall that is no such wrap (a reset) is passed on as it is.
+	Counter bool
+	// WriteValues are the raw registers that are written for each value as it is read back, where the two differ (a
+	// command register with magic numbers). Values that are not listed cannot be written.
+	WriteValues []WriteValue
+	// NoReadBack: what is written cannot be read there (a command). A write ends with the unit's confirmation.
+	NoReadBack bool
 	// Writable channels are outputs (coils and holding registers only).
 	Writable bool
+}
+
+// Registers returns how many registers (or bits) the channel takes.
+func (c *Channel) Registers() int {
+	if c.Encoding == EncString {
+		return c.Count
+	}
+	return c.Encoding.Registers()
+}
+
+// ScaleFrom is a register of the same unit that says how a channel is scaled.
+type ScaleFrom struct {
+	Table   Table
+	Address int
+	// Decimals: the value is raw * 10^-n, n being the register (0 to 9). Otherwise Values names the factor for each
+	// code. Any other content makes the value BadSensor.
+	Decimals bool
+	Values   []ScaleValue
+}
+
+// ScaleValue is the factor for one code of a ScaleFrom.
+type ScaleValue struct {
+	Code  uint16
+	Scale float64
+}
+
+// WriteValue is the raw register to write for a value as it is read back.
+type WriteValue struct {
+	Value int64
+	Raw   uint16
 }
 
 // Validity is a bit in another register of the same unit that says whether a channel's value counts.

@@ -103,6 +103,13 @@ type Config struct {
 	// the clock whose Monos Step is given; nil uses one of the bus's own, set by each Step.
 	Clock *telemetry.Clock
 	Log   *zap.Logger // nil logs nothing
+	// Inbound is where the connections of a converter that dials in come from; nil dials Address.
+	Inbound *Route
+	// Memory keeps learned holes; nil forgets them.
+	Memory Memory
+	// IgnoreTID is for TCP gateways that do not repeat the transaction id: the connection is closed after every
+	// timeout, and the id of answers is not looked at.
+	IgnoreTID bool
 }
 
 // validate applies the defaults and collects everything wrong.

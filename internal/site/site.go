@@ -49,6 +49,9 @@ type Site struct {
 	File      string // path the positions refer to
 	Inventory *telemetry.Inventory
 	Buses     []Bus
+	Outputs   []Output
+	Settings  []UnitSettings
+	Verify    time.Duration                // how often the units' settings are held against Settings; 0 never, default 24 h
 	Packs     []*rules.Pack                // in the order of the file, parameters not yet applied
 	Params    map[string]map[string]string // pack -> parameter -> value as written
 	Uplink    *Uplink                      // nil: works alone
@@ -72,6 +75,37 @@ type Bus struct {
 	Line      firmwareconfig.Line // of a serial line
 	Timeout   time.Duration       // overrides the profiles' where not 0
 	Units     []firmwareconfig.Unit
+	// Listen is host:port where the converter dials in, "" where we dial Address; Registration is what it sends
+	// first, nil where the port says enough.
+	Listen       string
+	Registration []byte
+	IgnoreTID    bool
+	// Chip is the GPIO chip, by label or name, of transport gpio; Lines are parallel to the channels of Units[0].Profile.
+	Chip  string
+	Lines []firmwareconfig.GPIOLine
+	// Health is the device that the bus itself is (class field_bus), UnitHealth those of its units (class bus_unit),
+	// parallel to Units: indexes in Inventory.Devices.
+	Health     int
+	UnitHealth []int
+}
+
+// Output is a point that can be written, with what happens to it when the gateway starts and stops.
+type Output struct {
+	Point           telemetry.PointID
+	Bus             int // index in Site.Buses
+	OnStart, OnStop firmwareconfig.OutputState
+	// Interval is the shortest time between two writes of different values; 0 means the default of 1 s for bursts
+	// of more than five.
+	Interval time.Duration
+	// Watchdog: the module itself returns to a safe state when nobody talks to it, as the site file claims.
+	Watchdog bool
+}
+
+// UnitSettings are the settings that the site file wants a unit to have.
+type UnitSettings struct {
+	Bus, Unit int // indexes in Site.Buses and its Units
+	// Want is parameter name -> value as written.
+	Want map[string]string
 }
 
 // The transports of a Bus, as its key in the site file.
