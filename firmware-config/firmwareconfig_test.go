@@ -317,6 +317,7 @@ func TestMistakes(t *testing.T) {
 		"default":           {c, strings.Replace(goodClass, "kind: bool,", "kind: bool, default: false,", 1), `5:29: only an optional point has a default`},
 		"default's kind":    {c, strings.Replace(goodClass, "kind: bool,", "kind: bool, optional: true, default: 1,", 1), `5:45: expected true or false, got 1`},
 		"alarm_when":        {c, strings.Replace(goodClass, "unit: °C,", "alarm_when: true,", 1), `6:44: alarm_when is for bool points, this one is float`},
+		"event default":     {c, strings.Replace(goodClass, "kind: bool,", "kind: bool, event: true, optional: true, default: false,", 1), `5:27: an event is something that happened: it has no default and is no output`},
 		"no enum":           {c, strings.Replace(goodClass, "kind: bool", "kind: enum", 1), `5:14: a point of kind enum needs enum: [{code: 1, name: ..., title: ...}]`},
 		"enum twice":        {c, strings.Replace(goodClass, "kind: bool", "kind: enum, enum: [{code: 1, name: a, title: {zh: 一, en: one}}, {code: 1, name: a, title: {zh: 一, en: one}}]", 1), "5:79: code 1 is used twice, by a and a\n5:88: the enum name \"a\" is used twice"},
 		"enum default":      {c, strings.Replace(goodClass, "kind: bool", "kind: enum, optional: true, default: kitchn, enum: [{code: 1, name: kitchen, title: {zh: 一, en: one}}]", 1), `5:45: on has no value named "kitchn", did you mean "kitchen"?`},

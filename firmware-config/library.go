@@ -23,8 +23,8 @@
 //	  mounted: {kind: bool, optional: true, default: true, alarm_when: false, title: {zh: 在位, en: Mounted}}
 //
 // An optional point that no unit provides is its default, or simply absent where there is no default. Points may
-// be `writable` (outputs). An enum point lists `enum: [{code: 1, name: recyclable, title: {...}}, ...]`; its
-// default is a name.
+// be `writable` (outputs), or an `event: true`: each of its samples is something that happened (a card was presented).
+// An enum point lists `enum: [{code: 1, name: recyclable, title: {...}}, ...]`; its default is a name.
 //
 // # Profile files
 //

@@ -104,6 +104,7 @@ type classPointFile struct {
 	Enum       yamlfile.At[[]enumFile]     `yaml:"enum"`
 	LifeSafety bool                        `yaml:"life_safety"`
 	Writable   bool                        `yaml:"writable"`
+	Event      yamlfile.At[bool]           `yaml:"event"`
 	AlarmWhen  *yamlfile.At[bool]          `yaml:"alarm_when"`
 }
 
@@ -142,7 +143,7 @@ func (l *loader) checkTitle(t yamlfile.At[telemetry.Text]) {
 
 func (l *loader) classPoint(name string, f *classPointFile) telemetry.PointDef {
 	def := telemetry.PointDef{Name: name, Title: f.Title.Value, Unit: f.Unit.Value, Optional: f.Optional,
-		LifeSafety: f.LifeSafety, Writable: f.Writable}
+		LifeSafety: f.LifeSafety, Writable: f.Writable, Event: f.Event.Value}
 	l.checkTitle(f.Title)
 	checkUnit(f.Unit, &l.errs)
 	kind, err := telemetry.ParseKind(f.Kind.Value)
@@ -165,6 +166,9 @@ func (l *loader) classPoint(name string, f *classPointFile) telemetry.PointDef {
 		if f.AlarmWhen.Value {
 			def.AlarmWhen = telemetry.AlarmTrue
 		}
+	}
+	if f.Event.Value && (f.Default != nil || f.Writable) {
+		l.errs.Addf(f.Event.Pos, "an event is something that happened: it has no default and is no output")
 	}
 	if f.Default != nil && !f.Optional {
 		l.errs.Addf(f.Default.Pos, "only an optional point has a default")

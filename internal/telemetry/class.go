@@ -35,6 +35,9 @@ type PointDef struct {
 	LifeSafety bool
 	// Writable points are outputs: they can be commanded.
 	Writable bool
+	// Event points tell what happened, not what is: each sample stands for itself (a card was presented), also where it
+	// repeats the last one. They are never thinned out, and nothing is to be read from how old the last one is.
+	Event bool
 	// AlarmWhen, for a bool point, is the state worth colour on a screen ("smoke": true). 0 none, 1 true, 2 false.
 	AlarmWhen AlarmWhen
 }

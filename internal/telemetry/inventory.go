@@ -32,12 +32,16 @@ type Zone struct {
 	Title  Text
 }
 
-// Device is something people name, in a zone.
+// Device is something people name, in a zone; or a part of the gateway's own works (System).
 type Device struct {
 	ID    string
 	Class *Class
-	Zone  int // index in Inventory.Zones
+	Zone  int // index in Inventory.Zones; -1 for the site itself, where only System devices are
 	Title Text
+	// System devices are the buses and their units, which have points of their own (is it up, how busy is it). Rules that
+	// name their class, the journal and the city have them like any other; they are no part of what is installed for
+	// people, so boards and `for_each: device` leave them out.
+	System bool
 	// Points is parallel to Class.Points: the point's id, or NoPoint where an optional point is its constant default.
 	Points []PointID
 	// Constants is parallel to Class.Points: what the site file fixes a point to that nothing provides. The zero
@@ -59,7 +63,7 @@ type Point struct {
 type Series struct {
 	Class  string // measurement; "derived" for derived points
 	Device string // device id; the subject for derived points
-	Zone   string
+	Zone   string // zone id, "" for the site itself
 	Point  string // field; the rule's name for derived points
 	Kind   Kind
 }
@@ -128,6 +132,14 @@ func (inv *Inventory) DeviceByID(id string) (int, bool) { i, ok := inv.byDevice[
 // ZoneByID returns the zone's index, or false.
 func (inv *Inventory) ZoneByID(id string) (int, bool) { i, ok := inv.byZone[id]; return i, ok }
 
+// ZoneID returns the id of a zone, "" for -1 (the site).
+func (inv *Inventory) ZoneID(zone int) string {
+	if zone < 0 {
+		return ""
+	}
+	return inv.Zones[zone].ID
+}
+
 // InZone reports whether zone is z or lies within it. Zone -1 (the site) contains every zone.
 func (inv *Inventory) InZone(zone, z int) bool {
 	for zone != z && zone >= 0 {
@@ -152,12 +164,8 @@ func (inv *Inventory) ZonePath(zone int, lang string) []string {
 func (inv *Inventory) Series(id PointID) Series {
 	p := &inv.Points[id]
 	if p.Device < 0 {
-		s := Series{Class: Derived, Device: p.Subject, Point: p.Rule, Kind: p.Def.Kind}
-		if p.SubjectZone >= 0 {
-			s.Zone = inv.Zones[p.SubjectZone].ID
-		}
-		return s
+		return Series{Class: Derived, Device: p.Subject, Zone: inv.ZoneID(p.SubjectZone), Point: p.Rule, Kind: p.Def.Kind}
 	}
 	d := &inv.Devices[p.Device]
-	return Series{Class: d.Class.ID, Device: d.ID, Zone: inv.Zones[d.Zone].ID, Point: p.Def.Name, Kind: p.Def.Kind}
+	return Series{Class: d.Class.ID, Device: d.ID, Zone: inv.ZoneID(d.Zone), Point: p.Def.Name, Kind: p.Def.Kind}
 }

@@ -31,3 +31,30 @@ func TestConstantPrefersTheSiteFileOverTheClass(t *testing.T) {
 		}
 	}
 }
+
+func TestADeviceOfTheSiteHasNoZone(t *testing.T) {
+	class := &telemetry.Class{ID: "field_bus", Points: []telemetry.PointDef{{Name: "up", Kind: telemetry.Bool}}}
+	inv := &telemetry.Inventory{}
+	hall := inv.AddZone(telemetry.Zone{ID: "hall", Parent: -1, Title: telemetry.Text{Zh: "大厅", En: "Hall"}})
+	bus := inv.AddDevice(telemetry.Device{ID: "rs485_1", Class: class, Zone: -1, System: true})
+	door := inv.AddDevice(telemetry.Device{ID: "door", Class: class, Zone: hall})
+
+	want := telemetry.Series{Class: "field_bus", Device: "rs485_1", Point: "up", Kind: telemetry.Bool}
+	if got := inv.Series(inv.ProvidePoint(bus, 0)); got != want {
+		t.Errorf("Series = %+v, want %+v", got, want)
+	}
+	want.Device, want.Zone = "door", "hall"
+	if got := inv.Series(inv.ProvidePoint(door, 0)); got != want {
+		t.Errorf("Series = %+v, want %+v", got, want)
+	}
+	derived := inv.AddDerived("r", "a", -1, &class.Points[0])
+	if got := inv.Series(derived).Zone; got != "" {
+		t.Errorf("a derived point of the site lies in zone %q", got)
+	}
+	if got := inv.ZonePath(-1, "en"); got != nil {
+		t.Errorf("ZonePath(-1) = %v", got)
+	}
+	if inv.InZone(-1, hall) || !inv.InZone(hall, -1) || !inv.InZone(-1, -1) {
+		t.Error("the site lies in no zone, and every zone lies in the site")
+	}
+}
