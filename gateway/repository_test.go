@@ -29,6 +29,7 @@ var allowedImports = map[string][]string{
 	"internal/live":      {"internal/telemetry"},
 	"internal/journal":   {"internal/telemetry"},
 	"internal/store":     {},
+	"internal/audit":     {},
 	"internal/alert":     {"internal/telemetry", "internal/store"},
 	"internal/wire":      {"internal/telemetry", "internal/alert"},
 	"internal/mqtt":      {},
