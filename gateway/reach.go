@@ -1,0 +1,516 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os/user"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"linli/drivers"
+	"linli/drivers/modbus"
+	firmwareconfig "linli/firmware-config"
+	"linli/internal/site"
+)
+
+// Bounds of talking to a running gateway.
+const (
+	// reachWait is how long a gateway may take to say that it is there. It is asked on the box itself.
+	reachWait = 2 * time.Second
+	// askWait is how long a request may stand in a busy line's queue, on top of its own time.
+	askWait = 30 * time.Second
+	// hearMost bounds one Hear: the gateway allows no more.
+	hearMost = 10 * time.Second
+)
+
+// busConn is one bus as commissioning tools use it: asked through the running gateway, or opened by the tool itself.
+// It is used by one goroutine.
+type busConn interface {
+	// Ask sends one request PDU and waits at most timeout (0: the usual one) for the answer to begin. Exceptions are
+	// answers. A Reply without PDU comes with an error: *lostError where the bus itself cannot be used, anything else
+	// where this unit gave no valid answer.
+	Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Duration) (drivers.Reply, error)
+	// Hear listens for d without asking. It returns what was heard also with an error.
+	Hear(ctx context.Context, d time.Duration) ([]byte, error)
+	// Set changes the settings of a serial line; a running gateway stops polling the bus for as long as
+	// reachOptions.suspend says, counted from the first Set. The zero Line gives the bus its own settings back and ends
+	// that.
+	Set(ctx context.Context, line firmwareconfig.Line) error
+	// Close gives the bus back, polled and with its own settings.
+	Close() error
+}
+
+// reachOptions is how a tool wants to use a bus.
+type reachOptions struct {
+	by      string        // who asks; needed for writes and suspensions, and recorded by the gateway
+	share   float64       // part of a running bus's time that asking may take, 0 for as soon as possible
+	suspend time.Duration // how long a running gateway may be kept from polling; 0 refuses Set
+}
+
+// lostError says that the bus as a whole cannot be used: the device is gone, the gateway has stopped.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string { return e.err.Error() }
+
+func (e *lostError) Unwrap() error { return e.err }
+
+// connectBus connects to bus busID of a site file: through the running gateway of that site file if it answers, else
+// alone. An empty busID takes the only Modbus bus of the file.
+func connectBus(ctx context.Context, file, busID string, opts reachOptions) (busConn, error) {
+	p, err := loadPlan(file)
+	if err != nil {
+		return nil, err
+	}
+	b, err := busOf(p.site, busID)
+	if err != nil {
+		return nil, err
+	}
+	return reachBus(ctx, p.site, b, opts)
+}
+
+// reachBus is connectBus for a site file that is loaded.
+func reachBus(ctx context.Context, s *site.Site, b *site.Bus, opts reachOptions) (busConn, error) {
+	api, err := findGateway(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	if api != nil {
+		return &gatewayConn{api: api, bus: b.ID, opts: opts}, nil
+	}
+	return openAlone(ctx, modbusConfig(b), b.Listen, b.Registration)
+}
+
+// busOf returns the bus named id, or the only one that speaks Modbus where id is "".
+func busOf(s *site.Site, id string) (*site.Bus, error) {
+	var ids []string
+	var found *site.Bus
+	for i := range s.Buses {
+		b := &s.Buses[i]
+		if !isModbus(b) {
+			if b.ID == id {
+				return nil, fmt.Errorf("bus %s is of kind %s: only Modbus buses can be asked", id, b.Transport)
+			}
+			continue
+		}
+		ids = append(ids, b.ID)
+		if b.ID == id || id == "" {
+			found = b
+		}
+	}
+	switch {
+	case len(ids) == 0:
+		return nil, fmt.Errorf("%s has no Modbus bus", s.File)
+	case id == "" && len(ids) > 1:
+		return nil, &usageError{fmt.Errorf("say which bus: --bus %s", strings.Join(ids, " or --bus "))}
+	case found == nil:
+		return nil, fmt.Errorf("%s has no bus %q; it has %s", s.File, id, strings.Join(ids, ", "))
+	}
+	return found, nil
+}
+
+func isModbus(b *site.Bus) bool {
+	return b.Transport == site.ModbusRTU || b.Transport == site.ModbusTCP || b.Transport == site.ModbusRTUOverTCP
+}
+
+// modbusConfig is how a bus is opened by a tool: as the gateway would, without its units.
+func modbusConfig(b *site.Bus) modbus.Config {
+	c := modbus.Config{Name: b.ID, Address: b.Address, Device: b.Device, Line: b.Line, Timeout: b.Timeout, IgnoreTID: b.IgnoreTID}
+	switch b.Transport {
+	case site.ModbusTCP:
+		c.Transport = modbus.TCP
+	case site.ModbusRTUOverTCP:
+		c.Transport = modbus.RTUOverTCP
+	default:
+		c.Transport = modbus.RTU
+	}
+	return c
+}
+
+// aloneConn is a line that the tool has opened itself.
+type aloneConn struct {
+	*modbus.Session
+	own  firmwareconfig.Line // the bus's own settings
+	stop func()              // ends the listener of a converter that dials in; may be nil
+}
+
+// openAlone opens a line without a gateway. listen is where its converter dials in, "" where we dial.
+func openAlone(ctx context.Context, c modbus.Config, listen string, registration []byte) (busConn, error) {
+	a := &aloneConn{own: c.Line}
+	if listen != "" {
+		l := modbus.NewListener(listen, zap.NewNop())
+		c.Inbound = l.Route(registration)
+		run, cancel := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = l.Run(run) // What it cannot open shows as a connection that never comes.
+		}()
+		a.stop = func() { cancel(); <-done }
+	}
+	s, err := modbus.Open(ctx, c)
+	if err != nil {
+		if a.stop != nil {
+			a.stop()
+		}
+		return nil, explainOpen(c, err)
+	}
+	a.Session = s
+	return a, nil
+}
+
+// explainOpen says what to do about a line that cannot be opened.
+func explainOpen(c modbus.Config, err error) error {
+	switch {
+	case errors.Is(err, modbus.ErrInUse):
+		return fmt.Errorf("%s is in use, by the gateway or another program. With the gateway running, go through it: -c SITE-FILE --bus BUS (%w)", c.Device, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s may not be opened by this user. Run as the gateway's user, or join the device's group (usually dialout: sudo usermod -aG dialout $USER, then log in again) (%w)", c.Device, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("there is no %s: is the adapter plugged in? Those present are under /dev/serial/by-id (%w)", c.Device, err)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("nobody listens at %s: check the address, the port and that the converter is in server mode (%w)", c.Address, err)
+	}
+	return fmt.Errorf("open the line: %w", err)
+}
+
+// Ask is busConn's Ask.
+func (a *aloneConn) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Duration) (drivers.Reply, error) {
+	r, err := a.Session.Ask(ctx, unit, pdu, timeout)
+	return r, lost(err)
+}
+
+// Hear is busConn's Hear.
+func (a *aloneConn) Hear(ctx context.Context, d time.Duration) ([]byte, error) {
+	heard, err := a.Session.Hear(ctx, d)
+	return heard, lost(err)
+}
+
+// Set is busConn's Set.
+func (a *aloneConn) Set(ctx context.Context, line firmwareconfig.Line) error {
+	if line == (firmwareconfig.Line{}) {
+		line = a.own
+	}
+	return lost(a.Session.Set(ctx, line))
+}
+
+// Close is busConn's Close.
+func (a *aloneConn) Close() error {
+	err := a.Session.Close()
+	if a.stop != nil {
+		a.stop()
+	}
+	return err
+}
+
+// lost marks the errors after which there is no use in asking the next unit: the device was pulled out, the endpoint
+// is away.
+func lost(err error) error {
+	for _, gone := range [...]error{modbus.ErrInUse, fs.ErrNotExist, fs.ErrPermission, syscall.EIO, syscall.ENODEV, syscall.ENXIO,
+		syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
+		if errors.Is(err, gone) {
+			return &lostError{err}
+		}
+	}
+	return err
+}
+
+// gatewayAPI is the HTTP API of a running gateway.
+type gatewayAPI struct {
+	base   string // http://host:port
+	token  string
+	client *http.Client
+}
+
+// findGateway returns the API of the gateway that runs from a site file, nil where none answers. A gateway that is
+// there and does not let us in is an error: beside it the bus must not be used.
+func findGateway(ctx context.Context, s *site.Site) (*gatewayAPI, error) {
+	token, err := readToken(s.Console.TokenFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		token, err = "", nil // Where the file is missing the gateway does not run either.
+	}
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return nil, err
+	}
+	noToken := err
+	api := &gatewayAPI{base: "http://" + localAddress(s.Console.Listen), token: token, client: &http.Client{
+		// Redirects would lead away from what was asked.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport:     &http.Transport{Proxy: nil, MaxIdleConnsPerHost: 1},
+	}}
+	short, cancel := context.WithTimeout(ctx, reachWait)
+	defer cancel()
+	var answer struct {
+		Node string `json:"node"`
+	}
+	err = api.call(short, http.MethodGet, "/api/v1/site", nil, &answer)
+	var refused *apiProblem
+	switch {
+	case err == nil && answer.Node == s.Inventory.Node():
+		return api, nil
+	case err == nil:
+		return nil, nil // Somebody else's console; it does not hold our bus.
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.As(err, &refused) && refused.status == http.StatusUnauthorized:
+		if noToken != nil {
+			return nil, fmt.Errorf("the gateway at %s wants its access token, which this user may not read: %w", api.base, noToken)
+		}
+		return nil, fmt.Errorf("the gateway at %s does not take the access token of %s", api.base, cmp.Or(s.Console.TokenFile, "this site file (it has none)"))
+	}
+	return nil, nil
+}
+
+// localAddress is where this machine reaches what listens at address.
+func localAddress(address string) string {
+	host, port, err := net.SplitHostPort(cmp.Or(address, defaultConsole))
+	if err != nil {
+		return defaultConsole
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// apiProblem is an answer of the API that says no.
+type apiProblem struct {
+	status  int
+	code    string
+	message string
+}
+
+func (e *apiProblem) Error() string { return "the gateway says: " + e.message }
+
+// call carries out one request and decodes its answer into out, which may be nil.
+func (g *gatewayAPI) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, g.base+path, body)
+	if err != nil {
+		return err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if g.token != "" {
+		req.Header.Set("Authorization", "Bearer "+g.token)
+	}
+	resp, err := g.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode/100 != 2 {
+		return problemOf(resp.StatusCode, data)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return fmt.Errorf("%s%s answers what is no JSON of ours: %w", g.base, path, err)
+	}
+	return nil
+}
+
+// problemOf reads the body of an answer that is an error.
+func problemOf(status int, body []byte) *apiProblem {
+	var p struct {
+		Error struct {
+			Code    string `json:"code"`
+			Message struct {
+				En string `json:"en"`
+			} `json:"message"`
+			Detail string `json:"detail"`
+		} `json:"error"`
+	}
+	_ = json.Unmarshal(body, &p) // A body of another kind leaves the status.
+	message := cmp.Or(p.Error.Message.En, fmt.Sprintf("%d %s", status, http.StatusText(status)))
+	if p.Error.Detail != "" {
+		message += " (" + p.Error.Detail + ")"
+	}
+	return &apiProblem{status: status, code: p.Error.Code, message: message}
+}
+
+// gatewayConn is a bus that the running gateway polls, asked through its API.
+type gatewayConn struct {
+	api   *gatewayAPI
+	bus   string
+	opts  reachOptions
+	until time.Time // when the suspension that Set began is over; zero without one
+}
+
+func (c *gatewayConn) path(verb string) string {
+	return "/api/v1/buses/" + url.PathEscape(c.bus) + "/" + verb
+}
+
+// Ask is busConn's Ask.
+func (c *gatewayConn) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Duration) (drivers.Reply, error) {
+	if len(pdu) == 0 {
+		return drivers.Reply{}, errors.New("empty request")
+	}
+	in := struct {
+		Unit    int     `json:"unit"`
+		PDU     string  `json:"pdu"`
+		Timeout int64   `json:"timeout_ms"`
+		Share   float64 `json:"share"`
+		By      string  `json:"by,omitempty"`
+		Write   bool    `json:"write,omitempty"`
+	}{Unit: int(unit), PDU: hex.EncodeToString(pdu), Timeout: timeout.Milliseconds(), Share: c.opts.share, By: c.opts.by, Write: isWrite(pdu[0])}
+	var out struct {
+		PDU   string  `json:"pdu"`
+		Heard string  `json:"heard"`
+		Took  float64 `json:"took_ms"`
+		Error string  `json:"error"`
+	}
+	wait, cancel := context.WithTimeout(ctx, timeout+askWait)
+	defer cancel()
+	if err := c.api.call(wait, http.MethodPost, c.path("ask"), in, &out); err != nil {
+		return drivers.Reply{}, c.failed(ctx, err)
+	}
+	r := drivers.Reply{Took: time.Duration(out.Took * float64(time.Millisecond))}
+	var err error
+	if r.Heard, err = hex.DecodeString(out.Heard); err != nil {
+		return drivers.Reply{}, &lostError{fmt.Errorf("the gateway answers what is no hex: %w", err)}
+	}
+	if out.Error != "" {
+		return r, errors.New(out.Error)
+	}
+	if r.PDU, err = hex.DecodeString(out.PDU); err != nil || len(r.PDU) == 0 {
+		return drivers.Reply{}, &lostError{fmt.Errorf("the gateway answers %q, which is no PDU", out.PDU)}
+	}
+	return r, nil
+}
+
+// isWrite reports whether a function code changes the unit.
+func isWrite(function byte) bool {
+	switch function {
+	case 5, 6, 15, 16, 22, 23:
+		return true
+	}
+	return false
+}
+
+// Hear is busConn's Hear.
+func (c *gatewayConn) Hear(ctx context.Context, d time.Duration) ([]byte, error) {
+	var all []byte
+	for d > 0 {
+		piece := min(d, hearMost)
+		d -= piece
+		in := struct {
+			MS int64 `json:"ms"`
+		}{max(1, piece.Milliseconds())}
+		var out struct {
+			Heard string `json:"heard"`
+		}
+		wait, cancel := context.WithTimeout(ctx, piece+askWait)
+		err := c.api.call(wait, http.MethodPost, c.path("hear"), in, &out)
+		cancel()
+		if err != nil {
+			return all, c.failed(ctx, err)
+		}
+		heard, err := hex.DecodeString(out.Heard)
+		if err != nil {
+			return all, &lostError{fmt.Errorf("the gateway answers what is no hex: %w", err)}
+		}
+		all = append(all, heard...)
+	}
+	return all, nil
+}
+
+// Set is busConn's Set.
+func (c *gatewayConn) Set(ctx context.Context, line firmwareconfig.Line) error {
+	if line == (firmwareconfig.Line{}) {
+		if c.until.IsZero() {
+			return nil
+		}
+		c.until = time.Time{}
+		return c.suspend(ctx, 0, line)
+	}
+	if c.opts.suspend <= 0 {
+		return errors.New("the gateway polls this bus: other settings need it suspended, as with --suspend 60s")
+	}
+	now := time.Now()
+	until := c.until
+	if until.IsZero() {
+		until = now.Add(min(c.opts.suspend, drivers.MaxSuspend))
+	}
+	left := until.Sub(now).Round(time.Second) // The gateway counts in whole seconds.
+	if left < time.Second {
+		return fmt.Errorf("the suspension of %s is over", c.opts.suspend)
+	}
+	if err := c.suspend(ctx, left, line); err != nil {
+		return err
+	}
+	c.until = until
+	return nil
+}
+
+func (c *gatewayConn) suspend(ctx context.Context, d time.Duration, line firmwareconfig.Line) error {
+	in := struct {
+		For    int64  `json:"for_s"`
+		Baud   int    `json:"baud,omitempty"`
+		Format string `json:"format,omitempty"`
+		By     string `json:"by,omitempty"`
+	}{int64(d / time.Second), line.Baud, line.Format, c.opts.by}
+	wait, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	return c.failed(ctx, c.api.call(wait, http.MethodPost, c.path("suspend"), in, nil))
+}
+
+// failed marks what makes the bus unusable; the end of ctx stays what it is.
+func (c *gatewayConn) failed(ctx context.Context, err error) error {
+	var p *apiProblem
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.As(err, &p):
+		return &lostError{err}
+	}
+	return &lostError{fmt.Errorf("the gateway at %s no longer answers: %w", c.api.base, err)}
+}
+
+// Close is busConn's Close. A suspension that Set began ends, also where the tool was interrupted.
+func (c *gatewayConn) Close() error {
+	defer c.api.client.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(context.Background(), reachWait)
+	defer cancel()
+	return c.Set(ctx, firmwareconfig.Line{})
+}
+
+// whoAsks returns the name for the gateway's records: the one given, or the user of this machine.
+func whoAsks(by string) (string, error) {
+	if by = strings.TrimSpace(by); by != "" {
+		return by, nil
+	}
+	u, err := user.Current()
+	if err != nil || u.Username == "" {
+		return "", &usageError{errors.New("say who you are: --by NAME")}
+	}
+	return u.Username, nil
+}
