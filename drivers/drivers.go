@@ -2,7 +2,8 @@
 //
 // A Bus is driven by Supervise, which calls Step whenever something is due and hands the samples on. Writes come
 // from other goroutines through a Line: they overtake reads, and are carried out by the supervisor's goroutine
-// between two Steps, so that a bus never sees two callers at once.
+// between two Steps, so that a bus never sees two callers at once. So are the requests of tools (guests), which take
+// a stated share of the line.
 //
 // Supervise logs changes of state only (a unit fell silent, a unit is back), never repetitions. It has no opinion
 // about what a bus does within a Step; pacing, demotion of dead units and reconnecting belong to the bus.
@@ -68,8 +69,10 @@ var (
 	ErrClosed = errors.New("bus closed")
 	// ErrNotHost: the bus cannot be asked for what none of its points is.
 	ErrNotHost = errors.New("not a bus that can be asked")
-	// ErrBusy: too many writes are waiting for the bus. Nothing was sent.
-	ErrBusy = errors.New("too many writes waiting")
+	// ErrBusy: too many writes or requests are waiting for the bus. Nothing was sent.
+	ErrBusy = errors.New("too many requests waiting")
+	// ErrSuspended: the line has other settings for a while, which the unit would not understand. Nothing was sent.
+	ErrSuspended = errors.New("the bus is suspended with other line settings")
 )
 
 // OutcomeUnknownError says that a write was sent, or may have been, and that nobody knows whether it took effect.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"linli/internal/telemetry"
 )
@@ -14,14 +13,24 @@ import (
 // learns at once that nothing was sent, instead of a siren that starts minutes late.
 const writesWaiting = 64
 
-// Line is a Bus that takes writes from any goroutine. Give it to Supervise in place of the bus it wraps.
+// Line is a Bus that takes writes, and requests of tools, from any goroutine. Give it to Supervise in place of the
+// bus it wraps.
+//
+// Between two Steps the supervisor carries out all writes that wait, but lets a life-safety read that is overdue by
+// its whole interval have its turn after each of them; then at most one request of a tool.
 type Line struct {
 	bus     Bus
 	writes  chan *write
+	guests  chan *guest // as soon as possible
+	sharers chan *guest // within their share of the line's time
 	refused atomic.Uint64
 
-	mu     sync.Mutex // guards closed and sends on writes
+	mu     sync.Mutex // guards closed and sends on the queues
 	closed bool
+
+	// What follows belongs to the supervisor's goroutine.
+	turn      [2]*guest      // taken out of guests and sharers, not carried out yet
+	shareFree telemetry.Mono // when the share allows the next of the sharers
 }
 
 // write is one write on its way. Its state is decided once: either the supervisor begins it, or the caller gives
@@ -36,7 +45,8 @@ type write struct {
 
 // NewLine returns a Line over bus.
 func NewLine(bus Bus) *Line {
-	return &Line{bus: bus, writes: make(chan *write, writesWaiting)}
+	return &Line{bus: bus, writes: make(chan *write, writesWaiting),
+		guests: make(chan *guest, guestsWaiting), sharers: make(chan *guest, guestsWaiting)}
 }
 
 // Step calls the bus.
@@ -47,13 +57,13 @@ func (l *Line) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Sam
 // Health returns the bus's health.
 func (l *Line) Health() BusHealth { return l.bus.Health() }
 
-// Close closes the bus. Writes that still wait fail with ErrClosed.
+// Close closes the bus. Writes and requests that still wait fail with ErrClosed.
 func (l *Line) Close() error {
 	l.shut()
 	return l.bus.Close()
 }
 
-// Refused returns how many writes were refused because too many were waiting.
+// Refused returns how many writes and requests of tools were refused because too many were waiting.
 func (l *Line) Refused() uint64 { return l.refused.Load() }
 
 // Write sets a point to v and returns when the unit has confirmed it by reading back. It may be called from any
@@ -61,7 +71,7 @@ func (l *Line) Refused() uint64 { return l.refused.Load() }
 // was begun nothing is sent and ctx's error is returned; afterwards the answer may be an *OutcomeUnknownError.
 func (l *Line) Write(ctx context.Context, point telemetry.PointID, v telemetry.Value) error {
 	w := &write{ctx: ctx, point: point, value: v, done: make(chan error, 1)}
-	if err := l.offer(w); err != nil {
+	if err := offer(l, l.writes, w); err != nil {
 		return err
 	}
 	select {
@@ -75,14 +85,15 @@ func (l *Line) Write(ctx context.Context, point telemetry.PointID, v telemetry.V
 	}
 }
 
-func (l *Line) offer(w *write) error {
+// offer puts x into one of the line's queues, or refuses it.
+func offer[T any](l *Line, queue chan T, x T) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return ErrClosed
 	}
 	select {
-	case l.writes <- w:
+	case queue <- x:
 		return nil
 	default:
 		l.refused.Add(1)
@@ -90,16 +101,26 @@ func (l *Line) offer(w *write) error {
 	}
 }
 
-// serve carries out the writes that wait now. New ones that come meanwhile are served too, but not more than the
-// queue holds: a flood of writes must not stop the reading.
-func (l *Line) serve(ctx context.Context) {
-	for range writesWaiting {
+// serve carries out what waits now: writes, then at most one request of a tool. Writes that come meanwhile are
+// served too, but not more than the queue holds, and none after the first while a life-safety read is overdue: a
+// flood of writes must not stop the reading.
+func (l *Line) serve(ctx context.Context, clock *telemetry.Clock) {
+	polling, _ := l.bus.(Polling)
+	for i := range writesWaiting {
+		if i > 0 && polling != nil {
+			now := clock.Mono()
+			if _, overdue := polling.Urgent(now); overdue <= now {
+				return
+			}
+		}
 		select {
 		case w := <-l.writes:
 			l.do(ctx, w)
+			continue
 		default:
-			return
 		}
+		l.host(ctx, clock)
+		return
 	}
 }
 
@@ -124,34 +145,29 @@ func (l *Line) do(ctx context.Context, w *write) {
 	cancel()
 }
 
-// shut refuses further writes and fails those that wait.
+// shut refuses further writes and requests, and fails those that wait. Only the supervisor calls it while it runs.
 func (l *Line) shut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
+	for i, g := range l.turn {
+		if g != nil {
+			g.fail(ErrClosed)
+		}
+		l.turn[i] = nil
+	}
 	for {
 		select {
 		case w := <-l.writes:
 			if w.taken.CompareAndSwap(false, true) {
 				w.done <- ErrClosed
 			}
+		case g := <-l.guests:
+			g.fail(ErrClosed)
+		case g := <-l.sharers:
+			g.fail(ErrClosed)
 		default:
 			return
 		}
 	}
-}
-
-// Ask asks a unit on behalf of a tool (see Host.Ask) between the bus's own transactions. share is the part of the
-// line's time that such requests may take together, 0 for as soon as possible. Writes of outputs and reads that are
-// due go first where share is not 0. ErrNotHost where the bus is none.
-func (l *Line) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Duration, share float64) (Reply, error) {
-	return Reply{}, ErrNotHost
-}
-
-// Hear listens on the line for d, at most 10 s (see Host.Hear).
-func (l *Line) Hear(ctx context.Context, d time.Duration) ([]byte, error) { return nil, ErrNotHost }
-
-// Suspend stops the bus's polling for d (see Host.Suspend).
-func (l *Line) Suspend(ctx context.Context, d time.Duration, baud int, format string) error {
-	return ErrNotHost
 }

@@ -12,8 +12,15 @@ import (
 // healthEvery is how often, at most, the supervisor looks for units that changed their state.
 const healthEvery = time.Second
 
+// Waker is implemented by buses to which something happens: Supervise calls Step soon after each value from the
+// channel, whatever moment the last Step asked for. The channel should hold one value, so that nothing is missed.
+type Waker interface {
+	Wake() <-chan struct{}
+}
+
 // Supervise drives bus until ctx ends, then closes it and returns nil. It calls Step, gives the samples to emit,
-// and sleeps until the moment Step asked for. Where bus is a *Line, writes waiting there are carried out first.
+// and sleeps until the moment Step asked for. Where bus is a *Line, writes and requests waiting there are carried out
+// first.
 //
 // emit must copy what it keeps: the slice is used again. emit may block; the bus waits meanwhile. After ctx ends
 // Supervise returns as soon as the transaction in flight does, which a Bus ends on cancel.
@@ -24,12 +31,16 @@ func Supervise(ctx context.Context, clock *telemetry.Clock, bus Bus, emit func([
 	}
 	defer line.shut()
 	watch := newWatch(bus, log)
+	var wake <-chan struct{}
+	if w, ok := line.bus.(Waker); ok {
+		wake = w.Wake()
+	}
 
 	var samples []telemetry.Sample
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		line.serve(ctx)
+		line.serve(ctx, clock)
 		if ctx.Err() != nil {
 			break
 		}
@@ -39,6 +50,7 @@ func Supervise(ctx context.Context, clock *telemetry.Clock, bus Bus, emit func([
 			emit(samples)
 		}
 		now := clock.Mono()
+		next = min(next, line.waiting(now))
 		wait := time.Duration(0)
 		if next > now {
 			wait = next.Sub(now)
@@ -51,11 +63,22 @@ func Supervise(ctx context.Context, clock *telemetry.Clock, bus Bus, emit func([
 			continue
 		}
 		timer.Reset(wait)
+		// A guest that has its turn already keeps the others of its queue waiting there.
+		guests, sharers := line.guests, line.sharers
+		if line.turn[0] != nil {
+			guests = nil
+		}
+		if line.turn[1] != nil {
+			sharers = nil
+		}
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
+		case <-wake:
 		case w := <-line.writes:
 			line.do(ctx, w)
+		case line.turn[0] = <-guests:
+		case line.turn[1] = <-sharers:
 		}
 	}
 	watch.look(clock.Mono())

@@ -130,13 +130,8 @@ func (c *Config) validate() error {
 	if c.Log == nil {
 		c.Log = zap.NewNop()
 	}
-	if c.Line.Baud < 50 || c.Line.Baud > 4_000_000 {
-		wrong("%d baud", c.Line.Baud)
-	}
-	switch c.Line.Format {
-	case "8N1", "8N2", "8E1", "8E2", "8O1", "8O2":
-	default:
-		wrong("line format %q (8N1, 8N2, 8E1, 8E2, 8O1 or 8O2)", c.Line.Format)
+	if err := checkLine(c.Line); err != nil {
+		wrong("%w", err)
 	}
 	switch c.Transport {
 	case TCP, RTUOverTCP:
@@ -168,7 +163,19 @@ func (c *Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// Bus is one serial line or Modbus endpoint. It implements drivers.Bus and drivers.Writer.
+// checkLine checks the settings of a serial line.
+func checkLine(l firmwareconfig.Line) error {
+	if l.Baud < 50 || l.Baud > 4_000_000 {
+		return fmt.Errorf("%d baud", l.Baud)
+	}
+	switch l.Format {
+	case "8N1", "8N2", "8E1", "8E2", "8O1", "8O2":
+		return nil
+	}
+	return fmt.Errorf("line format %q (8N1, 8N2, 8E1, 8E2, 8O1 or 8O2)", l.Format)
+}
+
+// Bus is one serial line or Modbus endpoint. It implements drivers.Bus, drivers.Writer and drivers.Host.
 type Bus struct {
 	name  string
 	log   *zap.Logger
@@ -193,6 +200,8 @@ type Bus struct {
 	started   bool
 	stepNow   telemetry.Mono // what the last Step was told
 	stepClock telemetry.Mono // what the clock said at that moment
+	guests    guests
+	lateOurs  uint64 // of line.late: whole frames of our units
 
 	mu     sync.Mutex // guards what Health reads: health of the bus and of each unit
 	health drivers.BusHealth
@@ -222,6 +231,7 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 		rand:   rand.New(rand.NewPCG(seed(c.Name), 1)),
 		health: drivers.BusHealth{Bus: c.Name},
 	}
+	b.guests = guests{own: c.Line, set: c.Line, serial: c.Transport == RTU, asked: map[byte]*unit{}}
 	b.stepNow = c.Clock.Mono()
 	b.stepClock = b.stepNow
 	b.line.heard = b.hear
@@ -235,7 +245,7 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 		}
 	}
 	if b.life && len(c.Units) > 1 {
-		b.line.hold = holdMax
+		b.line.hold, b.guests.hold = holdMax, holdMax
 	}
 	var errs []error
 	for i := range c.Units {
@@ -270,6 +280,7 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 			}
 		}
 		b.units = append(b.units, u)
+		b.guests.asked[byte(u.cfg.Address)] = u
 		b.health.Units = append(b.health.Units, drivers.UnitHealth{Unit: u.cfg.ID, Address: u.cfg.Address})
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -86,6 +86,12 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 	if !b.started {
 		b.start(now)
 	}
+	if b.suspended(now) {
+		return b.maintained(dst, now), min(b.guests.until, now.Add(tellAgain))
+	}
+	if b.guests.until > 0 {
+		b.resume(now)
+	}
 	bl, next := b.pick(now)
 	if bl == nil || ctx.Err() != nil {
 		return dst, next
@@ -260,7 +266,7 @@ func (b *Bus) count(u *unit, err error, quantity int, bits bool) {
 	defer b.mu.Unlock()
 	h := &b.health.Units[u.index]
 	h.Late += uint64(b.line.late)
-	b.line.late = 0
+	b.countLate()
 	switch {
 	case err == nil:
 		h.Answers++
@@ -304,12 +310,33 @@ func (b *Bus) busyAdd(from, to telemetry.Mono) {
 	b.mu.Unlock()
 }
 
+// countLate takes over what the line discarded. Over a serial line a frame of one of our units was late, all else is
+// foreign; over Modbus TCP the transaction id says that an answer is late. b.mu is held.
+func (b *Bus) countLate() {
+	all := uint64(b.line.late)
+	late := all
+	if b.line.rtu {
+		late = min(b.lateOurs, all)
+	}
+	b.health.Late += late
+	b.health.Foreign += all - late
+	b.line.late, b.lateOurs = 0, 0
+}
+
 // hear notes that a unit answered somebody else's question, or late: it is alive.
 func (b *Bus) hear(address byte) {
-	for _, u := range b.units {
-		if u.cfg.Address == int(address) && u.demoted {
-			u.probeFull, u.probeAt = true, min(u.probeAt, b.gapUntil)
-		}
+	u := b.guests.asked[address]
+	if u == nil {
+		return
+	}
+	b.lateOurs++
+	b.wake(u)
+}
+
+// wake has a unit probed at once that was given up and seems to be alive.
+func (b *Bus) wake(u *unit) {
+	if u.demoted {
+		u.probeFull, u.probeAt = true, min(u.probeAt, b.gapUntil)
 	}
 }
 

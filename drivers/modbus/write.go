@@ -42,11 +42,11 @@ func (b *Bus) write(ctx context.Context, o *output, v telemetry.Value) error {
 	if err != nil {
 		return err
 	}
-	b.line.check(0)
-	if !b.line.connected() {
-		if err := b.connect(ctx); err != nil {
-			return err
-		}
+	if b.suspended(b.now()) && b.guests.set != b.guests.own {
+		return drivers.ErrSuspended
+	}
+	if err := b.reach(ctx); err != nil {
+		return err
 	}
 	if field := ch.Table == firmwareconfig.HoldingRegister && (ch.Encoding == firmwareconfig.EncBool || ch.Width > 0); field {
 		now, err := b.readBack(ctx, o)
@@ -138,13 +138,19 @@ func (b *Bus) rest(ctx context.Context, u *unit) {
 	}
 }
 
-// wrote makes the blocks that show the written value due at once.
+// wrote takes in that a channel was written: what shows the value is due at once.
 func (b *Bus) wrote(u *unit, ch *firmwareconfig.Channel) {
 	now := b.now()
 	b.gapUntil = now.Add(u.cfg.Profile.Timing.Gap)
 	u.probeAt, u.probeFull = min(u.probeAt, now), true // where it was given up: a write that works ends that
+	b.changed(u, ch.Table, ch.Address, ch.Registers())
+}
+
+// changed makes the blocks due at once that show what was written.
+func (b *Bus) changed(u *unit, table firmwareconfig.Table, addr, count int) {
+	now := b.now()
 	for _, bl := range u.blocks {
-		if bl.table == ch.Table && bl.addr <= ch.Address && ch.Address < bl.addr+bl.count && !bl.out {
+		if bl.table == table && bl.addr < addr+count && addr < bl.addr+bl.count && !bl.out {
 			bl.due = min(bl.due, now)
 		}
 	}
