@@ -54,9 +54,10 @@ func printCheck(stdout, stderr io.Writer, file string, p *plan, err error) error
 	}
 	printConstants(stdout, p.site.Constants)
 	inv := p.site.Inventory
+	devices, points := inv.Installed()
 	fmt.Fprintf(stdout, "%s: good. %s: %s\n", file, inv.Node(), strings.Join([]string{
 		count(len(inv.Zones), "zone"), count(len(p.site.Buses), "bus"), count(unitCount(p.site), "unit"),
-		count(len(inv.Devices), "device"), count(len(inv.Points), "point"), count(len(p.site.Packs), "rule pack"),
+		count(devices, "device"), count(points, "point"), count(len(p.site.Packs), "rule pack"),
 	}, ", "))
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"linli/internal/live"
 	"linli/internal/simulate"
 	"linli/internal/site"
+	"linli/internal/telemetry"
 )
 
 func demoCommand() *cobra.Command {
@@ -172,6 +173,7 @@ func listenPreferred(out io.Writer, what, asked, usual string) (net.Listener, er
 
 func (d *demo) greet(out io.Writer, p *plan, url, broker, logFile string) {
 	inv := p.site.Inventory
+	devices, _ := inv.Installed()
 	fmt.Fprintf(out, `
   %s · %s
   %d devices on %d buses are being read.
@@ -182,7 +184,7 @@ func (d *demo) greet(out io.Writer, p *plan, url, broker, logFile string) {
 
   Start a story on the page (演示 / Demo), or with --scenario. Ctrl-C ends everything.
 
-`, inv.Title.Zh, inv.Title.En, len(inv.Devices), len(p.site.Buses), url,
+`, inv.Title.Zh, inv.Title.En, devices, len(p.site.Buses), url,
 		broker[:strings.LastIndex(broker, ":")], broker[strings.LastIndex(broker, ":")+1:], logFile)
 }
 
@@ -190,11 +192,11 @@ func (d *demo) greet(out io.Writer, p *plan, url, broker, logFile string) {
 func (d *demo) watch(ctx context.Context, out io.Writer, p *plan, table *live.Table, stories *demoStories) {
 	started := time.Now()
 	var entries []live.Entry
-	for total := countDevicePoints(p); ; {
+	for _, total := p.site.Inventory.Installed(); ; {
 		entries, _ = table.Snapshot(entries[:0])
 		known := 0
 		for i := range entries {
-			if entries[i].Known && p.site.Inventory.Points[i].Device >= 0 {
+			if entries[i].Known && p.site.Inventory.IsInstalled(telemetry.PointID(i)) {
 				known++
 			}
 		}
@@ -219,16 +221,6 @@ func (d *demo) watch(ctx context.Context, out io.Writer, p *plan, table *live.Ta
 	if err := stories.teller.Play(ctx, d.scenario); err == nil {
 		fmt.Fprintf(out, "  The story %s has ended.\n", d.scenario)
 	}
-}
-
-func countDevicePoints(p *plan) int {
-	n := 0
-	for i := range p.site.Inventory.Points {
-		if p.site.Inventory.Points[i].Device >= 0 {
-			n++
-		}
-	}
-	return n
 }
 
 // demoStories lets the console start stories.

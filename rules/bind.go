@@ -105,6 +105,9 @@ func (e *Engine) subjects(f *forEach) []subject {
 		}
 	case "device":
 		for i := range e.inv.Devices {
+			if e.inv.Devices[i].System {
+				continue // Buses and units have rules of their own.
+			}
 			list = append(list, subject{e.inv.Devices[i].ID, i, e.inv.Devices[i].Zone})
 		}
 	default:

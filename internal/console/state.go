@@ -103,7 +103,7 @@ func encodeSite(inv *telemetry.Inventory) ([]byte, error) {
 			}
 			out.Classes = append(out.Classes, class)
 		}
-		dev := deviceJSON{ID: d.ID, Class: d.Class.ID, Zone: inv.Zones[d.Zone].ID, Title: d.Title,
+		dev := deviceJSON{ID: d.ID, Class: d.Class.ID, Zone: inv.ZoneID(d.Zone), Title: d.Title,
 			Points: make([]*uint32, len(d.Points)), Constants: make([]any, len(d.Points))}
 		for j, id := range d.Points {
 			if id == telemetry.NoPoint {

@@ -273,7 +273,7 @@ func (r *resolver) missing() {
 			r.warnf(b.Pos, "bus %s has no units", b.ID.Value)
 		}
 	}
-	if len(r.inv.Devices) == 0 {
+	if len(r.file.Devices) == 0 {
 		r.warnf(r.start, "the site has no devices")
 	}
 	if len(r.site.Packs) == 0 {

@@ -84,7 +84,8 @@ type Bus struct {
 	Chip  string
 	Lines []firmwareconfig.GPIOLine
 	// Health is the device that the bus itself is (class field_bus), UnitHealth those of its units (class bus_unit),
-	// parallel to Units: indexes in Inventory.Devices.
+	// parallel to Units: indexes in Inventory.Devices. -1 stands for none: the unit of a GPIO bus is no device of its
+	// own, and a library without these classes has none at all.
 	Health     int
 	UnitHealth []int
 }
@@ -113,6 +114,7 @@ const (
 	ModbusRTU        = "modbus_rtu"
 	ModbusTCP        = "modbus_tcp"
 	ModbusRTUOverTCP = "modbus_rtu_over_tcp"
+	GPIO             = "gpio"
 )
 
 // Uplink says how to reach the city's broker.
@@ -164,6 +166,7 @@ func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string
 	r.zones()
 	r.buses()
 	r.devices()
+	r.system()
 	r.rules()
 	r.uplink()
 	r.console()

@@ -126,6 +126,28 @@ func (inv *Inventory) AddDerived(rule, subject string, zone int, def *PointDef) 
 	return PointID(len(inv.Points) - 1)
 }
 
+// Installed returns how many devices and points of theirs there are for people: without System devices, and without
+// derived points.
+func (inv *Inventory) Installed() (devices, points int) {
+	for i := range inv.Devices {
+		if !inv.Devices[i].System {
+			devices++
+		}
+	}
+	for i := range inv.Points {
+		if inv.IsInstalled(PointID(i)) {
+			points++
+		}
+	}
+	return devices, points
+}
+
+// IsInstalled reports whether a point is of a device that is there for people: neither derived nor a System device's.
+func (inv *Inventory) IsInstalled(id PointID) bool {
+	d := inv.Points[id].Device
+	return d >= 0 && !inv.Devices[d].System
+}
+
 // DeviceByID returns the device's index, or false.
 func (inv *Inventory) DeviceByID(id string) (int, bool) { i, ok := inv.byDevice[id]; return i, ok }
 

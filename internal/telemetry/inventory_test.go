@@ -51,6 +51,9 @@ func TestADeviceOfTheSiteHasNoZone(t *testing.T) {
 	if got := inv.Series(derived).Zone; got != "" {
 		t.Errorf("a derived point of the site lies in zone %q", got)
 	}
+	if devices, points := inv.Installed(); devices != 1 || points != 1 {
+		t.Errorf("installed are %d devices with %d points, want one with one", devices, points)
+	}
 	if got := inv.ZonePath(-1, "en"); got != nil {
 		t.Errorf("ZonePath(-1) = %v", got)
 	}

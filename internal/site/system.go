@@ -1,0 +1,89 @@
+package site
+
+import (
+	"strconv"
+	"strings"
+
+	"linli/internal/telemetry"
+	"linli/internal/yamlfile"
+)
+
+// Classes of the devices that the gateway itself is made of.
+const (
+	classBus  = "field_bus"
+	classUnit = "bus_unit"
+)
+
+// noDevice stands in Bus.Health and Bus.UnitHealth where there is no such device.
+const noDevice = -1
+
+// system makes devices of the buses and of their units: Zone -1, System, every mandatory point provided. They come
+// after those of the file, so that these keep their indexes. A library without the classes has no such devices.
+func (r *resolver) system() {
+	wanted := map[[2]int]bool{}
+	for _, s := range r.site.Settings {
+		wanted[[2]int{s.Bus, s.Unit}] = true
+	}
+	for i := range r.site.Buses {
+		b := &r.site.Buses[i]
+		b.Health = r.systemDevice(classBus, b.ID, "bus", telemetry.Text{})
+		for j := range b.Units {
+			index := noDevice
+			if b.Transport != GPIO { // its unit is the bus once more
+				var title telemetry.Text
+				if p := b.Units[j].Profile; p != nil {
+					title = p.Title
+				}
+				index = r.systemDevice(classUnit, b.Units[j].ID, "unit", title)
+			}
+			if index >= 0 && r.site.Verify > 0 && wanted[[2]int{i, j}] {
+				if def := r.inv.Devices[index].Class.Point("config_drift"); def >= 0 {
+					r.inv.ProvidePoint(index, def)
+				}
+			}
+			b.UnitHealth = append(b.UnitHealth, index)
+		}
+	}
+}
+
+// systemDevice adds the device that a bus or a unit is, and returns its index.
+func (r *resolver) systemDevice(class, id, prefix string, title telemetry.Text) int {
+	c := r.lib.Classes[class]
+	if c == nil || id == "" {
+		return noDevice
+	}
+	title = textOr(yamlfile.Text{Text: title}, c.Title)
+	index := r.inv.AddDevice(telemetry.Device{
+		ID: r.freeDeviceID(id, prefix), Class: c, Zone: -1, System: true,
+		Title: telemetry.Text{Zh: strings.TrimSpace(title.In("zh") + " " + id), En: strings.TrimSpace(title.In("en") + " " + id)},
+	})
+	for def := range c.Points {
+		if !c.Points[def].Optional {
+			r.inv.ProvidePoint(index, def)
+		}
+	}
+	return index
+}
+
+// freeDeviceID returns id, or prefix_id where a device of the file or an earlier one has it, or that with a number.
+func (r *resolver) freeDeviceID(id, prefix string) string {
+	free := id
+	for n := 1; ; n++ {
+		if _, taken := r.inv.DeviceByID(free); !taken {
+			return free
+		}
+		number := ""
+		if n > 1 {
+			number = "_" + strconv.Itoa(n)
+		}
+		free = cut(prefix+"_"+id, 32-len(number)) + number
+	}
+}
+
+// cut returns the first n bytes of an id.
+func cut(id string, n int) string {
+	if len(id) > n {
+		return id[:n]
+	}
+	return id
+}

@@ -1,0 +1,113 @@
+package site_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"linli/internal/site"
+	"linli/internal/telemetry"
+)
+
+// systemSite loads src with a library that has the classes of what the gateway itself is made of.
+func systemSite(t *testing.T, src string) *site.Site {
+	t.Helper()
+	lib := testLibrary()
+	for _, c := range []*telemetry.Class{
+		{ID: "field_bus", Title: telemetry.Text{Zh: "总线", En: "Bus"}, Points: []telemetry.PointDef{
+			{Name: "up", Kind: telemetry.Bool}, {Name: "busy_pct", Kind: telemetry.Float, Unit: "%"}}},
+		{ID: "bus_unit", Title: telemetry.Text{Zh: "从站", En: "Unit"}, Points: []telemetry.PointDef{
+			{Name: "online", Kind: telemetry.Bool}, {Name: "config_drift", Kind: telemetry.Int, Optional: true}}},
+	} {
+		lib.Classes[c.ID] = c
+	}
+	s, err := site.Load("site.yaml", []byte(src), lib, testPacks(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// systemDevices renders the system devices of a site: id (class) titles: provided points.
+func systemDevices(s *site.Site) string {
+	var b strings.Builder
+	for i, d := range s.Inventory.Devices {
+		if !d.System {
+			continue
+		}
+		var points []string
+		for def, id := range d.Points {
+			if id == telemetry.NoPoint {
+				continue
+			}
+			if p := s.Inventory.Points[id]; p.Device != i || p.Def != &d.Class.Points[def] {
+				points = append(points, "WRONG")
+			}
+			points = append(points, d.Class.Points[def].Name)
+		}
+		fmt.Fprintf(&b, "%s (%s) %s / %s, zone %d: %s\n", d.ID, d.Class.ID, d.Title.Zh, d.Title.En, d.Zone, strings.Join(points, " "))
+	}
+	return b.String()
+}
+
+func TestBusesAndUnitsAreDevices(t *testing.T) {
+	s := systemSite(t, `version: 1
+site: a
+zones: [{id: hall, kind: area}]
+buses:
+  - id: rs485_1
+    modbus_rtu: {device: /dev/ttyS1}
+    units: [{id: io1, address: 1, profile: test_io8}, {id: th1, address: 2, profile: test_th}]
+  - id: lane_1
+    modbus_tcp: {address: "10.0.0.1:502"}
+    units: [{id: bus_lane_1, address: 1, profile: test_th}]
+  - id: a23456789012345678901234567890xy
+    modbus_tcp: {address: "10.0.0.2:502"}
+devices:
+  - {id: lane_1, class: fire_lane_sensor, zone: hall, points: {occupied: io1.di1}}
+  - {id: th1, unit: th1, zone: hall}
+  - {id: unit_th1, unit: bus_lane_1, zone: hall}
+  - {id: a23456789012345678901234567890xy, class: fire_lane_sensor, zone: hall, points: {occupied: io1.di1}}
+  - {id: bus_a234567890123456789012345678, class: fire_lane_sensor, zone: hall, points: {occupied: io1.di1}}
+`)
+	want := `rs485_1 (field_bus) 总线 rs485_1 / Bus rs485_1, zone -1: up busy_pct
+io1 (bus_unit) 从站 io1 / Unit io1, zone -1: online
+unit_th1_2 (bus_unit) 从站 th1 / Unit th1, zone -1: online
+bus_lane_1 (field_bus) 总线 lane_1 / Bus lane_1, zone -1: up busy_pct
+unit_bus_lane_1 (bus_unit) 从站 bus_lane_1 / Unit bus_lane_1, zone -1: online
+bus_a2345678901234567890123456_2 (field_bus) 总线 a23456789012345678901234567890xy / Bus a23456789012345678901234567890xy, zone -1: up busy_pct
+`
+	if got := systemDevices(s); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	for i, d := range s.Inventory.Devices {
+		if d.System != (i >= 5) {
+			t.Errorf("device %d (%s): System is %v; system devices come after those of the file", i, d.ID, d.System)
+		}
+	}
+	for _, b := range s.Buses {
+		if d := s.Inventory.Devices[b.Health]; !d.System || d.Class.ID != "field_bus" || !strings.HasSuffix(d.Title.En, " "+b.ID) {
+			t.Errorf("bus %s is device %s", b.ID, d.ID)
+		}
+		if len(b.UnitHealth) != len(b.Units) {
+			t.Fatalf("bus %s: %d units, %d devices for them", b.ID, len(b.Units), len(b.UnitHealth))
+		}
+		for i, u := range b.Units {
+			if d := s.Inventory.Devices[b.UnitHealth[i]]; d.Class.ID != "bus_unit" || !strings.HasSuffix(d.Title.En, " "+u.ID) {
+				t.Errorf("unit %s is device %s", u.ID, d.ID)
+			}
+		}
+	}
+}
+
+func TestALibraryWithoutTheClassesHasNoSystemDevices(t *testing.T) {
+	s := load(t, "testdata/community.yaml")
+	if got := systemDevices(s); got != "" {
+		t.Errorf("got\n%s", got)
+	}
+	for _, b := range s.Buses {
+		if b.Health != -1 || len(b.UnitHealth) != len(b.Units) || b.UnitHealth[0] != -1 {
+			t.Errorf("bus %s: device %d, its units' %v", b.ID, b.Health, b.UnitHealth)
+		}
+	}
+}
