@@ -37,15 +37,17 @@
 //	sources: [where the facts come from]
 //	line: {baud: 9600, format: 8N1}   # factory settings, where they are known
 //	address: 1                        # factory unit id, 1 to 255
-//	timing: {timeout: 300ms, gap: 0s, warm_up: 0s, read_delay: 20ms}  # see Timing
+//	timing: {timeout: 300ms, gap: 0s, warm_up: 0s, read_delay: 20ms, switch_gap: 0s}  # see Timing
 //	limits: {max_registers: 125, max_bits: 2000, max_gap: 8}          # see Limits; max_gap -1 never reads through
 //	channels:
 //	  - name: temperature
 //	    title: {zh: 温度, en: Temperature}  # optional
 //	    table: input              # coil, discrete, holding, input
 //	    address: 0x0001           # zero-based, as in the PDU
-//	    type: s16                 # bool u16 s16 u32 s32 u64 s64 f32 f64 s16_offset_10000; coils and inputs are bool
+//	    type: s16                 # bool u8 s8 u16 s16 u32 s32 u64 s64 f32 f64 bcd16 bcd32 s16_offset_10000 string;
+//	                              # coils and inputs are bool
 //	    words: little             # low word first; without it the high word comes first
+//	    bytes: little             # low byte of each register first; without it the high byte
 //	    scale: 0.1                # value = raw*scale + offset, in unit
 //	    offset: 0
 //	    unit: °C
@@ -58,19 +60,47 @@
 //	  - {name: state, table: input, address: 34, type: u16, bit: 0, width: 4}   # a field of four bits
 //	  - {name: "di{n}", table: discrete, address: 0, repeat: 8, invert: true}   # di1 to di8 at 0 to 7
 //	  - {name: "do{n}", table: coil, address: 0, repeat: 8, writable: true}     # outputs
+//	  - {name: fan, table: holding, address: 4, type: u8, byte: high}           # half a register: high or low (default)
+//	  - {name: serial, table: holding, address: 16, type: string, count: 8}     # chars: one_per_register, bytes: little
+//	  - {name: total, table: input, address: 60, type: u32, counter: true}      # goes on counting when it wraps
+//	  - name: distance                                                          # another register says the scale:
+//	    table: input
+//	    address: 4
+//	    type: u16
+//	    scale_from: {table: input, address: 1, values: {1: 10, 2: 0.1}}         # by code, or decimals: true for 10^-n
+//	  - name: out1                                                              # commands that read back otherwise
+//	    table: holding
+//	    address: 0
+//	    type: u16
+//	    width: 3
+//	    writable: true
+//	    write_values: {0: 128, 1: 384}                                          # value as read: register as written
+//	    read_back: false                                                        # where it cannot be read at all
 //	device:                       # only where the unit is exactly one device
 //	  class: temp_humidity
 //	  points:
 //	    temperature_c: temperature
 //	    humidity_pct: {from: humidity}   # also invert: true, map: [[1200, 0], [300, 100]]
+//	config:                       # settings, as linli config writes and compares them
+//	  - {name: address, role: address, table: holding, address: 0x101, type: u16, min: 1, max: 247, effective: power_cycle}
+//	  - {name: baud, role: baud, table: holding, address: 0x102, type: u16, values: {0: 9600, 1: 19200}, default: 9600}
+//	  - {name: correction, table: holding, address: 0x103, type: s16, scale: 0.1, unit: °C, min: -10, max: 10, function: 16}
+//	unlock: [{table: coil, address: 1, value: 1}]       # written before any setting
+//	save: [{table: holding, address: 5, value: 1}]      # written after the last
+//	signature:                    # what tells the model apart: all must hold, of raw registers
+//	  - {table: holding, address: 0x101, equals: address}   # or equals: 17, one_of: [1, 2], between: [-400, 800],
+//	  - {table: holding, address: 0x100, refused: true}     # or the address is refused as illegal
+//	device_id: {vendor: Acme}     # parts of what it answers to function 0x2B: vendor, product, model
+//	look_alikes: [md02]           # models with the same registers and another meaning
 //	golden:                       # frames known to be right, checked by the driver's tests
 //	  - name: 53.6 dB             # request and response with CRC; the response may be missing
 //	    request: 01 03 00 00 00 01 84 0A
 //	    response: 01 03 02 02 18 B9 2E
-//	    values: {noise: 53.6}     # a number, true or false, or none for "no reading"
+//	    values: {noise: 53.6}     # a number, true or false, a text, or none for "no reading"
 //
 // `repeat: N` makes channels for n from 1 to N: {n} is replaced in name and title, and the address (that of `valid`
-// too) moves by `step` each time, which is the size of the value unless set.
+// too, not that of `scale_from`) moves by `step` each time, which is the size of the value unless set. Settings take
+// `repeat` as channels do.
 //
 // A map leads through two pairs of channel value and point value and is clamped between them; the channel's value
 // is taken in the channel's own unit then. Without a map, a channel in another unit of the same quantity is

@@ -53,15 +53,22 @@ func (l *loader) golden(p *Profile, f *goldenFile) {
 			continue
 		}
 		ch := &p.Channels[i]
-		if ch.Table != table || ch.Address < first || ch.Address+ch.Encoding.Registers() > first+count {
+		if ch.Table != table || ch.Address < first || ch.Address+ch.Registers() > first+count {
 			l.errs.Addf(e.Key.Pos, "the request does not read channel %s", ch.Name)
+			continue
+		}
+		if s := ch.ScaleFrom; s != nil && (s.Table != table || s.Address < first || s.Address >= first+count) {
+			l.errs.Addf(e.Key.Pos, "the request does not read the register that says the scale of channel %s", ch.Name)
 			continue
 		}
 		v := GoldenValue{Channel: i}
 		if !e.Value.IsScalar() || e.Value.Scalar() != "none" {
 			def := telemetry.PointDef{Name: ch.Name, Kind: telemetry.Float}
-			if ch.Encoding == EncBool {
+			switch ch.Encoding {
+			case EncBool:
 				def.Kind = telemetry.Bool
+			case EncString:
+				def.Kind = telemetry.KindText
 			}
 			value, err := DecodeValue(e.Value, &def)
 			l.errs.Append(e.Value.Pos, err)

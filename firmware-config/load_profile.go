@@ -30,15 +30,22 @@ type profileFile struct {
 		Gap       yamlfile.At[time.Duration] `yaml:"gap"`
 		WarmUp    yamlfile.At[time.Duration] `yaml:"warm_up"`
 		ReadDelay yamlfile.At[time.Duration] `yaml:"read_delay"`
+		SwitchGap yamlfile.At[time.Duration] `yaml:"switch_gap"`
 	} `yaml:"timing"`
 	Limits struct {
 		MaxRegisters yamlfile.At[int] `yaml:"max_registers"`
 		MaxBits      yamlfile.At[int] `yaml:"max_bits"`
 		MaxGap       yamlfile.At[int] `yaml:"max_gap"`
 	} `yaml:"limits"`
-	Channels []channelFile `yaml:"channels,required"`
-	Device   *deviceFile   `yaml:"device"`
-	Golden   []goldenFile  `yaml:"golden"`
+	Channels   []channelFile         `yaml:"channels,required"`
+	Device     *deviceFile           `yaml:"device"`
+	Config     []paramFile           `yaml:"config"`
+	Unlock     []rawWriteFile        `yaml:"unlock"`
+	Save       []rawWriteFile        `yaml:"save"`
+	Signature  []testFile            `yaml:"signature"`
+	DeviceID   *deviceIDFile         `yaml:"device_id"`
+	LookAlikes []yamlfile.At[string] `yaml:"look_alikes"`
+	Golden     []goldenFile          `yaml:"golden"`
 }
 
 type deviceFile struct {
@@ -74,7 +81,7 @@ func (l *loader) profile(file string, src []byte) {
 		Line:    Line{Baud: f.Line.Baud.Value, Format: f.Line.Format.Value},
 		Address: f.Address.Value,
 		Timing: Timing{Timeout: f.Timing.Timeout.Value, Gap: f.Timing.Gap.Value, WarmUp: f.Timing.WarmUp.Value,
-			ReadDelay: f.Timing.ReadDelay.Value},
+			ReadDelay: f.Timing.ReadDelay.Value, SwitchGap: f.Timing.SwitchGap.Value},
 		Limits: Limits{MaxRegisters: f.Limits.MaxRegisters.Value, MaxBits: f.Limits.MaxBits.Value, MaxGap: f.Limits.MaxGap.Value},
 	}
 	l.whole = len(l.errs) == before
@@ -92,6 +99,17 @@ func (l *loader) profile(file string, src []byte) {
 	if f.Device != nil {
 		l.device(p, f.Device)
 	}
+	params := map[string]yamlfile.Pos{}
+	for i := range f.Config {
+		l.param(p, &f.Config[i], params)
+	}
+	p.Unlock, p.Save = l.rawWrites(f.Unlock, "unlock"), l.rawWrites(f.Save, "save")
+	if len(f.Config) == 0 && len(f.Unlock)+len(f.Save) > 0 {
+		l.errs.Addf(f.Profile.Pos, "unlock and save are written around settings, but profile %q has no config", f.Profile.Value)
+	}
+	l.signature(p, f.Signature)
+	p.DeviceID = l.deviceID(f.DeviceID)
+	l.lookAlikes(p, f.LookAlikes)
 	for i := range f.Golden {
 		l.golden(p, &f.Golden[i])
 	}
@@ -104,7 +122,7 @@ func (l *loader) profile(file string, src []byte) {
 // settings checks everything of a profile but its channels.
 func (l *loader) settings(f *profileFile) {
 	oneOf(l, f.Status, "status", "confirmed", "partial", "unverified")
-	oneOf(l, f.Line.Format, "line format", "8N1", "8E1", "8O1", "8N2", "8E2", "8O2")
+	oneOf(l, f.Line.Format, "line format", lineFormats()...)
 	within(l, f.Line.Baud, "baud", 300, 4_000_000)
 	within(l, f.Address, "address", 1, 255)
 	within(l, f.Limits.MaxRegisters, "max_registers", 1, 125)
@@ -114,6 +132,7 @@ func (l *loader) settings(f *profileFile) {
 	within(l, f.Timing.Gap, "gap", 0, time.Minute)
 	within(l, f.Timing.WarmUp, "warm_up", 0, time.Hour)
 	within(l, f.Timing.ReadDelay, "read_delay", 0, time.Minute)
+	within(l, f.Timing.SwitchGap, "switch_gap", 0, time.Second)
 }
 
 // oneOf reports a word that is set but none of words.
@@ -124,7 +143,7 @@ func oneOf(l *loader, v yamlfile.At[string], what string, words ...string) {
 }
 
 // within reports a number that is set but not between lo and hi.
-func within[T int | time.Duration](l *loader, v yamlfile.At[T], what string, lo, hi T) {
+func within[T int | int64 | time.Duration](l *loader, v yamlfile.At[T], what string, lo, hi T) {
 	if v.Pos.Line > 0 && (v.Value < lo || v.Value > hi) {
 		l.errs.Addf(v.Pos, "%s must be between %v and %v, got %v", what, lo, hi, v.Value)
 	}
@@ -206,10 +225,14 @@ func (p *Profile) Bind(def *telemetry.PointDef, b PointBinding) (Binding, error)
 	}
 	ch := &p.Channels[i]
 	out := Binding{Channel: i, Def: def, UnitFactor: 1, Map: b.Map, Invert: b.Invert}
-	isBool := ch.Encoding == EncBool
+	isBool, isText := ch.Encoding == EncBool, ch.Encoding == EncString
 	switch {
-	case def.Kind == telemetry.KindText:
-		return out, fmt.Errorf("point %s is text, which no channel provides", def.Name)
+	case def.Kind == telemetry.KindText && !isText:
+		return out, fmt.Errorf("point %s is text, but channel %s is %s", def.Name, ch.Name, ch.Encoding)
+	case def.Kind != telemetry.KindText && isText:
+		return out, fmt.Errorf("point %s is %s, but channel %s is text", def.Name, def.Kind, ch.Name)
+	case isText && (b.Map != nil || b.Invert):
+		return out, fmt.Errorf("text is taken as it is: neither map nor invert can be applied to %s", def.Name)
 	case def.Kind == telemetry.Bool && !isBool:
 		return out, fmt.Errorf("point %s is bool, but channel %s is a number (%s)", def.Name, ch.Name, ch.Encoding)
 	case def.Kind != telemetry.Bool && isBool:
@@ -218,12 +241,12 @@ func (p *Profile) Bind(def *telemetry.PointDef, b PointBinding) (Binding, error)
 		return out, fmt.Errorf("invert is for bool points, %s is %s", def.Name, def.Kind)
 	case b.Map != nil && isBool:
 		return out, fmt.Errorf("a map is for numbers, %s is bool", def.Name)
-	case def.Kind == telemetry.Enum && (ch.Encoding == EncF32 || ch.Encoding == EncF64 || ch.Scale != 1 || ch.Offset != 0):
+	case def.Kind == telemetry.Enum && (ch.Encoding == EncF32 || ch.Encoding == EncF64 || ch.Scale != 1 || ch.Offset != 0 || ch.ScaleFrom != nil):
 		return out, fmt.Errorf("point %s is enum, which needs a plain integer channel", def.Name)
 	case def.Writable && !ch.Writable:
 		return out, fmt.Errorf("point %s is an output, but channel %s cannot be written", def.Name, ch.Name)
 	}
-	if isBool || b.Map != nil {
+	if isBool || isText || b.Map != nil {
 		return out, nil
 	}
 	factor, offset, ok := ConvertUnit(ch.Unit, def.Unit)

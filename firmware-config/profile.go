@@ -78,6 +78,7 @@ type Timing struct {
 	Gap       time.Duration // pause after any transaction with this unit before the next; default none beyond t3.5
 	WarmUp    time.Duration // values are Uncertain for this long after the unit (re)appears; default none
 	ReadDelay time.Duration // typical turnaround of the unit, for the bus budget; default 20 ms
+	SwitchGap time.Duration // pause before this unit is asked after another one of the bus, and the other way round
 }
 
 // Limits bound the planner's blocks. Zero values mean the protocol's limits.
@@ -122,10 +123,10 @@ const (
 	EncString // text in Channel.Count registers
 )
 
-// Registers returns how many registers (or bits, for EncBool) a value takes.
+// Registers returns how many registers (or bits, for EncBool) a value takes. For EncString ask the Channel.
 func (e Encoding) Registers() int {
 	switch e {
-	case EncU32, EncS32, EncF32:
+	case EncU32, EncS32, EncF32, EncBCD32:
 		return 2
 	case EncU64, EncS64, EncF64:
 		return 4
@@ -140,16 +141,17 @@ type Channel struct {
 	Table    Table
 	Address  int // zero-based, as it travels in the PDU
 	Encoding Encoding
-	// LittleWords: the low word comes first (CDAB). Bytes within a word are always big-endian.
+	// LittleWords: the low word comes first (CDAB).
 	LittleWords bool
 	// Bit and Width pick a bit field out of a register: Width bits from Bit (0 = least significant). Width 0 means
-	// the whole value. A field of width 1 is a bool when Encoding is EncBool.
+	// the whole value. A field of width 1 is a bool when Encoding is EncBool; one of width 8 is a u8 or s8.
 	Bit, Width int
 	// Engineering value = raw*Scale + Offset, in Unit. Scale 0 in the file means 1 here.
 	Scale, Offset float64
 	Unit          string
-	// Invalid raw values mean "no reading". They are compared with the raw words before any conversion, so that a
-	// sentinel of 0xFFFF is found in an s16 as well.
+	// Invalid raw values mean "no reading". They are compared with the raw words (in order, high word and high byte
+	// first) before any conversion, so that a sentinel of 0xFFFF is found in an s16 as well. Of a bit field, one that
+	// fits into the field is compared with the field, a larger one with the whole register.
 	Invalid []uint64
 	// Min and Max are the measuring range in Unit: a value beyond becomes OverRange or UnderRange at the bound.
 	// Nil means no bound.
@@ -168,11 +170,14 @@ type Channel struct {
 	OneChar bool
 	// ScaleFrom is the register that decides the scale; nil where Scale is fixed. Both apply.
 	ScaleFrom *ScaleFrom
-	// Counter: the value only rises and starts again at 0 when its bits are used up. The driver goes on counting over
-	// that; a fall that is no such wrap (a reset) is passed on as it is.
+	// Counter: the value only rises and starts again when its range is used up. The driver goes on counting over
+	// that: a fall from the top eighth of the range into the bottom eighth adds the size of the range. Any other fall
+	// is a reset of the device and passed on as it is. What was added is kept by the running driver only: after a
+	// restart the value is what the registers say. 64-bit and floating numbers have no end to wrap at.
 	Counter bool
-	// WriteValues are the raw registers that are written for each value as it is read back, where the two differ (a
-	// command register with magic numbers). Values that are not listed cannot be written.
+	// WriteValues are the raw registers that are written for each value of the channel as it is read back, where the
+	// two differ (a command register with magic numbers). Values that are not listed cannot be written. The register is
+	// written as a whole, also where the channel is a part of it.
 	WriteValues []WriteValue
 	// NoReadBack: what is written cannot be read there (a command). A write ends with the unit's confirmation.
 	NoReadBack bool

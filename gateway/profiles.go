@@ -17,7 +17,7 @@ import (
 func profilesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "profiles",
-		Short: "List the device models that are known, or show one",
+		Short: "List the device models that are known, show one, or check files of your own",
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -39,7 +39,7 @@ func profilesCommand() *cobra.Command {
 	list.Flags().BoolVar(&asJSON, "json", false, "print for programs")
 	show := &cobra.Command{
 		Use:   "show PROFILE",
-		Short: "Show the channels of a device model",
+		Short: "Show the channels and settings of a device model",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return &usageError{fmt.Errorf("profiles show needs one profile: linli profiles show xy_md02")}
@@ -55,9 +55,13 @@ func profilesCommand() *cobra.Command {
 			if p == nil {
 				return fmt.Errorf("there is no profile %q; there are %s", args[0], strings.Join(profileIDs(library), ", "))
 			}
+			if asJSON {
+				return showProfileJSON(cmd.OutOrStdout(), p)
+			}
 			return showProfile(cmd.OutOrStdout(), p)
 		},
 	}
+	show.Flags().BoolVar(&asJSON, "json", false, "print for programs")
 	cmd.AddCommand(list, show)
 	return cmd
 }
@@ -110,34 +114,6 @@ func listProfiles(out io.Writer, library *firmwareconfig.Library, asJSON bool) e
 	fmt.Fprintln(w, "PROFILE\tDEVICE CLASS\tSTATUS\tMAKER\tMODEL")
 	for _, e := range entries {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", e.ID, profileClass(library.Profiles[e.ID]), e.Status, e.Vendor, e.Model)
-	}
-	return w.Flush()
-}
-
-func showProfile(out io.Writer, p *firmwareconfig.Profile) error {
-	fmt.Fprintf(out, "%s: %s %s (%s · %s)\n", p.ID, p.Vendor, p.Model, p.Title.Zh, p.Title.En)
-	fmt.Fprintf(out, "register facts: %s; from %s\n", p.Status, strings.Join(p.Sources, "; "))
-	if p.Line.Baud != 0 {
-		fmt.Fprintf(out, "factory setting: %d %s", p.Line.Baud, p.Line.Format)
-		if p.Address != 0 {
-			fmt.Fprintf(out, ", address %d", p.Address)
-		}
-		fmt.Fprintln(out)
-	}
-	provides := map[string][]string{}
-	if p.Device != nil {
-		fmt.Fprintf(out, "a unit of it is one %s\n", p.Device.Class)
-		for point, b := range p.Device.Points {
-			provides[b.Channel] = append(provides[b.Channel], point)
-		}
-	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nCHANNEL\tTABLE\tADDRESS\tTYPE\tUNIT\tPROVIDES\tTITLE")
-	for i := range p.Channels {
-		ch := &p.Channels[i]
-		points := provides[ch.Name]
-		slices.Sort(points)
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s · %s\n", ch.Name, ch.Table, ch.Address, ch.Encoding, dash(ch.Unit), dash(strings.Join(points, ", ")), ch.Title.Zh, ch.Title.En)
 	}
 	return w.Flush()
 }
