@@ -18,6 +18,7 @@ need fonts-noto-cjk test -d /usr/share/fonts/opentype/noto
 need python3-pymodbus /usr/bin/python3 -c 'import pymodbus'
 need python3-serial /usr/bin/python3 -c 'import serial'
 need python3-serial-asyncio /usr/bin/python3 -c 'import serial_asyncio'
+need libmodbus5 sh -c 'ldconfig -p | grep libmodbus.so.5'
 
 if [ ${#packages[@]} -gt 0 ]; then
 	echo "installing for the tests: ${packages[*]}"
@@ -43,3 +44,6 @@ if ! [ -x .tools/bin/influxd ]; then
 	(cd / && CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOBIN="$OLDPWD/.tools/bin" go install -ldflags='-s -w' github.com/influxdata/influxdb/cmd/influxd@v1.8.10) ||
 		{ echo "cannot build InfluxDB 1.8.10; the tests need it" >&2; exit 1; }
 fi
+
+# A machine for qemu whose kernel has GPIO lines.
+tools/gpio-vm.sh
