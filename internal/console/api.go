@@ -12,11 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"go.uber.org/zap"
 
 	"linli/internal/alert"
+	"linli/internal/telemetry"
 )
 
 const (
@@ -42,6 +42,7 @@ func (s *Server) routes() http.Handler {
 	post("/api/v1/alerts/{id}/close", s.closeAlert)
 	get("/api/v1/demo", s.getDemo)
 	post("/api/v1/demo/scenarios/{name}", s.startScenario)
+	s.controlRoutes(mux)
 	mux.Handle("/", s.assets)
 	return mux
 }
@@ -64,17 +65,18 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	io.WriteString(w, "ok\n")
 }
 
-// readyz says whether the first result of any device has come in, a failed read included.
+// readyz says whether the first result of any device has come in, a failed read included. What the gateway says of its
+// own buses is none.
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	entries, _ := s.src.Live.Snapshot(nil)
 	for i := range entries {
-		if entries[i].Known {
+		if entries[i].Known && s.src.Inventory.IsInstalled(telemetry.PointID(i)) {
 			io.WriteString(w, "ready\n")
 			return
 		}
 	}
-	if len(entries) == 0 {
+	if devices, _ := s.src.Inventory.Installed(); devices == 0 {
 		io.WriteString(w, "ready: nothing is installed\n")
 		return
 	}
@@ -189,13 +191,11 @@ func readAction(w http.ResponseWriter, r *http.Request) (actionJSON, bool) {
 	if !readJSON(w, r, &in) {
 		return in, false
 	}
-	in.By, in.Note = clean(in.By), clean(in.Note)
-	if in.By == "" {
-		writeError(w, http.StatusBadRequest, errNeedsName)
+	if !cleanAuthor(w, &in.By, &in.Note) {
 		return in, false
 	}
-	if utf8.RuneCountInString(in.By) > maxName || utf8.RuneCountInString(in.Note) > maxNote {
-		writeError(w, http.StatusBadRequest, errLongText)
+	if in.By == "" {
+		writeError(w, http.StatusBadRequest, errNeedsName)
 		return in, false
 	}
 	return in, true

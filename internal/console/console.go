@@ -8,6 +8,8 @@
 //     live table with their quality. A value that is not known is sent as not known.
 //   - A client costs a bounded amount: streams are limited in number, hold no queue (a client that fell behind gets
 //     a fresh snapshot, one that does not read is dropped), bodies and headers are limited in size.
+//   - The gateway's own works (buses and their units, as devices) are no part of what people's pages show: neither /site
+//     nor the values have them. /api/v1/buses tells of them.
 //   - Without a token it serves the loopback interface only. With one, everything but /healthz and /readyz needs it.
 //
 // It does not decide anything: no rule, no alert state and no quality is computed here. It stores nothing.
@@ -59,8 +61,8 @@ type Config struct {
 	MaxConns int
 }
 
-// Sources is what the console reads, and the two things it can ask for: acknowledging and closing alerts, and
-// starting a story of the demo. Inventory, Clock, Live and Alerts are required.
+// Sources is what the console reads, and what it can ask for: acknowledging and closing alerts, orders to outputs and
+// the guests of buses, and starting a story of the demo. Inventory, Clock, Live and Alerts are required.
 type Sources struct {
 	Inventory *telemetry.Inventory
 	Clock     *telemetry.Clock
@@ -69,6 +71,8 @@ type Sources struct {
 	// Status tells the health of the gateway's own parts. It is called every few seconds per open page and must
 	// not wait. Nil means that nothing is known about them.
 	Status func() Status
+	// Control reaches the buses and the outputs; nil where there are none to reach.
+	Control Control
 	// Scenarios offers the stories of the demo; nil outside the demo.
 	Scenarios Scenarios
 	// Metrics writes metrics in the Prometheus text format. Nil means that only the console's own are there.
@@ -194,7 +198,7 @@ func New(cfg Config, src Sources, log *zap.Logger) (*Server, error) {
 	var id [8]byte
 	rand.Read(id[:])
 	s.instance = hex.EncodeToString(id[:])
-	s.feed = newFeed(src.Live)
+	s.feed = newFeed(src.Live, src.Inventory)
 	if s.site, err = encodeSite(src.Inventory); err != nil {
 		return nil, fmt.Errorf("console: %w", err)
 	}

@@ -29,6 +29,23 @@ const (
 	errBadInput    apiError = "bad_input"
 	errStore       apiError = "store_failed"
 	errManyStreams apiError = "too_many_streams"
+
+	errNoBus          apiError = "bus_not_found"
+	errNotHost        apiError = "bus_cannot_be_asked"
+	errBusBusy        apiError = "bus_busy"
+	errStopping       apiError = "stopping"
+	errFunction       apiError = "function_not_allowed"
+	errUndeclared     apiError = "write_not_declared"
+	errBadRequest     apiError = "bad_request"
+	errNoPoint        apiError = "point_not_found"
+	errNotWritable    apiError = "not_writable"
+	errBadValue       apiError = "bad_value"
+	errTooSoon        apiError = "too_soon"
+	errSuspended      apiError = "bus_suspended"
+	errOutcomeUnknown apiError = "outcome_unknown"
+	errNotTaken       apiError = "not_taken"
+	errNotDone        apiError = "not_done"
+	errUnreadable     apiError = "unreadable"
 )
 
 // message says for people what went wrong and what to do.
@@ -66,24 +83,57 @@ func (e apiError) message() telemetry.Text {
 		return telemetry.Text{Zh: "没有记录成功，请再试一次。", En: "This was not recorded; please try again."}
 	case errManyStreams:
 		return telemetry.Text{Zh: "打开的页面太多了，请先关掉几个。", En: "Too many pages are open; please close some."}
+	case errNoBus:
+		return telemetry.Text{Zh: "没有这条总线，请核对名称。", En: "There is no such bus; check its name."}
+	case errNotHost:
+		return telemetry.Text{Zh: "这条总线不能直接查询。", En: "This bus cannot be asked."}
+	case errBusBusy:
+		return telemetry.Text{Zh: "总线正忙，请稍后再试。", En: "The bus is busy; please try again in a moment."}
+	case errStopping:
+		return telemetry.Text{Zh: "网关正在停止，操作没有执行。", En: "The gateway is stopping; nothing was done."}
+	case errFunction:
+		return telemetry.Text{Zh: "不允许使用这个功能码。", En: "This function code is not allowed here."}
+	case errUndeclared:
+		return telemetry.Text{Zh: "这个请求会改动设备：请写明是谁，并注明是写操作（by 和 write）。", En: "This request changes the unit: say who asks and that it is a write (by and write)."}
+	case errBadRequest:
+		return telemetry.Text{Zh: "请求内容不合要求，请检查。", En: "The request is not as it should be; please check it."}
+	case errNoPoint:
+		return telemetry.Text{Zh: "没有这个设备或测点，请核对名称。", En: "There is no such device or point; check the names."}
+	case errNotWritable:
+		return telemetry.Text{Zh: "这个测点不能控制。", En: "This point is not an output."}
+	case errBadValue:
+		return telemetry.Text{Zh: "这个值不合适，没有执行。", En: "The point cannot take this value; nothing was done."}
+	case errTooSoon:
+		return telemetry.Text{Zh: "操作太频繁，请稍后再试。", En: "Too many changes in a short time; please wait a moment."}
+	case errSuspended:
+		return telemetry.Text{Zh: "总线正在调试，暂停使用，没有执行。", En: "The bus is suspended for commissioning; nothing was done."}
+	case errOutcomeUnknown:
+		return telemetry.Text{Zh: "命令已发出，但不知道是否生效，请到现场核实。", En: "The command went out, but whether it took effect is not known; please check on site."}
+	case errNotTaken:
+		return telemetry.Text{Zh: "设备收到了命令，但没有照做，请检查设备。", En: "The device accepted the command but did not follow it; please check the device."}
+	case errNotDone:
+		return telemetry.Text{Zh: "没有执行成功，请检查线路和设备。", En: "This could not be done; check the line and the device."}
+	case errUnreadable:
+		return telemetry.Text{Zh: "记录读不出来，请检查存储。", En: "The record cannot be read; check the disk."}
 	}
 	return telemetry.Text{Zh: "没有这个页面。", En: "There is no such page."}
 }
 
 // problem is the body of every answer that is an error.
 type problem struct {
-	Error struct {
-		Code    apiError       `json:"code"`
-		Message telemetry.Text `json:"message"`
-		Detail  string         `json:"detail,omitempty"` // for programmers, in English
-	} `json:"error"`
+	Error problemDetail `json:"error"`
+}
+
+type problemDetail struct {
+	Code    apiError       `json:"code"`
+	Message telemetry.Text `json:"message"`
+	Detail  string         `json:"detail,omitempty"` // for programmers, in English
 }
 
 func writeError(w http.ResponseWriter, status int, code apiError) { writeProblem(w, status, code, "") }
 
 func writeProblem(w http.ResponseWriter, status int, code apiError, detail string) {
-	var p problem
-	p.Error.Code, p.Error.Message, p.Error.Detail = code, code.message(), detail
+	p := problem{problemDetail{Code: code, Message: code.message(), Detail: detail}}
 	body, _ := json.Marshal(p) // Plain strings: it cannot fail.
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")

@@ -23,16 +23,19 @@ const (
 // feed turns the live table into batches of changes, each made and encoded once for all clients. It has no goroutine:
 // the client that asks first after an interval makes the next batch.
 type feed struct {
-	live *live.Table
+	live   *live.Table
+	hidden []bool // by point: of the gateway's own works, which pages do not show
 
 	mu        sync.Mutex
-	entries   []live.Entry     // guarded by mu: the table as of the last batch
-	scratch   []live.Entry     // guarded by mu: memory for the next one
-	confirmed []telemetry.Mono // guarded by mu: what clients were last told about each point
-	version   uint64           // guarded by mu: the table's at the last batch
-	last      telemetry.Mono   // guarded by mu: when the last batch was made
-	next      uint64           // guarded by mu: number of the next batch
-	batches   [feedKept][]byte // guarded by mu: batch n is at n modulo feedKept; empty where nothing changed
+	entries   []live.Entry       // guarded by mu: the table as of the last batch
+	scratch   []live.Entry       // guarded by mu: memory for the next one
+	confirmed []telemetry.Mono   // guarded by mu: what clients were last told about each point
+	seen      uint64             // guarded by mu: number of the next event of the table
+	happened  []telemetry.Sample // guarded by mu: memory for events
+	version   uint64             // guarded by mu: the table's at the last batch
+	last      telemetry.Mono     // guarded by mu: when the last batch was made
+	next      uint64             // guarded by mu: number of the next batch
+	batches   [feedKept][]byte   // guarded by mu: batch n is at n modulo feedKept; empty where nothing changed
 }
 
 // valuesJSON is one batch of changes.
@@ -41,6 +44,15 @@ type valuesJSON struct {
 	Values []valueJSON `json:"values"`
 	// Confirmed says of unchanged points that they were read again: when, and which.
 	Confirmed []confirmedJSON `json:"confirmed,omitempty"`
+	// Events are all samples of points that tell what happened (a card was presented), oldest first, also those that
+	// repeat one another.
+	Events []eventJSON `json:"events,omitempty"`
+}
+
+type eventJSON struct {
+	ID    uint32 `json:"id"`
+	MS    int64  `json:"ms"`
+	Value any    `json:"value"`
 }
 
 type confirmedJSON struct {
@@ -48,7 +60,17 @@ type confirmedJSON struct {
 	Points []uint32 `json:"points"`
 }
 
-func newFeed(table *live.Table) *feed { return &feed{live: table, last: -1 << 62} }
+func newFeed(table *live.Table, inv *telemetry.Inventory) *feed {
+	f := &feed{live: table, last: -1 << 62, hidden: make([]bool, len(inv.Points))}
+	for i := range f.hidden {
+		d := inv.Points[i].Device
+		f.hidden[i] = d >= 0 && inv.Devices[d].System
+	}
+	return f
+}
+
+// shown reports whether pages have a point.
+func (f *feed) shown(id telemetry.PointID) bool { return int(id) >= len(f.hidden) || !f.hidden[id] }
 
 // advance makes a batch when the last one is old enough. The caller holds mu.
 func (f *feed) advance(now telemetry.Mono) {
@@ -66,7 +88,7 @@ func (f *feed) advance(now telemetry.Mono) {
 	for i := range entries {
 		e := &entries[i]
 		switch {
-		case !e.Known:
+		case !e.Known || !f.shown(e.Point):
 		case e.Version > f.version:
 			batch.Values = append(batch.Values, encodeEntry(e))
 			f.confirmed[i] = e.Confirmed
@@ -82,7 +104,13 @@ func (f *feed) advance(now telemetry.Mono) {
 		}
 	}
 	f.version = version
-	if len(batch.Values) == 0 && len(batch.Confirmed) == 0 {
+	f.happened, f.seen = f.live.Events(f.happened[:0], f.seen)
+	for i := range f.happened {
+		if e := &f.happened[i]; f.shown(e.Point) {
+			batch.Events = append(batch.Events, eventJSON{ID: uint32(e.Point), MS: millis(e.Time), Value: encodeValue(e.Value)})
+		}
+	}
+	if len(batch.Values) == 0 && len(batch.Confirmed) == 0 && len(batch.Events) == 0 {
 		return // Nothing to say: clients stay where they are.
 	}
 	if batch.Values == nil {

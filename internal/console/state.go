@@ -19,6 +19,7 @@ const recentShown = 20
 type siteJSON struct {
 	Site     string         `json:"site"`
 	Gateway  string         `json:"gateway"`
+	Node     string         `json:"node"`
 	Title    telemetry.Text `json:"title"`
 	City     string         `json:"city,omitempty"`
 	District string         `json:"district,omitempty"`
@@ -52,6 +53,7 @@ type defJSON struct {
 	AlarmWhen  *bool          `json:"alarm_when,omitempty"` // the state of a bool point that is abnormal
 	LifeSafety bool           `json:"life_safety,omitempty"`
 	Writable   bool           `json:"writable,omitempty"`
+	Event      bool           `json:"event,omitempty"` // each sample is something that happened
 }
 
 type enumJSON struct {
@@ -79,9 +81,9 @@ type derivedJSON struct {
 	Def     defJSON `json:"point"`
 }
 
-// encodeSite returns the inventory as JSON.
+// encodeSite returns the inventory as JSON, without the gateway's own works.
 func encodeSite(inv *telemetry.Inventory) ([]byte, error) {
-	out := siteJSON{Site: inv.Site, Gateway: inv.Gateway, Title: inv.Title, City: inv.Place.City, District: inv.Place.District,
+	out := siteJSON{Site: inv.Site, Gateway: inv.Gateway, Node: inv.Node(), Title: inv.Title, City: inv.Place.City, District: inv.Place.District,
 		Street: inv.Place.Street, Timezone: "UTC", Zones: []zoneJSON{}, Classes: []classJSON{}, Devices: []deviceJSON{}, Derived: []derivedJSON{}}
 	if inv.Location != nil {
 		out.Timezone = inv.Location.String()
@@ -95,6 +97,9 @@ func encodeSite(inv *telemetry.Inventory) ([]byte, error) {
 	}
 	seen := map[string]bool{}
 	for i, d := range inv.Devices {
+		if d.System {
+			continue
+		}
 		if !seen[d.Class.ID] {
 			seen[d.Class.ID] = true
 			class := classJSON{ID: d.Class.ID, Title: d.Class.Title, Points: []defJSON{}}
@@ -133,7 +138,7 @@ func encodeSite(inv *telemetry.Inventory) ([]byte, error) {
 }
 
 func encodeDef(p *telemetry.PointDef) defJSON {
-	d := defJSON{Name: p.Name, Title: p.Title, Kind: p.Kind.String(), Unit: p.Unit, LifeSafety: p.LifeSafety, Writable: p.Writable}
+	d := defJSON{Name: p.Name, Title: p.Title, Kind: p.Kind.String(), Unit: p.Unit, LifeSafety: p.LifeSafety, Writable: p.Writable, Event: p.Event}
 	for _, e := range p.Enum {
 		d.Enum = append(d.Enum, enumJSON{Code: e.Code, Name: e.Name, Title: e.Title})
 	}
@@ -302,13 +307,13 @@ func (s *Server) alerts() alertsJSON {
 
 // state returns a whole snapshot with the values of entries.
 func (s *Server) state(entries []live.Entry) stateJSON {
-	return stateJSON{Server: s.server(), Now: s.now(), Alerts: s.alerts(), Values: encodeEntries(entries), Status: s.status()}
+	return stateJSON{Server: s.server(), Now: s.now(), Alerts: s.alerts(), Values: s.encodeEntries(entries), Status: s.status()}
 }
 
-func encodeEntries(entries []live.Entry) []valueJSON {
+func (s *Server) encodeEntries(entries []live.Entry) []valueJSON {
 	values := make([]valueJSON, 0, len(entries))
 	for i := range entries {
-		if entries[i].Known {
+		if entries[i].Known && s.feed.shown(entries[i].Point) {
 			values = append(values, encodeEntry(&entries[i]))
 		}
 	}

@@ -1,7 +1,9 @@
 // Package live holds the latest value of every point.
 //
-// It keeps apart when a value was last confirmed (every good read) and when it last changed. The Table is safe for
-// concurrent use: one writer (the fan-in), any number of readers.
+// It keeps apart when a value was last confirmed (every good read) and when it last changed. Of points whose samples
+// are events (a card was presented) it also keeps the newest samples one by one, so that none that came between two looks
+// at the table is missed, nor one that repeats the last. The Table is safe for concurrent use: one writer (the
+// fan-in), any number of readers.
 package live
 
 import (
@@ -25,15 +27,32 @@ type Entry struct {
 	Version uint64
 }
 
+// eventsKept bounds the events that are kept; the oldest go. Whoever looks every second misses none below a thousand
+// cards a second.
+const eventsKept = 1024
+
 // Table is the current value table.
 type Table struct {
+	event []bool // index = PointID: its samples are events; shorter where the rest are not
+
 	mu      sync.RWMutex
-	entries []Entry // guarded by mu; index = PointID
-	version uint64  // guarded by mu; grows with each batch that changed something
+	entries []Entry            // guarded by mu; index = PointID
+	version uint64             // guarded by mu; grows with each batch that changed something
+	events  []telemetry.Sample // guarded by mu; event n is at n modulo eventsKept
+	next    uint64             // guarded by mu; number of the next event
 }
 
-// New returns a table for points 0..points-1, none of them known.
-func New(points int) *Table { return &Table{entries: make([]Entry, points)} }
+// New returns a table for points 0..points-1, none of them known. The samples of the points in events are events.
+func New(points int, events ...telemetry.PointID) *Table {
+	t := &Table{entries: make([]Entry, points)}
+	for _, id := range events {
+		if int(id) < points {
+			t.event = append(t.event, make([]bool, max(0, int(id)+1-len(t.event)))...)
+			t.event[id] = true
+		}
+	}
+	return t
+}
 
 // Apply takes a batch of samples. Samples of unknown points are ignored.
 func (t *Table) Apply(batch []telemetry.Sample) {
@@ -45,7 +64,11 @@ func (t *Table) Apply(batch []telemetry.Sample) {
 			continue
 		}
 		e := &t.entries[s.Point]
-		if !e.Known || e.Quality != s.Quality || e.Value != s.Value {
+		happened := int(s.Point) < len(t.event) && t.event[s.Point] && !s.Quality.Bad()
+		if happened {
+			t.keep(s)
+		}
+		if !e.Known || happened || e.Quality != s.Quality || e.Value != s.Value {
 			e.Changed, e.Version, t.version = s.Time, next, next
 		}
 		e.Sample, e.Known = s, true
@@ -53,6 +76,27 @@ func (t *Table) Apply(batch []telemetry.Sample) {
 			e.Last, e.Confirmed = s.Value, s.Time
 		}
 	}
+}
+
+// keep appends an event. t.mu is held.
+func (t *Table) keep(s telemetry.Sample) {
+	if len(t.events) < eventsKept {
+		t.events = append(t.events, s)
+	} else {
+		t.events[t.next%eventsKept] = s
+	}
+	t.next++
+}
+
+// Events appends the events from number since on to dst, oldest first, and returns it with the number of the next. Those
+// that are no longer kept are left out.
+func (t *Table) Events(dst []telemetry.Sample, since uint64) ([]telemetry.Sample, uint64) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for n := max(since, t.next-min(t.next, uint64(len(t.events)))); n < t.next; n++ {
+		dst = append(dst, t.events[n%eventsKept])
+	}
+	return dst, t.next
 }
 
 // Get returns the entry of a point; the zero Entry for a point that does not exist.

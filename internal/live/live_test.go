@@ -59,3 +59,29 @@ func TestSnapshotIsInOrderOfPoints(t *testing.T) {
 		t.Errorf("snapshot %+v at version %d", entries, version)
 	}
 }
+
+func TestEventsAreKeptOneByOne(t *testing.T) {
+	table := live.New(3, 1)
+	card := telemetry.TextValue("a1")
+	table.Apply([]telemetry.Sample{{Point: 1, Time: 10, Value: card}, {Point: 1, Time: 11, Value: card}, {Point: 2, Time: 11, Value: card}})
+	_, before := table.Snapshot(nil)
+	events, next := table.Events(nil, 0)
+	if len(events) != 2 || events[0].Time != 10 || events[1].Time != 11 || next != 2 {
+		t.Errorf("after the same card twice: %v, next %d", events, next)
+	}
+	table.Apply(sample(12, telemetry.Good, card))
+	table.Apply(sample(13, telemetry.BadSensor, telemetry.Value{}))
+	if _, after := table.Snapshot(nil); after == before {
+		t.Error("a card that is presented again is no change")
+	}
+	if events, next = table.Events(events[:0], next); len(events) != 1 || events[0].Time != 12 || next != 3 {
+		t.Errorf("once more: %v, next %d", events, next)
+	}
+	for i := range 3000 {
+		table.Apply(sample(telemetry.Mono(100+i), telemetry.Good, card))
+	}
+	events, next = table.Events(nil, 0)
+	if len(events) != 1024 || next != 3003 || events[0].Time != telemetry.Mono(100+3000-1024) || events[1023].Time != 3099 {
+		t.Errorf("of 3003 events %d are kept, from %d to %d, next %d", len(events), events[0].Time, events[len(events)-1].Time, next)
+	}
+}
