@@ -29,6 +29,8 @@ type layoutFile struct {
 	Max     *yamlfile.At[float64] `yaml:"max"`
 	Repeat  yamlfile.At[int]      `yaml:"repeat"`
 	Step    yamlfile.At[int]      `yaml:"step"`
+	Status  yamlfile.At[string]   `yaml:"status"`
+	Source  string                `yaml:"source"`
 }
 
 type channelFile struct {
@@ -199,7 +201,9 @@ func (l *loader) channel(p *Profile, f *channelFile) (Channel, bool) {
 
 // layout checks what channels and settings share, and reports whether enough of it is right to be used.
 func (l *loader) layout(p *Profile, f *layoutFile) (Channel, bool) {
-	ch := Channel{Name: f.Name.Value, Title: f.Title.Text, Address: f.Address.Value, Offset: f.Offset.Value, Scale: 1, Unit: f.Unit.Value}
+	ch := Channel{Name: f.Name.Value, Title: f.Title.Text, Address: f.Address.Value, Offset: f.Offset.Value, Scale: 1, Unit: f.Unit.Value,
+		Status: f.Status.Value, Source: f.Source}
+	oneOf(l, f.Status, "status", "confirmed", "partial", "unverified")
 	ch.Table = Table(l.named(f.Table, "table", tableNames[:]))
 	within(l, f.Address, "address", 0, 65535)
 	oneOf(l, f.Words, "words", "big", "little")

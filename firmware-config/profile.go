@@ -136,8 +136,12 @@ func (e Encoding) Registers() int {
 
 // Channel is one value of a unit.
 type Channel struct {
-	Name     string
-	Title    telemetry.Text
+	Name  string
+	Title telemetry.Text
+	// Status is how far this one is known where that differs from the profile's, and Source where it is from; "" for
+	// as the profile says.
+	Status, Source string
+
 	Table    Table
 	Address  int // zero-based, as it travels in the PDU
 	Encoding Encoding
