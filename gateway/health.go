@@ -8,6 +8,7 @@ import (
 
 	"linli/drivers"
 	"linli/internal/alert"
+	"linli/internal/audit"
 	"linli/internal/console"
 	"linli/internal/journal"
 	"linli/internal/live"
@@ -27,6 +28,7 @@ type health struct {
 	uplink  *uplink.Uplink // nil for a box that works alone
 	lines   []*drivers.Line
 	fanIn   *fanIn
+	audit   *audit.Record
 }
 
 func (h *health) status() console.Status {
@@ -65,12 +67,7 @@ func (h *health) register(set *metrics.Set) {
 		return h.clock.Mono().Sub(telemetry.Mono(h.fanIn.stepped.Load())).Seconds()
 	})
 
-	gauge("linli_state_in_memory", func() float64 {
-		if h.trouble != nil {
-			return 1
-		}
-		return 0
-	})
+	gauge("linli_state_in_memory", func() float64 { return oneIf(h.trouble != nil) })
 	gauge("linli_journal_bytes", func() float64 { return float64(h.journal.Stats().Bytes) })
 	gauge("linli_journal_commits_total", func() float64 { return float64(h.journal.Stats().Commits) })
 	gauge("linli_journal_commit_failures_total", func() float64 { return float64(h.journal.Stats().CommitFailures) })
@@ -102,6 +99,9 @@ func (h *health) register(set *metrics.Set) {
 		entries, _ := h.table.Snapshot(nil)
 		n := 0
 		for i := range entries {
+			if d := h.inv.Points[i].Device; d >= 0 && h.inv.Devices[d].System {
+				continue // What the gateway says of its own works is not what people wait for.
+			}
 			if !entries[i].Known || entries[i].Quality.Bad() {
 				n++
 			}
@@ -109,36 +109,30 @@ func (h *health) register(set *metrics.Set) {
 		return float64(n)
 	})
 	if h.uplink != nil {
-		gauge("linli_uplink_connected", func() float64 {
-			if h.uplink.Status().Connected {
-				return 1
-			}
-			return 0
-		})
+		gauge("linli_uplink_connected", func() float64 { return oneIf(h.uplink.Status().Connected) })
 		gauge("linli_uplink_waiting_frames", func() float64 { return float64(h.uplink.Status().WaitingFrames) }) // for the clock to be set
 		gauge("linli_uplink_backlog_frames", func() float64 { return float64(h.uplink.Status().BacklogFrames) })
 	}
+	gauge("linli_audit_written_total", func() float64 { return float64(h.audit.Stats().Written) })
+	gauge("linli_audit_failures_total", func() float64 { return float64(h.audit.Stats().Failures) })
+	gauge("linli_audit_dropped_total", func() float64 { return float64(h.audit.Stats().Dropped) })
+	gauge("linli_audit_waiting", func() float64 { return float64(h.audit.Stats().Waiting) })
 	for _, line := range h.lines {
 		b := line.Health()
-		gauge(fmt.Sprintf("linli_bus_up{bus=%q}", b.Bus), func() float64 {
-			if line.Health().Up {
-				return 1
-			}
-			return 0
-		})
+		gauge(fmt.Sprintf("linli_bus_up{bus=%q}", b.Bus), func() float64 { return oneIf(line.Health().Up) })
+		gauge(fmt.Sprintf("linli_bus_suspended{bus=%q}", b.Bus), func() float64 { return oneIf(line.Health().Suspended) })
+		gauge(fmt.Sprintf("linli_bus_late_frames_total{bus=%q}", b.Bus), func() float64 { return float64(line.Health().Late) })
+		gauge(fmt.Sprintf("linli_bus_foreign_frames_total{bus=%q}", b.Bus), func() float64 { return float64(line.Health().Foreign) })
 		gauge(fmt.Sprintf("linli_bus_writes_refused_total{bus=%q}", b.Bus), func() float64 { return float64(line.Refused()) })
 		gauge(fmt.Sprintf("linli_bus_busy_ratio{bus=%q}", b.Bus), func() float64 { return line.Health().Busy })
 		for i, u := range b.Units {
 			for name, value := range map[string]func(drivers.UnitHealth) float64{
-				"linli_unit_online": func(u drivers.UnitHealth) float64 {
-					if u.Online {
-						return 1
-					}
-					return 0
-				},
+				"linli_unit_online":             func(u drivers.UnitHealth) float64 { return oneIf(u.Online) },
 				"linli_unit_answers_total":      func(u drivers.UnitHealth) float64 { return float64(u.Answers) },
 				"linli_unit_timeouts_total":     func(u drivers.UnitHealth) float64 { return float64(u.Timeouts) },
 				"linli_unit_errors_total":       func(u drivers.UnitHealth) float64 { return float64(u.Errors) },
+				"linli_unit_crc_errors_total":   func(u drivers.UnitHealth) float64 { return float64(u.CRC) },
+				"linli_unit_retries_total":      func(u drivers.UnitHealth) float64 { return float64(u.Retries) },
 				"linli_unit_exceptions_total":   func(u drivers.UnitHealth) float64 { return float64(u.Exceptions) },
 				"linli_unit_late_frames_total":  func(u drivers.UnitHealth) float64 { return float64(u.Late) },
 				"linli_unit_round_trip_seconds": func(u drivers.UnitHealth) float64 { return u.RoundTrip.Seconds() },
@@ -147,4 +141,12 @@ func (h *health) register(set *metrics.Set) {
 			}
 		}
 	}
+}
+
+// oneIf is a condition as a metric.
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }

@@ -17,6 +17,7 @@ import (
 
 	"linli/drivers"
 	"linli/internal/alert"
+	"linli/internal/audit"
 	"linli/internal/console"
 	"linli/internal/live"
 	"linli/internal/site"
@@ -93,9 +94,12 @@ type gatewayConfig struct {
 
 // runGateway runs one gateway until ctx ends or a part of it that cannot be done without fails.
 //
-//	buses                          6. one supervisor a bus                  started last, stopped first
-//	  | batches of samples
+//	outputs                        8. on_start, then on_stop before anything else stops
+//	  | orders: the one path of writes (also from the console), each into the audit record
 //	  v
+//	buses                          6. one supervisor a bus                  7. their health and settings, as points
+//	  | batches of samples                                                       |
+//	  v                                                                          v
 //	fan-in                         5. one goroutine: live, rules, alerts, journal, in this order
 //	  |         |         |
 //	  v         v         v
@@ -109,8 +113,9 @@ type gatewayConfig struct {
 func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	s, inv, log := cfg.plan.site, cfg.plan.site.Inventory, cfg.log
 	clock := newClock()
+	devices, installed := inv.Installed()
 	log.Info("starting", zap.String("version", productVersion()), zap.String("node", inv.Node()),
-		zap.Int("devices", len(inv.Devices)), zap.Int("points", len(inv.Points)), zap.String("state", cfg.state))
+		zap.Int("devices", devices), zap.Int("points", installed), zap.String("state", cfg.state))
 	st, err := openStores(cfg.state, s, clock, log)
 	if err != nil {
 		return err
@@ -126,7 +131,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	}()
 
 	// 1. What is known now.
-	table := live.New(len(inv.Points))
+	table := live.New(len(inv.Points), eventPoints(inv)...)
 
 	// 2. Alerts: what was active goes back to the engine before the first sample.
 	parts.onStop("alert book", 3*time.Second, book.Close)
@@ -137,6 +142,11 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	// 3. The journal.
 	parts.onStop("journal", 3*time.Second, j.Close)
 	parts.start("journal", 5*time.Second, j.Run)
+
+	record := audit.New(audit.Config{Path: filepath.Join(st.dir, "audit.log"), Log: log.Named("audit")})
+	parts.start("audit record", 3*time.Second, record.Run)
+	memory := newLearned(st.dir, log.Named("bus"))
+	parts.start("memory of the buses", 3*time.Second, memory.run)
 
 	// 4a. The city.
 	up, err := newUplink(cfg, st, clock)
@@ -157,9 +167,18 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 		}
 		lines[i] = drivers.NewLine(bus)
 	}
+	writers := make([]pointWriter, len(lines))
+	states := make([]func() drivers.BusHealth, len(lines))
+	for i, line := range lines {
+		writers[i], states[i] = line, line.Health
+	}
+	orders := newOrders(s, writers, clock, record, log.Named("orders"))
+	points := newBusPoints(s, states, clock)
+	outputs := &standing{site: s, orders: orders, health: states}
+	settings := &drift{site: s, lines: lines, points: points, log: log.Named("config")}
 
 	// 4b. People.
-	health := &health{inv: inv, clock: clock, table: table, book: book, journal: j, trouble: st.trouble, uplink: up, lines: lines, fanIn: in}
+	health := &health{inv: inv, clock: clock, table: table, book: book, journal: j, trouble: st.trouble, uplink: up, lines: lines, fanIn: in, audit: record}
 	token, err := readToken(s.Console.TokenFile)
 	if err != nil {
 		return err
@@ -168,7 +187,8 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	health.register(set)
 	web, err := console.New(
 		console.Config{Listen: s.Console.Listen, Token: token, Version: productVersion()},
-		console.Sources{Inventory: inv, Clock: clock, Live: table, Alerts: book, Status: health.status, Scenarios: cfg.scenarios, Metrics: set.WritePrometheus},
+		console.Sources{Inventory: inv, Clock: clock, Live: table, Alerts: book, Status: health.status, Scenarios: cfg.scenarios, Metrics: set.WritePrometheus,
+			Control: &guests{site: s, lines: lines, orders: orders, audit: record, points: points, clock: clock, log: log.Named("bus")}},
 		log.Named("console"))
 	if err != nil {
 		return err
@@ -187,6 +207,10 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 			return drivers.Supervise(ctx, clock, line, in.emit(ctx), log.Named("bus"))
 		})
 	}
+	parts.start("health of the buses", time.Second, func(ctx context.Context) error { return points.run(ctx, in.emit(ctx)) })
+	parts.start("settings of the units", 3*time.Second, settings.run)
+	parts.start("outputs", 3*time.Second, outputs.run)
+	parts.onStop("outputs", 3*time.Second, outputs.stop)
 	log.Info("started", zap.String("console", "http://"+listener.Addr().String()))
 	if cfg.ready != nil {
 		cfg.ready("http://"+listener.Addr().String(), table)
@@ -194,6 +218,16 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	err = parts.wait(ctx)
 	log.Info("stopping", zap.Error(err))
 	return err
+}
+
+// eventPoints returns the points whose samples are events.
+func eventPoints(inv *telemetry.Inventory) (events []telemetry.PointID) {
+	for i := range inv.Points {
+		if inv.Points[i].Def.Event {
+			events = append(events, telemetry.PointID(i))
+		}
+	}
+	return events
 }
 
 // goneAlerts returns the alerts that nothing in the present site file stands for any more: those the engine has no rule
