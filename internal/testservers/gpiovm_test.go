@@ -3,6 +3,7 @@ package testservers_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,6 +21,9 @@ func TestSimulatedLines(t *testing.T) {
 	}
 	if !testservers.InsideVM(t, 30*time.Second, files) {
 		return
+	}
+	if dev := os.Getenv(holdOutput); dev != "" {
+		hold(t, dev)
 	}
 	for name, want := range map[string]os.FileMode{"/bin/again": 0o111, "/etc/linli/a.txt": 0} {
 		if info, err := os.Stat(name); err != nil {
@@ -89,6 +93,30 @@ func TestSimulatedLines(t *testing.T) {
 		check(t, chip, 3, true) // free
 	})
 
+	t.Run("output of a killed process", func(t *testing.T) {
+		if err := chip.Set(5, false); err != nil {
+			t.Fatal(err)
+		}
+		// Without a timeout's timer the Go runtime would take the waiting child for a deadlock and end it.
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestSimulatedLines$", "-test.timeout=1m")
+		cmd.Env = append(os.Environ(), holdOutput+"="+chip.Dev())
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		testservers.Eventually(t, 10*time.Second, "the child drives line 5", func() bool {
+			high, err := chip.Value(5)
+			return err == nil && high
+		})
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
+			t.Errorf("the child ended with %v, want killed", err)
+		}
+		check(t, chip, 5, false)
+	})
+
 	if err := chip.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +133,19 @@ func TestSimulatedLines(t *testing.T) {
 	if err := again.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// holdOutput is the environment variable that makes a child of the test binary drive line 5 of the chip it names.
+const holdOutput = "TEST_HOLD_OUTPUT"
+
+// hold drives line 5 until it is killed.
+func hold(t *testing.T, dev string) {
+	line, err := gpiocdev.RequestLine(dev, 5, gpiocdev.AsOutput(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer line.Close()
+	<-t.Context().Done()
 }
 
 func check(t *testing.T, chip *testservers.SimChip, line int, want bool) {
