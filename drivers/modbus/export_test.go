@@ -28,18 +28,9 @@ var (
 	AppendRTU   = appendRTU
 	AppendTCP   = appendTCP
 	CheckAnswer = checkAnswer
-	FindRTU     = findRTU
 	FindTCP     = findTCP
-	ForeignRTU  = foreignRTU
 	OpenSerial  = openSerial
 	QuietTime   = quietTime
-)
-
-// The verdicts of FindRTU.
-const (
-	More  = more
-	Found = found
-	Bad   = bad
 )
 
 // Block is a planned read.

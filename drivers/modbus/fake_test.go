@@ -212,6 +212,9 @@ func (f flushing) Flush() error {
 	}
 }
 
+// Set takes the settings of a line that does not care.
+func (f flushing) Set(int, string) error { return nil }
+
 // answering returns a handler that lets every unit of units answer at once.
 func answering(rtu bool, units map[byte]*tables) func(io.ReadWriteCloser, request) bool {
 	return func(c io.ReadWriteCloser, r request) bool {

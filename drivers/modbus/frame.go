@@ -68,6 +68,23 @@ func checkAnswer(req, ans []byte) error {
 	return nil
 }
 
+// checkAsked is checkAnswer for the requests of tools, which may be of functions that we do not speak.
+func checkAsked(req, ans []byte) error {
+	switch {
+	case answerSize(req) > 0:
+		return checkAnswer(req, ans)
+	case len(req) == 0 || len(ans) == 0:
+		return errors.New("empty PDU")
+	case ans[0] == req[0]|excFlag && len(ans) == 2:
+		return nil
+	case ans[0] != req[0]:
+		return fmt.Errorf("function %#02x answered %#02x", req[0], ans[0])
+	case (req[0] == 22 || req[0] == 8 && len(req) > 2 && req[1] == 0 && req[2] == 0) && string(ans) != string(req):
+		return fmt.Errorf("answer repeats % x, want % x", ans, req)
+	}
+	return nil
+}
+
 // crc16 is CRC-16/MODBUS: polynomial 0xA001 reflected, start 0xFFFF, sent low byte first.
 func crc16(p []byte) uint16 {
 	// Half-byte table: 32 bytes that stay in cache, and no table to build.
@@ -96,78 +113,125 @@ func crcOK(frame []byte) bool {
 	return n > 0 && crc16(frame[:n]) == binary.LittleEndian.Uint16(frame[n:])
 }
 
-// verdict is what the bytes received so far amount to.
-type verdict uint8
+// kind is what the bytes received so far amount to.
+type kind uint8
 
 const (
-	more  verdict = iota // an answer may still come
-	found                // an answer is complete
-	bad                  // what came was meant as the answer and is damaged
+	partial kind = iota // nothing whole yet
+	answer              // the answer to the request
+	other               // a whole undamaged frame that is not it
+	damaged             // what came was meant as the answer and is damaged
 )
 
-// findRTU looks for the answer of unit to req anywhere in buf, so that noise and other units' frames before it do
-// no harm. With found, pdu is the answer within buf and skipped the number of bytes before its frame.
-func findRTU(buf []byte, unit byte, req []byte) (pdu []byte, skipped int, v verdict) {
-	damaged, open := false, false
+// nextRTU looks for the first whole frame in buf, so that noise before it does no harm: the answer of unit to req, or
+// a frame that is somebody else's. at and n are its place. The bytes of one frame are never searched for another, so
+// that what a long frame carries is not taken for one.
+func nextRTU(buf []byte, unit byte, req []byte) (at, n int, k kind) {
+	spoilt, open := false, false
 	size := answerSize(req)
-	for i := 0; i < len(buf); i++ {
-		if buf[i] != unit {
-			continue
-		}
-		if i+1 == len(buf) {
+	for i := range buf {
+		rest := buf[i:]
+		if rest[0] == unit && len(rest) == 1 {
 			open = true
 			break
 		}
-		var n int
-		switch buf[i+1] {
-		case req[0]:
-			n = 1 + size + 2
-			if size == 0 || req[0] <= 4 && i+2 < len(buf) && int(buf[i+2]) != size-2 {
-				continue
-			}
-		case req[0] | excFlag:
-			n = 5
-		default:
-			continue
+		want := 0
+		switch {
+		case rest[0] != unit:
+		case rest[1] == req[0]|excFlag:
+			want = 5
+		case rest[1] != req[0]:
+		case size == 0:
+			open = true // Its end is found by silence.
+		case req[0] > 4 || len(rest) < 3 || int(rest[2]) == size-2:
+			want = 1 + size + 2
 		}
-		if i+n > len(buf) {
+		switch {
+		case want == 0:
+		case want > len(rest):
 			open = true
-			continue
+		case !crcOK(rest[:want]):
+			spoilt = true
+		case checkAsked(req, rest[1:want-2]) == nil:
+			return i, want, answer
 		}
-		frame := buf[i : i+n]
-		if !crcOK(frame) {
-			damaged = true
-			continue
-		}
-		if checkAnswer(req, frame[1:n-2]) == nil {
-			return frame[1 : n-2], i, found
+		if m := frameRTU(rest); m > 0 {
+			if size == 0 && rest[0] == unit && checkAsked(req, rest[1:m-2]) == nil {
+				return i, m, answer
+			}
+			return i, m, other
 		}
 	}
-	if damaged && !open {
-		return nil, 0, bad
+	if spoilt && !open {
+		return 0, 0, damaged
 	}
-	return nil, 0, more
+	return 0, 0, partial
 }
 
-// foreignRTU reports whether buf begins with a whole undamaged frame of any unit, and its length: a late answer, or
-// another master's traffic.
-func foreignRTU(buf []byte) (unit byte, n int, ok bool) {
-	if len(buf) < 5 {
-		return 0, 0, false
+// endRTU looks for the answer to a request whose answers have no known length, once the line is silent: it ends where
+// the bytes end.
+func endRTU(buf []byte, unit byte, req []byte) (at int, ok bool) {
+	for i := 0; i+5 <= len(buf); i++ {
+		if rest := buf[i:]; rest[0] == unit && crcOK(rest) && checkAsked(req, rest[1:len(rest)-2]) == nil {
+			return i, true
+		}
 	}
-	sizes := [2]int{8, 0}
+	return 0, false
+}
+
+// frameRTU returns the length of the whole undamaged frame of any unit with which buf begins, 0 if it does not: an
+// answer, or a request of another master.
+func frameRTU(buf []byte) int {
+	if len(buf) < 5 {
+		return 0
+	}
+	var sizes [2]int
 	switch fc := buf[1]; {
 	case fc&excFlag != 0:
-		sizes = [2]int{5, 0}
+		sizes[0] = 5
 	case fc >= 1 && fc <= 4:
-		sizes = [2]int{5 + int(buf[2]), 8} // an answer, or a request of another master
+		sizes = [2]int{5 + int(buf[2]), 8}
+	case fc == 7:
+		sizes[0] = 5
+	case fc == 5 || fc == 6 || fc == 8:
+		sizes[0] = 8
+	case fc == 15 || fc == 16:
+		sizes[0] = 8
+		if len(buf) > 6 {
+			sizes[1] = 9 + int(buf[6])
+		}
+	case fc == 17:
+		sizes[0] = 5 + int(buf[2])
+	case fc == 22:
+		sizes[0] = 10
 	}
 	for _, n := range sizes {
 		if n >= 5 && n <= len(buf) && crcOK(buf[:n]) {
-			return buf[0], n, true
+			return n
 		}
 	}
-	return 0, 0, false
+	return 0
+}
+
+// isRequest reports whether a whole frame can only be, or is most likely, the request of a master.
+func isRequest(frame []byte) bool {
+	switch fc := frame[1]; {
+	case fc >= 1 && fc <= 4:
+		return len(frame) == 8 && (int(frame[2]) != 3 || readsRequest(frame))
+	case fc == 15 || fc == 16:
+		return len(frame) > 8
+	}
+	return false
+}
+
+// readsRequest reports whether a frame of 8 bytes may be a request to read, whatever else it may be: 17 to 24 bits
+// make an answer of that length.
+func readsRequest(frame []byte) bool {
+	if len(frame) != 8 {
+		return false
+	}
+	n := int(binary.BigEndian.Uint16(frame[4:]))
+	return frame[1] <= 2 && n >= 1 && n <= maxBits || (frame[1] == 3 || frame[1] == 4) && n >= 1 && n <= maxRegisters
 }
 
 // appendTCP appends the frame `transaction id | 0 0 | length | unit | pdu`.
@@ -199,7 +263,9 @@ func cutTCP(buf []byte) (id uint16, unit byte, pdu []byte, n int, err error) {
 
 // findTCP looks for the answer with transaction id want in buf. Older answers are skipped and counted; anything else
 // that is not the answer is an error, after which the connection must be closed. used is the number of bytes done with.
-func findTCP(buf []byte, want uint16, unit byte, req []byte) (pdu []byte, used, stale int, err error) {
+//
+// With anyID the ids are not looked at, for gateways that do not repeat them.
+func findTCP(buf []byte, want uint16, unit byte, req []byte, anyID bool) (pdu []byte, used, stale int, err error) {
 	for {
 		id, u, p, n, err := cutTCP(buf[used:])
 		if err != nil || n == 0 {
@@ -207,7 +273,11 @@ func findTCP(buf []byte, want uint16, unit byte, req []byte) (pdu []byte, used, 
 		}
 		used += n
 		// The difference is taken modulo 2^16, so that it survives the wrap of the counter.
-		switch d := int16(id - want); {
+		d := int16(id - want)
+		if anyID {
+			d = 0
+		}
+		switch {
 		case d < 0:
 			stale++
 			continue
@@ -216,7 +286,7 @@ func findTCP(buf []byte, want uint16, unit byte, req []byte) (pdu []byte, used, 
 		case u != unit:
 			return nil, used, stale, fmt.Errorf("%w: unit %d answered for unit %d", errOdd, u, unit)
 		}
-		return p, used, stale, checkAnswer(req, p)
+		return p, used, stale, checkAsked(req, p)
 	}
 }
 

@@ -31,21 +31,24 @@ func FuzzRTU(f *testing.F) {
 		if len(req) < 5 {
 			return
 		}
-		pdu, skipped, v := modbus.FindRTU(buf, unit, req)
-		if (v == modbus.Found) != (pdu != nil) {
-			t.Fatalf("verdict %v with % x", v, pdu)
+		at, n, k := modbus.NextRTU(buf, unit, req)
+		if at < 0 || n < 0 || at+n > len(buf) || (n > 0) != (k == modbus.Answer || k == modbus.Other) {
+			t.Fatalf("verdict %v of %d bytes at %d of %d", k, n, at, len(buf))
 		}
-		if v == modbus.Found {
-			frame := modbus.AppendRTU(nil, unit, pdu)
-			if skipped < 0 || !bytes.HasPrefix(buf[skipped:], frame) {
-				t.Fatalf("accepted % x at %d of % x", frame, skipped, buf)
+		if n > 0 {
+			frame := buf[at : at+n]
+			if !bytes.Equal(modbus.AppendRTU(nil, frame[0], frame[1:n-2]), frame) {
+				t.Fatalf("% x is no frame", frame)
 			}
-			if err := modbus.CheckAnswer(req, pdu); err != nil {
-				t.Fatalf("accepted what does not fit: %v", err)
+			if k == modbus.Answer && (frame[0] != unit || modbus.CheckAsked(req, frame[1:n-2]) != nil) {
+				t.Fatalf("accepted % x for % x", frame, req)
 			}
 		}
-		if u, n, ok := modbus.ForeignRTU(buf); ok && (n < 5 || n > len(buf) || u != buf[0]) {
+		if n := modbus.FrameRTU(buf); n != 0 && (n < 5 || n > len(buf) || modbus.CRC16(buf[:n]) != 0) {
 			t.Fatalf("foreign frame of %d in % x", n, buf)
+		}
+		if at, ok := modbus.EndRTU(buf, unit, req); ok && (buf[at] != unit || modbus.CheckAsked(req, buf[at+1:len(buf)-2]) != nil) {
+			t.Fatalf("accepted % x for % x", buf[at:], req)
 		}
 	})
 }
@@ -57,7 +60,7 @@ func FuzzTCP(f *testing.F) {
 	f.Add(unhex("FFFF 0000 0003 01 83 02"), uint16(0), byte(1), unhex("03 00 00 00 01"))
 	f.Add(unhex("0001 0001 0003 01 83 02"), uint16(1), byte(1), unhex("03 00 00 00 01"))
 	f.Fuzz(func(t *testing.T, buf []byte, id uint16, unit byte, req []byte) {
-		pdu, used, stale, err := modbus.FindTCP(buf, id, unit, req)
+		pdu, used, stale, err := modbus.FindTCP(buf, id, unit, req, false)
 		if used < 0 || used > len(buf) || stale < 0 {
 			t.Fatalf("used %d of %d, %d stale", used, len(buf), stale)
 		}
@@ -66,7 +69,7 @@ func FuzzTCP(f *testing.F) {
 			if !bytes.HasSuffix(buf[:used], frame) {
 				t.Fatalf("accepted % x in % x", frame, buf)
 			}
-			if err := modbus.CheckAnswer(req, pdu); err != nil {
+			if err := modbus.CheckAsked(req, pdu); err != nil {
 				t.Fatalf("accepted what does not fit: %v", err)
 			}
 		}

@@ -1,11 +1,14 @@
 package modbus
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	gomodbus "github.com/goburrow/modbus"
@@ -20,6 +23,13 @@ var (
 	errNotSent = errors.New("not sent")
 )
 
+// fenceError says that the request never left, because the one that went before it to make sure of the order of the
+// answers (see owed.go) was not answered.
+type fenceError struct{ err error }
+
+func (e *fenceError) Error() string   { return e.err.Error() }
+func (e *fenceError) Unwrap() []error { return []error{errNotSent, e.err} }
+
 // port is an open serial device or connection. Deadlines must work, also moved while a read is blocked.
 type port interface {
 	io.ReadWriteCloser
@@ -29,32 +39,65 @@ type port interface {
 // flusher is a port that can throw away what it received (a serial device).
 type flusher interface{ Flush() error }
 
-// babbleMax bounds the wait for silence on a line where something talks without pause.
-const babbleMax = 100 * time.Millisecond
-
-// idleLook is how long a connection is read for what should not be there. An expired deadline would read nothing.
-const idleLook = 100 * time.Microsecond
+const (
+	// babbleMax bounds the wait for silence on a line where something talks without pause.
+	babbleMax = 100 * time.Millisecond
+	// idleLook is how long a connection is read for what should not be there. An expired deadline would read nothing.
+	idleLook = 100 * time.Microsecond
+	// streamQuiet is the silence after which bytes on a connection are taken to be of another frame: converters and
+	// networks cut frames into pieces, which no t3.5 allows for.
+	streamQuiet = 10 * time.Millisecond
+	// silentMost requests in a row that bring not a single byte end a connection: it may be half open.
+	silentMost = 2
+	// secondMost bounds the wait for a second answer where one would make the first doubtful.
+	secondMost = 100 * time.Millisecond
+)
 
 // line is the half-duplex line discipline over one port: one exchange at a time, a deadline over the whole of it,
-// silence kept between frames, and resynchronisation after anything odd. It is not safe for concurrent use.
+// silence kept between frames, no request whose answer could be taken for one that is still owed (owed.go), and
+// resynchronisation after anything odd, without reopening where the bytes on the way can be read away. It is not safe
+// for concurrent use.
 type line struct {
-	open  func(ctx context.Context) (port, error)
-	rtu   bool          // RTU framing, else MBAP
-	char  time.Duration // one character on the wire; 0 where the transport is not a serial line in the end
-	quiet time.Duration // t3.5; 0 for MBAP
-	hold  time.Duration // the longest that an exchange may take with the silence before it; 0 for no such bound
+	open     func(ctx context.Context) (port, error)
+	rtu      bool          // RTU framing, else MBAP
+	anyID    bool          // MBAP without looking at transaction ids; closed after every timeout
+	char     time.Duration // one character on the wire; 0 where the transport is not a serial line in the end
+	quiet    time.Duration // t3.5; 0 for MBAP
+	hold     time.Duration // the longest that an exchange may take with the silence before it; 0 for no such bound
+	baud     int           // set by setLine: other settings than open's
+	format   string
+	register []byte // what the converter sends as a sign of life; nil for nothing
 
-	p        port
-	used     bool // an answer has come over p since it was opened
-	id       uint16
-	last     time.Time // end of the last byte sent or received
-	dirty    bool      // bytes of unknown origin may still arrive
-	buf      [1024]byte
-	n        int // bytes in buf
-	out      []byte
-	late     int          // frames discarded since the caller last looked
-	heard    func(b byte) // called with the unit of each late or foreign frame; never nil
-	answered time.Duration
+	p         port
+	used      bool // an answer has come over p since it was opened
+	silent    int  // requests in a row that brought not a byte
+	id        uint16
+	last      time.Time // end of the last byte sent or received
+	dirty     bool      // bytes of unknown origin may still arrive
+	foreigner int       // the unit that another master has asked, whose answer has not been seen; -1 for none
+	buf       [1024]byte
+	n         int // bytes in buf
+	kept      [256]byte
+	out       []byte
+	moving    sync.WaitGroup // a cancel that is moving the deadline
+	tap       *[]byte        // gets everything received, up to tapMost; nil for nobody
+	units     [256]*memory
+	heard     func(b byte) // called with the unit of each late or foreign frame; never nil
+	answered  time.Duration
+
+	// What was discarded since the caller last looked.
+	late    int // frames and bursts that were not the answer
+	foreign int // of late: of other units and masters, and noise
+	crc     int // answers with a wrong checksum
+	fences  int // requests sent only to make sure of the order of the answers
+}
+
+// memory returns what is known of a unit.
+func (l *line) memory(unit byte) *memory {
+	if l.units[unit] == nil {
+		l.units[unit] = &memory{}
+	}
+	return l.units[unit]
 }
 
 // connected reports whether the port is open.
@@ -66,7 +109,22 @@ func (l *line) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.p, l.n, l.used = p, 0, false
+	if l.baud != 0 {
+		s, ok := p.(setter)
+		if !ok {
+			_ = p.Close()
+			return errNoSettings
+		}
+		if err := s.Set(l.baud, l.format); err != nil {
+			_ = p.Close()
+			return err
+		}
+	}
+	l.p, l.n, l.used, l.silent = p, 0, false, 0
+	l.register = nil
+	if r, ok := p.(interface{ registration() []byte }); ok {
+		l.register = r.registration()
+	}
 	// A serial line may be in the middle of somebody's frame when we come to it.
 	l.dirty = l.rtu
 	return nil
@@ -99,8 +157,18 @@ func (l *line) check(silence time.Duration) {
 // exchange sends request PDU req to unit and returns the answer PDU, which is valid until the next exchange. timeout
 // is the longest wait for the answer to begin; the time that both frames take on a serial line is added to it, and
 // the sum bounds the whole exchange. Where the line has a hold, it bounds the sum, but leaves at least waitLeast for
-// the answer to begin. The errors are ctx's, or wrap errTimeout, errGarbled or errLinkDown.
+// the answer to begin. Where the unit still owes an answer that could be taken for this one, a fence goes first, with
+// the same bounds; if that is not answered, req is not sent. The errors are ctx's, or wrap errTimeout, errGarbled or
+// errLinkDown.
 func (l *line) exchange(ctx context.Context, unit byte, req []byte, timeout time.Duration) ([]byte, error) {
+	if answerSize(req) == 0 {
+		return nil, fmt.Errorf("%w: function %#02x is not spoken", errNotSent, req[0])
+	}
+	return l.fenced(ctx, unit, req, timeout)
+}
+
+// fenced is exchange for any function.
+func (l *line) fenced(ctx context.Context, unit byte, req []byte, timeout time.Duration) ([]byte, error) {
 	if l.p == nil {
 		return nil, fmt.Errorf("%w: %w: not open", errNotSent, errLinkDown)
 	}
@@ -108,19 +176,65 @@ func (l *line) exchange(ctx context.Context, unit byte, req []byte, timeout time
 		// Nobody answers a broadcast; waiting for it would only burn the line's time.
 		return nil, errors.New("unit 0 is broadcast: it gives no answer")
 	}
+	m, begin := l.memory(unit), time.Now()
+	if !m.owes(shapeOf(req)) {
+		ans, err := l.once(ctx, m, unit, req, timeout, l.hold, false)
+		if err == nil {
+			m.heeded()
+		}
+		return ans, err
+	}
+	fence := m.fenceFor(req)
+	if fence == nil {
+		return l.once(ctx, m, unit, req, timeout, l.hold, false)
+	}
+	l.fences++
+	ans, err := l.once(ctx, m, unit, fence, timeout, l.hold, true)
+	if err != nil {
+		m.fenced(!errors.Is(err, errTimeout))
+		return nil, &fenceError{err}
+	}
+	if gatewayAway(ans) {
+		// The gateway has nobody there; it would say the same again.
+		l.kept[0], l.kept[1] = req[0]|excFlag, ans[1]
+		return l.kept[:2], nil
+	}
+	m.fenced(true)
+	rest := time.Duration(0)
+	if l.hold > 0 {
+		if rest = l.hold - time.Since(begin); rest < waitLeast {
+			return nil, &fenceError{errTimeout} // The next request goes out by itself.
+		}
+	}
+	return l.once(ctx, m, unit, req, timeout, rest, false)
+}
+
+// gatewayAway reports whether an answer is a gateway's exception 11: the unit behind it gave none.
+func gatewayAway(ans []byte) bool { return ans[0]&excFlag != 0 && len(ans) > 1 && ans[1] == 11 }
+
+// once sends one request and waits for its answer.
+func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeout, hold time.Duration, fence bool) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
-	if err := l.ready(ctx); err != nil {
+	if l.p == nil {
+		return nil, fmt.Errorf("%w: %w: not open", errNotSent, errLinkDown)
+	}
+	begin := time.Now()
+	if err := l.ready(ctx, unit); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, l.failed(ctx, err))
 	}
 	start := time.Now()
 	sent := start.Add(l.wire(len(req) + 3))
-	answer := l.wire(answerSize(req) + 3)
-	if l.hold > 0 {
-		timeout = min(timeout, max(waitLeast, l.hold-l.quiet-sent.Sub(start)-answer))
+	size := answerSize(req)
+	if size == 0 {
+		size = 5
 	}
-	deadline := sent.Add(timeout + answer)
+	inWire := l.wire(size + 3)
+	if hold > 0 {
+		timeout = min(timeout, max(waitLeast, hold-max(l.quiet, start.Sub(begin))-sent.Sub(start)-inWire))
+	}
+	deadline := sent.Add(timeout + inWire)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
@@ -134,29 +248,100 @@ func (l *line) exchange(ctx context.Context, unit byte, req []byte, timeout time
 	if err := p.SetDeadline(deadline); err != nil {
 		return nil, l.failed(ctx, err)
 	}
-	// On cancel the blocked read ends at once. The port is closed afterwards (failed), so that a callback that
-	// runs late can hurt no later exchange.
-	stop := context.AfterFunc(ctx, func() { _ = p.SetDeadline(time.Unix(1, 0)) })
-	ans, err := l.talk(unit, req, sent)
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
+	// On cancel the blocked read ends at once. Who cancels may be slow: the exchange is not over before that is.
+	l.moving.Add(1)
+	stop := context.AfterFunc(ctx, func() {
+		_ = p.SetDeadline(time.Unix(1, 0))
+		l.moving.Done()
+	})
+	owed, doubtful := m.owesFunction(req[0]), m.doubtful(shapeOf(req), start)
+	ans, err := l.talk(m, unit, req, start, sent)
+	if err == nil && l.rtu && (doubtful || likeRequest(ans)) {
+		ans, err = l.only(m, unit, req, ans, deadline)
+	}
+	if stop() {
+		l.moving.Done()
+	} else {
+		l.moving.Wait()
+		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			err = ctx.Err()
+		}
+	}
+	now := time.Now()
+	if err == nil && owed && ans[0]&excFlag != 0 && !gatewayAway(ans) {
+		// Exceptions look alike: this one may be the owed one. Then the answer to req is still to come.
+		m.answered(req, ans, now, m.turn)
+		m.unanswered(req, now, timeout)
+		if !fence {
+			return nil, fmt.Errorf("%w: exception %d may be the answer to an earlier request", errGarbled, ans[1])
+		}
+		return ans, nil
 	}
 	if err != nil {
-		return nil, l.failed(ctx, err)
+		err = l.failed(ctx, err)
+		// What was asked over a connection that is gone is gone with it; behind a serial device the unit stays.
+		if _, serial := p.(flusher); serial || l.p != nil || !errors.Is(err, errLinkDown) {
+			m.unanswered(req, now, timeout)
+		}
+		return nil, err
 	}
-	l.answered, l.used = time.Since(start), true
+	if gatewayAway(ans) {
+		m.unanswered(req, now, timeout)
+	} else {
+		m.answered(req, ans, now, now.Sub(sent)-inWire)
+	}
+	l.answered, l.used = now.Sub(start), true
 	return ans, nil
 }
 
+// likeRequest reports whether an answer has the bytes of a request to read: 17 to 24 bits make an answer that long.
+func likeRequest(ans []byte) bool {
+	if len(ans) != 5 || ans[0] > 2 {
+		return false
+	}
+	n := int(binary.BigEndian.Uint16(ans[3:]))
+	return n >= 1 && n <= maxBits
+}
+
 // talk writes the request and reads until the answer is there.
-func (l *line) talk(unit byte, req []byte, sent time.Time) ([]byte, error) {
+func (l *line) talk(m *memory, unit byte, req []byte, start, sent time.Time) ([]byte, error) {
 	if _, err := l.p.Write(l.out); err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("the peer takes no more bytes: %w", io.ErrShortWrite) // A part of it may be on its way.
+		}
 		return nil, err
 	}
 	if l.rtu {
 		l.last = sent
 	}
+	l.silent++
+	if l.rtu {
+		return l.talkRTU(m, unit, req, start)
+	}
+	for {
+		pdu, used, stale, err := findTCP(l.buf[:l.n], l.id, unit, req, l.anyID)
+		l.late += stale
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", errGarbled, err)
+		}
+		if pdu != nil {
+			return l.take(pdu, used), nil
+		}
+		l.drop(used)
+		if err := l.receive(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// talkRTU reads until the answer is there.
+func (l *line) talkRTU(m *memory, unit byte, req []byte, start time.Time) ([]byte, error) {
 	var odd error // what came that was no answer; more telling than "no answer"
+	// No answer can be complete before the request and itself have passed over the wire, less what baud rates differ.
+	var earliest time.Time
+	if w, ok := l.p.(interface{ paced() bool }); ok && w.paced() {
+		earliest = start.Add(l.wire(len(req)+3+5) * 9 / 10)
+	}
 	for {
 		if err := l.receive(); err != nil {
 			if odd != nil && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -164,45 +349,145 @@ func (l *line) talk(unit byte, req []byte, sent time.Time) ([]byte, error) {
 			}
 			return nil, err
 		}
-		if !l.rtu {
-			pdu, used, stale, err := findTCP(l.buf[:l.n], l.id, unit, req)
-			l.late += stale
-			if err != nil {
-				return nil, fmt.Errorf("%w: %w", errGarbled, err)
-			}
-			if pdu != nil {
-				// The answer stays in place below n; the next exchange begins behind it.
-				return l.take(pdu, used), nil
-			}
-			l.drop(used)
-			continue
-		}
-		pdu, skipped, v := findRTU(l.buf[:l.n], unit, req)
-		switch v {
-		case found:
-			if skipped > 0 {
-				l.late++
-			}
-			l.n = 0
-			return pdu, nil
-		case bad:
-			return nil, fmt.Errorf("%w: CRC does not match", errGarbled)
-		}
 		for {
-			u, n, ok := foreignRTU(l.buf[:l.n])
-			if !ok {
+			at, n, k := l.next(unit, req)
+			if k == partial {
 				break
 			}
-			if u == unit {
-				odd = fmt.Errorf("%w: %d bytes of function %#02x", errGarbled, n, l.buf[1])
-			} else {
-				odd = fmt.Errorf("%w: unit %d answered", errGarbled, u)
+			if k == damaged {
+				l.crc++
+				return nil, fmt.Errorf("%w: CRC does not match", errGarbled)
 			}
-			l.late++
-			l.heard(u)
-			l.drop(n)
+			if at > 0 {
+				l.stray()
+			}
+			frame := l.buf[at : at+n]
+			early := l.last.Before(earliest.Add(l.wire(n-5) * 9 / 10))
+			if k == answer && !early {
+				return l.take(frame[1:n-2], at+n), nil
+			}
+			switch {
+			case n == len(l.out) && string(frame) == string(l.out):
+				// The adapter hears what it sends.
+			case isRequest(frame):
+				l.stray()
+				if frame[0] == unit {
+					return nil, fmt.Errorf("%w: another master asks unit %d", errGarbled, unit)
+				}
+				odd = fmt.Errorf("%w: another master asks unit %d", errGarbled, frame[0])
+			case frame[0] == unit:
+				odd = fmt.Errorf("%w: %d bytes of function %#02x", errGarbled, n, frame[1])
+				l.discard(frame)
+			default:
+				odd = fmt.Errorf("%w: unit %d answered", errGarbled, frame[0])
+				l.discard(frame)
+			}
+			l.drop(at + n)
+		}
+		if answerSize(req) == 0 && l.n > 0 {
+			// The end of such an answer is where the line falls silent.
+			if at, ok := endRTU(l.buf[:l.n], unit, req); ok && l.hushed() {
+				return l.take(l.buf[at+1:l.n-2], l.n), nil
+			}
 		}
 	}
+}
+
+// next is nextRTU on what was received, signs of life of the converter left out.
+func (l *line) next(unit byte, req []byte) (at, n int, k kind) {
+	l.skipRegister()
+	at, n, k = nextRTU(l.buf[:l.n], unit, req)
+	if k == answer || l.register == nil {
+		return at, n, k
+	}
+	// A sign of life may have come in the middle of a frame. The checksum tells.
+	i := bytes.Index(l.buf[:l.n], l.register)
+	if i < 0 {
+		return at, n, k
+	}
+	var whole [len(l.buf)]byte
+	w := append(append(whole[:0], l.buf[:i]...), l.buf[i+len(l.register):l.n]...)
+	if wat, wn, wk := nextRTU(w, unit, req); wk == answer {
+		l.n = copy(l.buf[:], w)
+		return wat, wn, wk
+	}
+	if k == damaged {
+		return 0, 0, partial // The rest may follow; the deadline bounds the wait.
+	}
+	return at, n, k
+}
+
+// skipRegister drops signs of life at the beginning of the buffer.
+func (l *line) skipRegister() {
+	for l.register != nil {
+		b := bytes.TrimLeft(l.buf[:l.n], "\r\n")
+		if !bytes.HasPrefix(b, l.register) {
+			return
+		}
+		b = bytes.TrimLeft(b[len(l.register):], "\r\n")
+		l.n = copy(l.buf[:], b)
+	}
+}
+
+// only returns ans unless a second answer follows it: then nobody can tell which is which.
+func (l *line) only(m *memory, unit byte, req, ans []byte, deadline time.Time) ([]byte, error) {
+	ans = l.kept[:copy(l.kept[:], ans)]
+	l.n = 0
+	end := time.Now().Add(min(secondMost, max(streamQuiet, 2*m.turn+l.wire(len(ans)+3)+l.quiet)))
+	if end.Before(deadline) {
+		deadline = end
+	}
+	if err := l.p.SetDeadline(deadline); err != nil {
+		return nil, err
+	}
+	for {
+		if err := l.receive(); errors.Is(err, os.ErrDeadlineExceeded) {
+			return ans, nil
+		} else if err != nil {
+			return nil, err
+		}
+		for {
+			at, n, k := l.next(unit, req)
+			if k == partial || k == damaged {
+				break
+			}
+			frame := l.buf[at : at+n]
+			if k == answer || frame[0] == unit {
+				l.discard(frame)
+				return nil, fmt.Errorf("%w: unit %d answered twice", errGarbled, unit)
+			}
+			l.discard(frame)
+			l.drop(at + n)
+		}
+	}
+}
+
+// discard counts a whole frame that is not the answer waited for.
+func (l *line) discard(frame []byte) {
+	u := frame[0]
+	if isRequest(frame) {
+		l.stray()
+		return
+	}
+	if m := l.units[u]; m != nil {
+		m.came(frame[1:len(frame)-2], time.Now())
+		l.late++
+	} else {
+		l.stray()
+	}
+	l.heard(u)
+}
+
+// stray counts what is of no unit that was asked.
+func (l *line) stray() { l.late, l.foreign = l.late+1, l.foreign+1 }
+
+// hushed reports whether nothing follows what was received.
+func (l *line) hushed() bool {
+	had := l.n
+	if l.p.SetDeadline(time.Now().Add(max(l.quiet, streamQuiet))) != nil {
+		return false
+	}
+	return errors.Is(l.receive(), os.ErrDeadlineExceeded) && l.n == had
 }
 
 // receive reads what is there, blocking until the deadline.
@@ -212,8 +497,12 @@ func (l *line) receive() error {
 	}
 	n, err := l.p.Read(l.buf[l.n:])
 	if n > 0 {
+		if l.tap != nil && len(*l.tap) < tapMost {
+			*l.tap = append(*l.tap, l.buf[l.n:l.n+n]...)
+		}
 		l.n += n
 		l.last = time.Now()
+		l.silent = 0
 		return nil
 	}
 	if err == nil {
@@ -226,58 +515,94 @@ func (l *line) receive() error {
 // drop forgets the first n bytes of the buffer.
 func (l *line) drop(n int) { l.n = copy(l.buf[:], l.buf[n:l.n]) }
 
-// take copies pdu out of the way of what follows it in the buffer, and drops the used bytes. The copy lies in the
-// unused rear half of the buffer.
+// take copies pdu out of the way of what follows it in the buffer, and drops the used bytes.
 func (l *line) take(pdu []byte, used int) []byte {
 	if used == l.n {
 		l.n = 0
 		return pdu
 	}
-	pdu = append([]byte(nil), pdu...) // Rare: the peer sent more than was asked.
+	pdu = l.kept[:copy(l.kept[:], pdu)] // Rare: the peer sent more than was asked.
 	l.drop(used)
 	return pdu
 }
 
-// ready brings the line into the state in which a request may be sent: quiet for t3.5, nothing left to read.
-func (l *line) ready(ctx context.Context) error {
+// ready brings the line into the state in which a request to unit may be sent: quiet for t3.5, nothing left to read.
+func (l *line) ready(ctx context.Context, unit byte) error {
 	if !l.rtu {
 		return nil
 	}
-	if err := pause(ctx, time.Until(l.last.Add(l.quiet))); err != nil {
-		return err
-	}
+	_, serial := l.p.(flusher)
+	l.foreigner = -1
 	if l.dirty {
-		if err := l.settle(ctx); err != nil {
+		if err := l.settle(ctx, serial); err != nil {
 			return err
 		}
 		l.dirty = false
 	}
+	for end := time.Now().Add(babbleMax); ; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		// What comes during the silence starts it anew. Where it is over already a look costs less than a read.
+		wait := time.Until(l.last.Add(l.quiet))
+		if wait <= 0 {
+			if w, ok := l.p.(interface{ waiting() (int, error) }); ok && l.foreigner < 0 {
+				if n, err := w.waiting(); n == 0 || err != nil {
+					return err
+				}
+			}
+			wait = idleLook
+		}
+		if l.foreigner >= 0 {
+			wait = time.Until(end) // for the answer that the other master gets
+		}
+		was := l.last
+		if err := l.drain(max(wait, idleLook)); err != nil {
+			return err
+		}
+		over := !time.Now().Before(end)
+		if over && l.foreigner == int(unit) {
+			// With our request on the line too, the answer to the other master would be taken for ours.
+			return fmt.Errorf("%w: another master asks unit %d", errGarbled, unit)
+		}
+		if over || l.last.Equal(was) && l.foreigner < 0 {
+			break
+		}
+	}
 	if f, ok := l.p.(flusher); ok {
-		l.n = 0
 		return f.Flush()
 	}
-	// A connection cannot be flushed: what lies there is read away.
-	return l.drain(idleLook)
+	return nil
 }
 
-// settle reads until nothing has come for t3.5, at most for babbleMax.
-func (l *line) settle(ctx context.Context) error {
+// settle reads until the line is silent, at most for babbleMax. A connection that talks on and on is closed.
+func (l *line) settle(ctx context.Context, serial bool) error {
+	quiet := l.quiet
+	if !serial {
+		quiet = max(quiet, streamQuiet)
+	}
 	end := time.Now().Add(babbleMax)
 	for time.Now().Before(end) && ctx.Err() == nil {
 		was := l.last
-		if err := l.drain(l.quiet); err != nil {
+		if err := l.drain(quiet); err != nil {
 			return err
 		}
 		if l.last.Equal(was) {
 			return nil
 		}
 	}
+	if !serial && ctx.Err() == nil {
+		return errors.New("the peer talks without pause")
+	}
 	return ctx.Err()
 }
 
-// drain throws away what arrives until nothing has come for d, telling late frames from noise.
+// drain reads away what arrives until nothing has come for d, and counts it. Over TCP what it reads stays for the next
+// exchange, which knows the frames by their ids.
 func (l *line) drain(d time.Duration) error {
-	l.n = 0
+	if l.rtu {
+		l.n = 0
+	}
 	for range 16 {
 		if err := l.p.SetDeadline(time.Now().Add(d)); err != nil {
 			return err
@@ -288,23 +613,47 @@ func (l *line) drain(d time.Duration) error {
 			}
 			return err
 		}
-	}
-	if l.n > 0 {
-		l.late++
-		if u, _, ok := foreignRTU(l.buf[:l.n]); ok {
-			l.heard(u)
+		if l.rtu {
+			d = max(l.quiet, idleLook)
 		}
 	}
-	l.n = 0
+	if l.rtu {
+		l.digest()
+	}
 	return nil
+}
+
+// digest counts what was received without being asked for, and forgets it.
+func (l *line) digest() {
+	noise := false
+	for l.skipRegister(); l.n > 0; l.skipRegister() {
+		n := frameRTU(l.buf[:l.n])
+		if n == 0 {
+			noise = true
+			l.drop(1)
+			continue
+		}
+		l.foreigner = -1
+		if isRequest(l.buf[:n]) {
+			l.foreigner = int(l.buf[0])
+		}
+		l.discard(l.buf[:n])
+		l.drop(n)
+	}
+	if noise {
+		l.stray()
+	}
 }
 
 // failed puts the line into a state from which the next exchange can start, and names the failure.
 func (l *line) failed(ctx context.Context, err error) error {
 	_, serial := l.p.(flusher)
+	l.dirty = l.rtu
 	switch {
 	case ctx.Err() != nil:
-		_ = l.close()
+		if !errors.Is(err, ctx.Err()) && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, errGarbled) {
+			_ = l.close()
+		}
 		return ctx.Err()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = errTimeout
@@ -313,10 +662,9 @@ func (l *line) failed(ctx context.Context, err error) error {
 		_ = l.close()
 		return fmt.Errorf("%w: %w", errLinkDown, err)
 	}
-	if serial {
-		l.dirty = true
-	} else {
-		// On a connection the late answer would stay in the stream; only a new one is surely clean.
+	// A stream without checksums cannot be entered again in the middle. And a connection that brings nothing at all may
+	// be half open: only a new one tells.
+	if !serial && (!l.rtu && errors.Is(err, errGarbled) || l.anyID || l.silent >= silentMost) {
 		_ = l.close()
 	}
 	return err

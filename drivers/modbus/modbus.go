@@ -135,7 +135,7 @@ func (c *Config) validate() error {
 	}
 	switch c.Transport {
 	case TCP, RTUOverTCP:
-		if _, _, err := net.SplitHostPort(c.Address); err != nil {
+		if _, _, err := net.SplitHostPort(c.Address); err != nil && c.Inbound == nil {
 			wrong("address: %w", err)
 		}
 	case RTU:
@@ -212,21 +212,14 @@ func New(c Config) (*Bus, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	open := func(ctx context.Context) (port, error) {
-		d := net.Dialer{Timeout: connectTimeout}
-		return d.DialContext(ctx, "tcp", c.Address)
-	}
-	if c.Transport == RTU {
-		open = func(context.Context) (port, error) { return openSerial(c.Device, c.Line.Baud, c.Line.Format) }
-	}
-	return newBus(c, open)
+	return newBus(c, c.opener())
 }
 
 // newBus builds a bus over the given way to open its port. c is validated.
 func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 	b := &Bus{
 		name: c.Name, log: c.Log, clock: c.Clock,
-		line:   &line{open: open, rtu: c.Transport != TCP},
+		line:   &line{open: open, rtu: c.Transport != TCP, anyID: c.IgnoreTID},
 		out:    map[telemetry.PointID]output{},
 		rand:   rand.New(rand.NewPCG(seed(c.Name), 1)),
 		health: drivers.BusHealth{Bus: c.Name},

@@ -1,0 +1,220 @@
+package modbus
+
+import (
+	"encoding/binary"
+	"slices"
+	"time"
+)
+
+// A serial line has no transaction ids: whether an answer belongs to the request just sent is seen from its unit,
+// function and length alone (its shape), and for writes from what it repeats. So a unit, or a converter, that answers
+// one request late would give the values of another register wherever two requests have one shape.
+//
+// The line therefore remembers what a unit still owes: requests that were sent and not answered. While an answer is
+// owed, no request of the same shape goes to that unit. Another one goes first, whose answer has a shape that nothing
+// owed has (a fence). Units answer in order; so once the fence is answered, what was owed has come, and was recognised
+// by its shape, or will never come. The same is done over TCP, where gateways put fresh transaction ids on late answers
+// of the line behind them.
+//
+// What remains impossible: a unit that answers nothing but requests of one single shape, refuses all others silently,
+// and is late every time; a unit that is late by more than owedMost requests; and one that answers a request twice,
+// the second time within the answer to a later one of the same shape and instead of that answer.
+
+const (
+	// owedMost bounds what is remembered for a unit. That many fences have different shapes.
+	owedMost = 6
+	// missedMost later requests that are not answered either show that an answer will not come any more with the next
+	// request: the unit was away.
+	missedMost = 3
+	// deafAfter times that a unit answers a request after it ignored the fences before, it is asked without.
+	deafAfter = 2
+	// waryFor is how long a unit's answers are watched more closely after it answered what nobody asked.
+	waryFor = time.Minute
+)
+
+// shape is what tells the answers to two requests apart.
+type shape struct {
+	function byte
+	size     int // of the answer's PDU; 0 where it is unknown
+	echo     [4]byte
+}
+
+// shapeOf returns the shape of the answer to req, which is not empty.
+func shapeOf(req []byte) shape {
+	s := shape{function: req[0], size: answerSize(req)}
+	switch req[0] {
+	case 5, 6, 8, 15, 16, 22:
+		copy(s.echo[:], req[1:])
+	}
+	return s
+}
+
+// fits reports whether an answer PDU may be one of shape s.
+func (s shape) fits(pdu []byte) bool {
+	if pdu[0]&^excFlag != s.function {
+		return false
+	}
+	if pdu[0]&excFlag != 0 {
+		return len(pdu) == 2
+	}
+	return (s.size == 0 || s.size == len(pdu)) && (s.echo == [4]byte{} || len(pdu) >= 5 && s.echo == [4]byte(pdu[1:5]))
+}
+
+// debt is a request that was not answered.
+type debt struct {
+	shape  shape
+	req    [5]byte // its beginning
+	until  time.Time
+	passed bool // a later request was answered, so that only a peer that does not keep the order can still answer this
+	missed int  // later requests that were not answered either
+}
+
+// memory is what the line knows of one unit. It outlives the connection: what a unit owes it owes on the next one too.
+type memory struct {
+	owed  []debt
+	known [3][5]byte // reads of different shapes that were answered, the latest first; function 0 for none
+	deaf  int        // how often in a row it ignored fences and then answered
+	fence int        // fences in a row that it ignored
+	wary  time.Time
+	turn  time.Duration // how long it takes to begin an answer: the longest, slowly forgotten
+	nonce uint16
+}
+
+// owes reports whether an answer of this shape may still come with the next request.
+func (m *memory) owes(s shape) bool {
+	return slices.ContainsFunc(m.owed, func(d debt) bool { return !d.passed && d.shape == s })
+}
+
+// owesFunction reports whether an exception of this function may still come.
+func (m *memory) owesFunction(f byte) bool {
+	return slices.ContainsFunc(m.owed, func(d debt) bool { return !d.passed && d.shape.function == f })
+}
+
+// doubtful reports whether an answer of this shape should be believed only when no second one follows.
+func (m *memory) doubtful(s shape, now time.Time) bool {
+	if len(m.owed) == 0 {
+		return now.Before(m.wary)
+	}
+	return now.Before(m.wary) || slices.ContainsFunc(m.owed, func(d debt) bool { return d.shape == s })
+}
+
+// unanswered notes that req was sent and no answer came within timeout.
+func (m *memory) unanswered(req []byte, now time.Time, timeout time.Duration) {
+	m.prune(now)
+	for i := range m.owed {
+		d := &m.owed[i]
+		if d.missed++; d.missed >= missedMost && !d.passed {
+			d.passed, d.until = true, now.Add(timeout)
+		}
+	}
+	d := debt{shape: shapeOf(req), until: now.Add(timeout)}
+	copy(d.req[:], req)
+	if len(m.owed) == owedMost {
+		m.owed = slices.Delete(m.owed, 0, 1)
+	}
+	m.owed = append(m.owed, d)
+}
+
+// answered notes a whole answer to req that took so long to begin.
+func (m *memory) answered(req, ans []byte, now time.Time, turn time.Duration) {
+	for i := range m.owed {
+		m.owed[i].passed = true
+	}
+	m.prune(now)
+	m.turn = max(turn, m.turn-m.turn/16)
+	if req[0] < 1 || req[0] > 4 || ans[0] != req[0] || len(req) < 5 {
+		return
+	}
+	s := shapeOf(req)
+	if m.known[0] == [5]byte(req) {
+		return
+	}
+	at := len(m.known) - 1
+	for i, k := range m.known {
+		if k[0] == 0 || shapeOf(k[:]) == s {
+			at = i
+			break
+		}
+	}
+	copy(m.known[1:at+1], m.known[:at])
+	m.known[0] = [5]byte(req)
+}
+
+// came notes a frame of the unit that was not the answer waited for, and reports whether it was owed.
+func (m *memory) came(pdu []byte, now time.Time) bool {
+	for i := range m.owed {
+		if m.owed[i].shape.fits(pdu) {
+			// Whatever was asked before this will not be answered any more: units keep the order.
+			for j := range i {
+				m.owed[j].passed = true
+			}
+			m.owed = slices.Delete(m.owed, i, i+1)
+			return true
+		}
+	}
+	m.wary = now.Add(waryFor)
+	return false
+}
+
+// prune forgets what can no longer come.
+func (m *memory) prune(now time.Time) {
+	m.owed = slices.DeleteFunc(m.owed, func(d debt) bool { return d.passed && now.After(d.until) })
+}
+
+// fenceFor returns a harmless request whose answer has a shape that nothing owed has, best one that the unit is known to
+// answer; nil for a unit that ignores such requests.
+func (m *memory) fenceFor(req []byte) []byte {
+	if m.deaf >= deafAfter {
+		return nil
+	}
+	own := shapeOf(req)
+	free := func(r [5]byte) bool {
+		s := shapeOf(r[:])
+		return s != own && !slices.ContainsFunc(m.owed, func(d debt) bool { return d.shape == s })
+	}
+	for _, k := range m.known {
+		if k[0] != 0 && free(k) {
+			return k[:]
+		}
+	}
+	if len(req) >= 5 && req[0] >= 1 && req[0] <= 4 {
+		var r [5]byte
+		copy(r[:], req)
+		n, addr := int(binary.BigEndian.Uint16(req[3:])), int(binary.BigEndian.Uint16(req[1:]))
+		step, most := 1, maxRegisters
+		if req[0] <= 2 {
+			step, most = 8, maxBits // the length of an answer counts in bytes
+		}
+		// Fewer first: those can be read. More may meet an exception, which is an answer too.
+		for _, d := range [...]int{-1, -2, -3, 1, 2, 3} {
+			c := n + d*step
+			if c < 1 || c > most || addr+c > 1<<16 {
+				continue
+			}
+			binary.BigEndian.PutUint16(r[3:], uint16(c))
+			if free(r) {
+				return r[:]
+			}
+		}
+	}
+	// Function 8, sub-function 0: the unit repeats what it is sent.
+	m.nonce++
+	return []byte{8, 0, 0, 0xA5 ^ byte(m.nonce>>8), byte(m.nonce)}
+}
+
+// fenced notes how a fence ended.
+func (m *memory) fenced(ok bool) {
+	if ok {
+		m.fence, m.deaf = 0, 0
+		return
+	}
+	m.fence++
+}
+
+// heeded notes that a request without a fence was answered.
+func (m *memory) heeded() {
+	if m.fence > 0 {
+		m.fence = 0
+		m.deaf++
+	}
+}
