@@ -2,10 +2,11 @@ package modbus
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
-	"linli/drivers"
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/telemetry"
 )
@@ -47,27 +48,95 @@ func (r ratio) div(x float64) float64 {
 // one reports whether the ratio changes nothing.
 func (r ratio) one() bool { return r.f == 1 }
 
-// codec turns one channel's words into numbers and back.
+// codec turns one channel's words into a reading. What a counter has counted over its wraps, the scale that another
+// register says and the last text are kept in it: a codec belongs to one unit, and to the bus's goroutine.
 type codec struct {
 	ch    *firmwareconfig.Channel
 	scale ratio
 	// exact: an integer that nothing scales; it keeps all of its 64 bits.
 	exact bool
+	// factor is what the register of ScaleFrom says, where scaled: it was read, and its content is known.
+	factor ratio
+	scaled bool
+	// A counter's range begins at low and holds span numbers; span 0: it does not wrap. last is where in the range it
+	// was read last, with begun; added is what its wraps so far come to.
+	low, added int64
+	span, last uint64
+	begun      bool
+	text       string // of the last reading of a string
 }
 
 func newCodec(ch *firmwareconfig.Channel) codec {
 	c := codec{ch: ch, scale: ratioOf(ch.Scale)}
 	floating := ch.Encoding == firmwareconfig.EncF32 || ch.Encoding == firmwareconfig.EncF64
-	c.exact = c.scale.one() && ch.Offset == 0 && !floating
+	c.exact = c.scale.one() && ch.Offset == 0 && !floating && ch.ScaleFrom == nil
+	if bits := c.size(); ch.Counter && bits <= 32 {
+		switch ch.Encoding {
+		case firmwareconfig.EncU16, firmwareconfig.EncU32:
+			c.span = 1 << bits
+		case firmwareconfig.EncS16, firmwareconfig.EncS32:
+			c.span, c.low = 1<<bits, -1<<(bits-1)
+		case firmwareconfig.EncBCD16, firmwareconfig.EncBCD32:
+			c.span = uint64(math.Pow10(int(bits / 4)))
+		}
+	}
 	return c
+}
+
+// size returns how many bits the raw value has.
+func (c *codec) size() uint {
+	switch ch := c.ch; {
+	case ch.Encoding == firmwareconfig.EncBool:
+		return 1
+	case ch.Width > 0:
+		return uint(ch.Width)
+	default:
+		return 16 * uint(ch.Encoding.Registers())
+	}
 }
 
 // reading is a channel's value in the channel's unit.
 type reading struct {
 	f       float64
 	i       int64 // with exact
+	text    string
 	exact   bool
+	isText  bool
 	quality telemetry.Quality // Good, OverRange, UnderRange or BadSensor
+}
+
+// setScale takes the content of the register that ScaleFrom names.
+func (c *codec) setScale(code uint16) {
+	s := c.ch.ScaleFrom
+	c.scaled = false
+	switch {
+	case s == nil:
+	case s.Decimals:
+		if code <= 9 {
+			c.factor, c.scaled = ratio{f: math.Pow10(int(code)), inverse: true}, true
+		}
+	default:
+		for _, v := range s.Values {
+			if v.Code == code {
+				c.factor, c.scaled = ratioOf(v.Scale), true
+			}
+		}
+	}
+}
+
+// loseScale forgets what setScale was told: the register could not be read.
+func (c *codec) loseScale() { c.scaled = false }
+
+// decode decodes the channel's registers, or its bit where the channel is one: the lowest of data's first byte. data
+// holds at least the channel's registers. It allocates nothing but the text of a string that has changed.
+func (c *codec) decode(data []byte) reading {
+	switch {
+	case c.ch.Table.Bits():
+		return c.decodeRaw(uint64(data[0] & 1))
+	case c.ch.Encoding == firmwareconfig.EncString:
+		return c.decodeText(data[:2*c.ch.Count])
+	}
+	return c.decodeRaw(c.rawBits(data))
 }
 
 // rawBits joins the words of a value, most significant first. data holds at least the channel's registers.
@@ -79,55 +148,74 @@ func (c *codec) rawBits(data []byte) uint64 {
 		if c.ch.LittleWords {
 			w = n - 1 - i
 		}
-		raw = raw<<16 | uint64(binary.BigEndian.Uint16(data[2*w:]))
+		word := binary.BigEndian.Uint16(data[2*w:])
+		if c.ch.LittleBytes {
+			word = word<<8 | word>>8
+		}
+		raw = raw<<16 | uint64(word)
 	}
 	return raw
 }
 
-// decodeRaw decodes joined raw words.
-func (c *codec) decodeRaw(raw uint64) reading {
-	ch := c.ch
-	for _, inv := range ch.Invalid {
-		if raw == inv {
-			return reading{quality: telemetry.BadSensor}
+// part picks the channel's bits out of its joined words.
+func (c *codec) part(raw uint64) uint64 {
+	if c.ch.Table.Bits() {
+		return raw & 1
+	}
+	if c.ch.Width == 0 && c.ch.Encoding != firmwareconfig.EncBool {
+		return raw
+	}
+	return raw >> uint(c.ch.Bit) & (1<<c.size() - 1)
+}
+
+// invalid reports whether the joined words, or the field in them, are one of the channel's sentinels.
+func (c *codec) invalid(raw, part uint64) bool {
+	for _, inv := range c.ch.Invalid {
+		if raw == inv || part == inv && c.ch.Width > 0 {
+			return true
 		}
 	}
+	return false
+}
+
+// decodeRaw decodes joined words. A counter counts on.
+func (c *codec) decodeRaw(raw uint64) reading {
+	ch := c.ch
+	part := c.part(raw)
+	if len(ch.Invalid) > 0 && c.invalid(raw, part) || ch.ScaleFrom != nil && !c.scaled {
+		return reading{quality: telemetry.BadSensor}
+	}
 	r := reading{quality: telemetry.Good, exact: c.exact}
-	size := 16 * ch.Encoding.Registers()
-	if ch.Encoding == firmwareconfig.EncBool {
-		if !ch.Table.Bits() {
-			raw >>= uint(ch.Bit)
-		}
-		if raw&1 != 0 != ch.Invert {
+	switch ch.Encoding {
+	case firmwareconfig.EncBool:
+		if part != 0 != ch.Invert {
 			r.i, r.f = 1, 1
 		}
 		r.exact = true
 		return r
-	}
-	if ch.Width > 0 {
-		raw = raw >> uint(ch.Bit) & (1<<uint(ch.Width) - 1)
-		size = ch.Width
-	}
-	switch ch.Encoding {
-	case firmwareconfig.EncS16, firmwareconfig.EncS32, firmwareconfig.EncS64:
-		up := uint(64 - size)
-		r.i = int64(raw<<up) >> up
-		r.f = float64(r.i)
-	case firmwareconfig.EncS16Offset10000:
-		r.i = int64(raw)
-		if r.i >= 10000 {
-			r.i = 10000 - r.i
-		}
-		r.f = float64(r.i)
 	case firmwareconfig.EncF32:
-		r.f = float32Value(uint32(raw))
+		r.f = float32Value(uint32(part))
 	case firmwareconfig.EncF64:
-		r.f = math.Float64frombits(raw)
-	default:
-		r.i, r.f = int64(raw), float64(raw)
-		if raw > math.MaxInt64 {
-			r.exact = false // An int point cannot hold it; a float point can, nearly.
+		r.f = math.Float64frombits(part)
+	case firmwareconfig.EncBCD16, firmwareconfig.EncBCD32:
+		n, ok := fromBCD(part)
+		if !ok {
+			return reading{quality: telemetry.BadSensor}
 		}
+		r.i, r.f = n, float64(n)
+	default:
+		r.i = c.integer(part)
+		r.f = float64(r.i)
+		if ch.Encoding == firmwareconfig.EncU64 && part > math.MaxInt64 {
+			r.exact, r.f = false, float64(part) // An int point cannot hold it; a float point can, nearly.
+		}
+	}
+	if c.span > 0 {
+		r.i += c.count(uint64(r.i - c.low))
+		r.f = float64(r.i)
+	}
+	if ch.ScaleFrom != nil {
+		r.f = c.factor.mul(r.f)
 	}
 	r.f = c.scale.mul(r.f) + ch.Offset
 	switch {
@@ -141,143 +229,114 @@ func (c *codec) decodeRaw(raw uint64) reading {
 	return r
 }
 
+// integer returns the number that the bits of an integer encoding (not BCD) stand for.
+func (c *codec) integer(part uint64) int64 {
+	switch c.ch.Encoding {
+	case firmwareconfig.EncS16, firmwareconfig.EncS32, firmwareconfig.EncS64:
+		up := 64 - c.size()
+		return int64(part<<up) >> up
+	case firmwareconfig.EncS16Offset10000:
+		if part >= 10000 {
+			return 10000 - int64(part)
+		}
+	}
+	return int64(part)
+}
+
+// count takes a counter's place in its range and returns what is to be added for its wraps. A fall from the top
+// eighth of the range into the bottom eighth is a wrap; any other one is a reset of the device, from which the
+// registers are right again.
+func (c *codec) count(at uint64) int64 {
+	if c.begun && at < c.last {
+		if eighth := c.span / 8; c.last >= c.span-eighth && at < eighth {
+			c.added += int64(c.span)
+		} else {
+			c.added = 0
+		}
+	}
+	c.last, c.begun = at, true
+	return c.added
+}
+
+// decodeText decodes a string: up to the first NUL, without spaces around it. What is no text is no reading.
+func (c *codec) decodeText(data []byte) reading {
+	var buf [2 * maxRegisters]byte
+	text := buf[:0]
+	for i := 0; i+1 < len(data); i += 2 {
+		first, second := data[i], data[i+1]
+		if c.ch.LittleBytes {
+			first, second = second, first
+		}
+		if !c.ch.OneChar {
+			text = append(text, first)
+		}
+		text = append(text, second)
+	}
+	for i, b := range text {
+		if b == 0 {
+			text = text[:i]
+			break
+		}
+	}
+	for len(text) > 0 && text[0] == ' ' {
+		text = text[1:]
+	}
+	for len(text) > 0 && text[len(text)-1] == ' ' {
+		text = text[:len(text)-1]
+	}
+	if c.text != string(text) { // Compared without an allocation.
+		c.text = string(text)
+	}
+	if !utf8.ValidString(c.text) || strings.ContainsFunc(c.text, unicode.IsControl) {
+		return reading{quality: telemetry.BadSensor}
+	}
+	return reading{text: c.text, isText: true, quality: telemetry.Good}
+}
+
+// fromBCD returns the number whose decimal digits are raw's nibbles.
+func fromBCD(raw uint64) (int64, bool) {
+	var n int64
+	for shift := 60; shift >= 0; shift -= 4 {
+		digit := raw >> uint(shift) & 15
+		if digit > 9 {
+			return 0, false
+		}
+		n = 10*n + int64(digit)
+	}
+	return n, true
+}
+
+// toBCD is the inverse of fromBCD, for numbers that are not negative and have at most 16 digits.
+func toBCD(n int64) uint64 {
+	var raw uint64
+	for shift := 0; n > 0; shift += 4 {
+		raw |= uint64(n%10) << uint(shift)
+		n /= 10
+	}
+	return raw
+}
+
 // float32Value returns the float64 nearest to what a device that computes in 32 bits meant. The bits are kept
 // exactly: 225.7 as f32 is 225.6999969482422, and that is what was served.
 func float32Value(bits uint32) float64 { return float64(math.Float32frombits(bits)) }
 
-// binder turns a channel's reading into a point's value and back.
-type binder struct {
-	b      firmwareconfig.Binding
-	factor ratio
-	direct bool // neither unit nor line between channel and point
-	falls  bool // a larger channel value is a smaller point value
-}
-
-func newBinder(b firmwareconfig.Binding) binder {
-	n := binder{b: b, factor: ratioOf(b.UnitFactor)}
-	n.direct = n.factor.one() && b.UnitOffset == 0 && b.Map == nil
-	n.falls = n.factor.f < 0
-	if m := b.Map; m != nil && (m.X1 > m.X0) != (m.Y1 > m.Y0) {
-		n.falls = !n.falls
+// command returns the register to write where the channel has magic numbers of its own (WriteValues): the one that
+// makes it read back as part, the channel's bits. ok is false where it has none for that, or where the bits are
+// written as they are (then len(WriteValues) is 0).
+func (c *codec) command(part uint64) (register uint16, ok bool) {
+	v := c.integer(part)
+	switch {
+	case c.ch.Encoding == firmwareconfig.EncBool && c.ch.Invert:
+		v = 1 - v
+	case c.ch.Encoding == firmwareconfig.EncBCD16:
+		v, _ = fromBCD(part)
 	}
-	return n
-}
-
-// value returns the point's value and quality.
-func (n *binder) value(r reading) (telemetry.Value, telemetry.Quality) {
-	q := r.quality
-	if q.Bad() {
-		return telemetry.Value{}, q
-	}
-	f := r.f
-	if !n.direct {
-		f = n.factor.mul(f) + n.b.UnitOffset
-		if n.b.Map != nil {
-			f = n.b.Map.At(f)
-		}
-		if n.falls {
-			switch q {
-			case telemetry.OverRange:
-				q = telemetry.UnderRange
-			case telemetry.UnderRange:
-				q = telemetry.OverRange
-			}
+	for _, w := range c.ch.WriteValues {
+		if w.Value == v {
+			return w.Raw, true
 		}
 	}
-	var v telemetry.Value
-	switch n.b.Def.Kind {
-	case telemetry.Float:
-		v = telemetry.FloatValue(f)
-	case telemetry.Bool:
-		return telemetry.BoolValue((f != 0) != n.b.Invert), q
-	case telemetry.Int, telemetry.Enum:
-		i := r.i
-		if !n.direct || !r.exact {
-			f = math.Round(f)
-			if !(f >= -1<<63 && f < 1<<63) {
-				return telemetry.Value{}, telemetry.BadSensor
-			}
-			i = int64(f)
-		}
-		if n.b.Def.Kind == telemetry.Enum {
-			return telemetry.EnumValue(i), q
-		}
-		return telemetry.IntValue(i), q
-	}
-	if v.IsZero() {
-		return v, telemetry.BadSensor
-	}
-	return v, q
-}
-
-// raw is the inverse of decoding: the raw bits that make the channel read as the point's value v. For a bit field
-// they are the field alone, not shifted.
-func (n *binder) raw(c *codec, v telemetry.Value) (uint64, error) {
-	ch := c.ch
-	if v.Kind() != n.b.Def.Kind {
-		return 0, fmt.Errorf("%w: %v is no %v", drivers.ErrRange, v, n.b.Def.Kind)
-	}
-	if v.Kind() == telemetry.Bool || ch.Encoding == firmwareconfig.EncBool {
-		on := v.Bool()
-		if v.Kind() == telemetry.Bool {
-			on = on != n.b.Invert
-		}
-		if ch.Encoding == firmwareconfig.EncBool {
-			on = on != ch.Invert
-		}
-		if on {
-			return 1, nil
-		}
-		return 0, nil
-	}
-	outOfRange := func() (uint64, error) { return 0, fmt.Errorf("%w: %v", drivers.ErrRange, v) }
-	f := v.Float()
-	if m := n.b.Map; m != nil {
-		if m.Y0 == m.Y1 || f < min(m.Y0, m.Y1) || f > max(m.Y0, m.Y1) {
-			return outOfRange()
-		}
-		f = m.X0 + (f-m.Y0)/(m.Y1-m.Y0)*(m.X1-m.X0)
-	}
-	f = n.factor.div(f - n.b.UnitOffset)
-	if math.IsNaN(f) || math.IsInf(f, 0) || ch.Max != nil && f > *ch.Max || ch.Min != nil && f < *ch.Min {
-		return outOfRange()
-	}
-	f = c.scale.div(f - ch.Offset)
-	bits := 16 * ch.Encoding.Registers()
-	if ch.Width > 0 {
-		bits = ch.Width
-	}
-	lo, hi := 0.0, math.Ldexp(1, bits)-1
-	switch ch.Encoding {
-	case firmwareconfig.EncF32:
-		if math.Abs(f) > math.MaxFloat32 {
-			return outOfRange()
-		}
-		return uint64(math.Float32bits(float32(f))), nil
-	case firmwareconfig.EncF64:
-		return math.Float64bits(f), nil
-	case firmwareconfig.EncS16, firmwareconfig.EncS32, firmwareconfig.EncS64:
-		lo, hi = -math.Ldexp(1, bits-1), math.Ldexp(1, bits-1)-1
-	case firmwareconfig.EncS16Offset10000:
-		lo, hi = 10000-65535, 9999
-	}
-	if n.direct && c.exact && v.Kind() != telemetry.Float {
-		if i := v.Int(); bits == 64 { // Past 2^53 a float would not hold it.
-			if lo == 0 && i < 0 {
-				return outOfRange()
-			}
-			return uint64(i), nil
-		}
-	}
-	f = math.Round(f)
-	if f < lo || f > hi || bits == 64 && f >= math.Ldexp(1, 63) {
-		return outOfRange()
-	}
-	i := int64(f)
-	if ch.Encoding == firmwareconfig.EncS16Offset10000 && i < 0 {
-		i = 10000 - i
-	}
-	return uint64(i) & (1<<uint(bits) - 1), nil
+	return 0, false
 }
 
 // words lays raw out in the channel's registers.
@@ -289,7 +348,11 @@ func (c *codec) words(raw uint64) []byte {
 		if c.ch.LittleWords {
 			w = i
 		}
-		binary.BigEndian.PutUint16(out[2*w:], uint16(raw>>(16*uint(i))))
+		word := uint16(raw >> (16 * uint(i)))
+		if c.ch.LittleBytes {
+			word = word<<8 | word>>8
+		}
+		binary.BigEndian.PutUint16(out[2*w:], word)
 	}
 	return out
 }

@@ -79,10 +79,7 @@ func (b *Bus) Quarantined(i int) []string {
 // Decode decodes registers (big-endian bytes) as channel ch for binding b.
 func Decode(ch *firmwareconfig.Channel, b firmwareconfig.Binding, data []byte) (telemetry.Value, telemetry.Quality) {
 	c, n := newCodec(ch), newBinder(b)
-	if ch.Table.Bits() {
-		return n.value(c.decodeRaw(uint64(data[0] & 1)))
-	}
-	return n.value(c.decodeRaw(c.rawBits(data)))
+	return n.value(c.decode(data))
 }
 
 // Encode is the inverse of Decode.
