@@ -1,10 +1,8 @@
 package site
 
 import (
-	"net"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -23,39 +21,49 @@ type unitRef struct {
 	device  string                  // what names the unit with unit: already
 	// writers says which point commands each channel, as device.point.
 	writers map[int]string
-}
-
-// endpoints is what the buses occupy, to find two on one.
-type endpoints struct {
-	device map[string]string // cleaned path -> bus
-	tcp    map[string]string // host:port -> bus
-	host   map[string]*bus   // host -> first bus there
+	// gpio is the declared lines of a GPIO bus, parallel to the profile's channels; nil for a Modbus unit.
+	gpio []*gpioLine
+	// bound are the channels of a GPIO bus that some point comes from.
+	bound map[int]bool
 }
 
 func (r *resolver) buses() {
 	seen, unitSeen := map[string]yamlfile.Pos{}, map[string]yamlfile.Pos{}
-	taken := endpoints{device: map[string]string{}, tcp: map[string]string{}, host: map[string]*bus{}}
+	taken := newEndpoints()
 	for i := range r.file.Buses {
 		b := &r.file.Buses[i]
 		r.newID("bus", b.ID, seen)
-		out := Bus{ID: b.ID.Value}
-		r.transport(b, &out, &taken)
+		out := Bus{ID: b.ID.Value, Pos: b.Pos, Health: noDevice}
+		r.transport(b, &out, taken)
 		out.Timeout = r.among("timeout", b.Timeout, 0, 20*time.Millisecond, 10*time.Second)
-
-		addresses := map[int]*unit{}
-		for j := range b.Units {
-			u := &b.Units[j]
-			profile := r.profile(u.Profile)
-			r.address(u, profile, addresses)
-			if !r.newID("unit", u.ID, unitSeen) {
-				continue
-			}
-			r.units[u.ID.Value] = &unitRef{
-				id: u.ID.Value, profile: profile, bus: len(r.site.Buses), index: len(out.Units), writers: map[int]string{},
-			}
-			out.Units = append(out.Units, firmwareconfig.Unit{ID: u.ID.Value, Address: u.Address.Value, Profile: profile})
+		if out.Transport == GPIO {
+			r.gpio(b, &out, taken, unitSeen)
+		} else {
+			r.unitsOf(b, &out, unitSeen)
 		}
 		r.site.Buses = append(r.site.Buses, out)
+	}
+	r.listeners(taken)
+}
+
+// unitsOf adds the units of a Modbus bus.
+func (r *resolver) unitsOf(b *bus, out *Bus, seen map[string]yamlfile.Pos) {
+	if len(b.Lines) > 0 {
+		r.failf(b.Lines[0].Pos, "lines belong to a GPIO chip (gpio: {chip: ...}); what answers on a Modbus bus is units")
+	}
+	addresses := map[int]*unit{}
+	for j := range b.Units {
+		u := &b.Units[j]
+		profile := r.profile(u.Profile)
+		r.address(u, profile, addresses)
+		if !r.newID("unit", u.ID, seen) {
+			continue
+		}
+		r.units[u.ID.Value] = &unitRef{
+			id: u.ID.Value, profile: profile, bus: len(r.site.Buses), index: len(out.Units), writers: map[int]string{},
+		}
+		r.settings(b, u, profile, out)
+		out.Units = append(out.Units, firmwareconfig.Unit{ID: u.ID.Value, Address: u.Address.Value, Profile: profile})
 	}
 }
 
@@ -77,23 +85,18 @@ func (r *resolver) transport(b *bus, out *Bus, taken *endpoints) {
 		out.Transport = ModbusRTUOverTCP
 		r.tcp(b, b.RTUOverTCP, out, taken)
 	}
+	if b.GPIO != nil {
+		ways++
+		out.Transport = GPIO
+	}
 	if ways != 1 {
-		r.failf(b.Pos, "bus %s needs exactly one of %s, %s and %s", b.ID.Value, ModbusRTU, ModbusTCP, ModbusRTUOverTCP)
+		r.failf(b.Pos, "bus %s needs exactly one of %s, %s, %s and %s", b.ID.Value, ModbusRTU, ModbusTCP, ModbusRTUOverTCP, GPIO)
 	}
 }
 
 func (r *resolver) serial(b *bus, out *Bus, taken *endpoints) {
 	s := b.RTU
-	out.Line = firmwareconfig.Line{Baud: 9600, Format: "8N1"}
-	if present(r, s.Baud) {
-		out.Line.Baud = s.Baud.Value
-		if !known[serialLine]("baud", s.Baud.Value) {
-			r.failf(s.Baud.Pos, "%d is no usual baud rate (%s)", s.Baud.Value, strings.Join(choices[serialLine]("baud"), ", "))
-		}
-	}
-	if r.choice("line format", s.Format, choices[serialLine]("format")) {
-		out.Line.Format = s.Format.Value
-	}
+	out.Line = r.line(s.Baud, s.Format)
 	if !present(r, s.Device) {
 		return
 	}
@@ -109,52 +112,19 @@ func (r *resolver) serial(b *bus, out *Bus, taken *endpoints) {
 	taken.device[out.Device] = b.ID.Value
 }
 
-func (r *resolver) tcp(b *bus, e *endpoint, out *Bus, taken *endpoints) {
-	if !present(r, e.Address) {
-		return
-	}
-	host, _, problem := splitHostPort(e.Address.Value)
-	if problem == "" && host == "" {
-		problem = "the host is missing"
-	}
-	if problem != "" {
-		r.failf(e.Address.Pos, "%q is no address: %s (host:port, as 192.168.1.20:502)", e.Address.Value, problem)
-		return
-	}
-	out.Address = e.Address.Value
-	key := strings.ToLower(out.Address)
-	if other, ok := taken.tcp[key]; ok {
-		r.failf(e.Address.Pos, "bus %s has this address already: put all units of one endpoint on one bus", other)
-		return
-	}
-	taken.tcp[key] = b.ID.Value
-	host = strings.ToLower(host)
-	if first := taken.host[host]; first == nil {
-		taken.host[host] = b
-	} else if (first.TCP == nil) != (b.TCP == nil) {
-		r.warnf(e.Address.Pos, "%s is used as Modbus TCP and as RTU over TCP (bus %s): right only where its ports are set up so, each for a line of its own", host, first.ID.Value)
-	}
-}
-
-// splitHostPort splits host:port and says what is wrong with it. The port is a number from 0 to 65535.
-func splitHostPort(s string) (host, port, problem string) {
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		if !strings.Contains(s, ":") {
-			return "", "", "the port is missing"
+// line returns the setting of a serial line.
+func (r *resolver) line(baud yamlfile.At[int], format yamlfile.At[string]) firmwareconfig.Line {
+	l := firmwareconfig.Line{Baud: 9600, Format: "8N1"}
+	if present(r, baud) {
+		l.Baud = baud.Value
+		if !known[serialLine]("baud", baud.Value) {
+			r.failf(baud.Pos, "%d is no usual baud rate (%s)", baud.Value, strings.Join(choices[serialLine]("baud"), ", "))
 		}
-		return "", "", "that is not host:port"
 	}
-	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		return "", "", "the port is a number up to 65535"
+	if r.choice("line format", format, choices[serialLine]("format")) {
+		l.Format = format.Value
 	}
-	if strings.ContainsAny(host, " \t\r\n\x00/@") {
-		return "", "", "that is no host name"
-	}
-	if host != "" && strings.Trim(host, "0123456789.") == "" && net.ParseIP(host) == nil {
-		return "", "", host + " is no IP address"
-	}
-	return host, port, ""
+	return l
 }
 
 // profile returns the profile named, or nil.

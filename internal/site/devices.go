@@ -11,11 +11,14 @@ import (
 // source is what a device says about one point of its class.
 type source struct {
 	pos      yamlfile.Pos
-	unit     *unitRef // nil where the point is a constant, or the binding is wrong and has been reported
+	spec     *pointSpec // nil where the profile alone binds the point
+	unit     *unitRef   // nil where the point is a constant, or the binding is wrong and has been reported
 	channel  string
 	invert   bool
 	linear   *firmwareconfig.Linear
 	constant telemetry.Value
+	// profiles: the point is bound as the unit's profile says; the file says only what an output does at start and stop.
+	profiles bool
 }
 
 func (r *resolver) devices() {
@@ -49,12 +52,27 @@ func (r *resolver) device(d *device, seen map[string]yamlfile.Pos) {
 			r.source(&e.Value, nil)
 			continue
 		}
-		sources[def] = r.source(&e.Value, &class.Points[def])
+		spec := &e.Value
+		if key, pos := spec.forOutput(); key != "" && !class.Points[def].Writable {
+			r.failf(pos, "%s is for outputs, and %s is only read", key, class.Points[def].Name)
+		} else if key != "" && spec.From.Pos.Line == 0 && spec.Value == nil && whole != nil {
+			sources[def] = &source{pos: spec.Pos, spec: spec, profiles: true}
+			if whole.profile != nil && whole.profile.Device.Points[class.Points[def].Name].Channel == "" {
+				r.failf(spec.Pos, "profile %s does not bind %s: write from: %s.channel", whole.profile.ID, class.Points[def].Name, whole.id)
+			}
+			continue
+		}
+		sources[def] = r.source(spec, &class.Points[def])
 	}
 	if whole != nil && whole.profile != nil {
 		for def := range class.Points {
-			if b, ok := whole.profile.Device.Points[class.Points[def].Name]; ok && sources[def] == nil {
+			b, ok := whole.profile.Device.Points[class.Points[def].Name]
+			switch {
+			case !ok:
+			case sources[def] == nil:
 				sources[def] = &source{pos: d.Unit.Pos, unit: whole, channel: b.Channel, invert: b.Invert, linear: b.Map}
+			case sources[def].profiles:
+				*sources[def] = source{pos: d.Unit.Pos, spec: sources[def].spec, unit: whole, channel: b.Channel, invert: b.Invert, linear: b.Map}
 			}
 		}
 	}
@@ -175,7 +193,7 @@ func (r *resolver) useUnits(d *device) {
 // source resolves what the file says about one point. def is nil where the class has no such point: then only the
 // rest is checked. It never returns nil, so that what was said wrongly is not reported as missing too.
 func (r *resolver) source(p *pointSpec, def *telemetry.PointDef) *source {
-	s := &source{pos: p.From.Pos, invert: p.Invert, linear: (*firmwareconfig.Linear)(p.Map)}
+	s := &source{pos: p.From.Pos, spec: p, invert: p.Invert, linear: (*firmwareconfig.Linear)(p.Map)}
 	switch {
 	case r.refused[p.Pos]:
 		return s
@@ -208,7 +226,10 @@ func (r *resolver) source(p *pointSpec, def *telemetry.PointDef) *source {
 	}
 	i := ref.profile.Channel(channel)
 	if i < 0 {
-		if !r.lib.Faulty[ref.profile.ID] {
+		switch {
+		case ref.gpio != nil:
+			r.unknown("line of "+ref.id, yamlfile.At[string]{Value: channel, Pos: p.From.Pos}, channels(ref.profile, def, s.linear), "lines")
+		case !r.lib.Faulty[ref.profile.ID]:
 			r.failf(p.From.Pos, "%s (%s) has no channel %q%s", ref.id, ref.profile.ID, channel, orList(channel, channels(ref.profile, def, s.linear)))
 		}
 		return s
@@ -218,8 +239,12 @@ func (r *resolver) source(p *pointSpec, def *telemetry.PointDef) *source {
 		if inputs := channels(ref.profile, def, s.linear); len(inputs) > 0 && inputs[0] != channel {
 			hint = ", as " + ref.id + "." + inputs[len(inputs)-1]
 		}
+		owner := ref.profile.ID
+		if ref.gpio != nil {
+			owner = ref.id
+		}
 		r.warnf(p.From.Pos, "%s is read from %s.%s, which is an output of %s: it tells what was commanded, not what happens outside. Probably an input is meant%s",
-			def.Name, ref.id, channel, ref.profile.ID, hint)
+			def.Name, ref.id, channel, owner, hint)
 	}
 	s.unit, s.channel = ref, channel
 	return s
@@ -270,6 +295,9 @@ func (r *resolver) bind(s *source, deviceID string, device int, def *telemetry.P
 		r.failf(s.pos, "%s: %v", from, err)
 		return
 	}
+	if !r.bindGPIO(s, def, b.Channel) {
+		return
+	}
 	if def.Writable {
 		if first, taken := s.unit.writers[b.Channel]; taken {
 			r.failf(s.pos, "%s is commanded by %s already: two outputs on one channel would fight", from, first)
@@ -283,6 +311,9 @@ func (r *resolver) bind(s *source, deviceID string, device int, def *telemetry.P
 	b.Point = r.inv.ProvidePoint(device, defIndex)
 	u := &r.site.Buses[s.unit.bus].Units[s.unit.index]
 	u.Bindings = append(u.Bindings, b)
+	if def.Writable {
+		r.output(s.spec, s, def, b)
+	}
 }
 
 func pointNames(class *telemetry.Class) []string {

@@ -22,12 +22,13 @@ type siteFile struct {
 	Place    place               `yaml:"place" doc:"Where the community lies in the city's tree."`
 	Timezone yamlfile.At[string] `yaml:"timezone" doc:"IANA name of the local time of the site, as Asia/Shanghai (the default)."`
 	Zones    []zone              `yaml:"zones" doc:"Buildings, floors, lanes, bin stations. Zones nest."`
-	Buses    []bus               `yaml:"buses" doc:"Serial lines and Modbus TCP endpoints, with the units on each."`
+	Buses    []bus               `yaml:"buses" doc:"Serial lines, Modbus TCP endpoints and GPIO chips, with the units or lines on each."`
 	Devices  []device            `yaml:"devices" doc:"What people name: a class in a zone, its points bound to channels of units."`
 	Rules    []ruleUse           `yaml:"rules" doc:"Rule packs in force, with their parameters."`
 	Uplink   *uplink             `yaml:"uplink" doc:"The city's MQTT broker. Without it the box works alone."`
 	Console  console             `yaml:"console" doc:"The web console."`
 	Journal  journal             `yaml:"journal" doc:"Bounds of what is kept on the box."`
+	Config   config              `yaml:"config" doc:"How the settings of units are watched over."`
 	State    yamlfile.At[string] `yaml:"state" doc:"State directory, absolute or relative to this file. Default: the command line decides."`
 }
 
@@ -50,9 +51,11 @@ type bus struct {
 	ID         yamlfile.At[string]        `yaml:"id,required" pattern:"id" doc:"Id of the bus, unique among buses."`
 	RTU        *serialLine                `yaml:"modbus_rtu" doc:"A serial line (RS-485, RS-232)."`
 	TCP        *endpoint                  `yaml:"modbus_tcp" doc:"A Modbus TCP endpoint."`
-	RTUOverTCP *endpoint                  `yaml:"modbus_rtu_over_tcp" doc:"A transparent serial server: RTU frames, CRC included, over TCP."`
+	RTUOverTCP *endpoint                  `yaml:"modbus_rtu_over_tcp" doc:"A transparent serial server or cellular converter: RTU frames, CRC included, over TCP."`
+	GPIO       *gpioChip                  `yaml:"gpio" doc:"A GPIO chip of this box: dry contacts, pulses, Wiegand readers, outputs."`
 	Timeout    yamlfile.At[time.Duration] `yaml:"timeout" doc:"Longest wait for an answer, 20ms to 10s. Overrides the profiles'."`
 	Units      []unit                     `yaml:"units" doc:"The units that answer on this bus."`
+	Lines      []gpioLine                 `yaml:"lines" doc:"The lines of a GPIO chip that are used."`
 }
 
 type serialLine struct {
@@ -63,15 +66,59 @@ type serialLine struct {
 }
 
 type endpoint struct {
-	Pos     yamlfile.Pos        `yaml:",pos"`
-	Address yamlfile.At[string] `yaml:"address,required" doc:"host:port, as 192.168.1.20:502."`
+	Pos          yamlfile.Pos        `yaml:",pos"`
+	Address      yamlfile.At[string] `yaml:"address" doc:"host:port that the gateway dials, as 192.168.1.20:502."`
+	Listen       yamlfile.At[string] `yaml:"listen" doc:"host:port where the converter dials in, instead of address: 0.0.0.0:4001 is every interface."`
+	Registration scalar              `yaml:"registration" doc:"What the converter sends first when it dials in: a text, or bytes as 0x59472D31. Needed where several converters share a port."`
+	IgnoreTID    yamlfile.At[bool]   `yaml:"ignore_transaction_id" doc:"Only for Modbus TCP gateways that do not repeat the transaction id."`
+	Baud         yamlfile.At[int]    `yaml:"baud" enum:"1200,2400,4800,9600,14400,19200,38400,57600,115200,230400" doc:"Of the line behind a modbus_rtu_over_tcp converter, so that its time can be reckoned. Default 9600."`
+	Format       yamlfile.At[string] `yaml:"format" enum:"8N1,8N2,8E1,8O1" doc:"Of the line behind a modbus_rtu_over_tcp converter. Default 8N1."`
 }
 
 type unit struct {
+	Pos     yamlfile.Pos         `yaml:",pos"`
+	ID      yamlfile.At[string]  `yaml:"id,required" pattern:"id" doc:"Id of the unit, unique in the site."`
+	Address yamlfile.At[int]     `yaml:"address,required" min:"1" max:"255" doc:"Unit id on the bus, 1 to 247; beyond only where the device leaves the factory so."`
+	Profile yamlfile.At[string]  `yaml:"profile,required" doc:"Device profile (linli profiles list)."`
+	Config  yamlfile.Map[scalar] `yaml:"config" doc:"Settings that the unit is meant to have (linli profiles show, linli config plan)."`
+}
+
+type gpioChip struct {
 	Pos     yamlfile.Pos        `yaml:",pos"`
-	ID      yamlfile.At[string] `yaml:"id,required" pattern:"id" doc:"Id of the unit, unique in the site."`
-	Address yamlfile.At[int]    `yaml:"address,required" min:"1" max:"255" doc:"Unit id on the bus, 1 to 247; beyond only where the device leaves the factory so."`
-	Profile yamlfile.At[string] `yaml:"profile,required" doc:"Device profile (linli profiles list)."`
+	Chip    yamlfile.At[string] `yaml:"chip,required" doc:"Label or name of the chip (gpiodetect), as pinctrl-bcm2835."`
+	KeyFile yamlfile.At[string] `yaml:"key_file" doc:"File with the site's secret, with which card numbers are hashed. Required for Wiegand readers."`
+}
+
+// gpioLine is one line or one pair of lines: exactly one of Input, Pair, Count, Wiegand and Output says which.
+type gpioLine struct {
+	Pos       yamlfile.Pos               `yaml:",pos"`
+	ID        yamlfile.At[string]        `yaml:"id,required" pattern:"id" doc:"Id of the line, unique on its bus; points are bound to bus.line."`
+	Title     yamlfile.Text              `yaml:"title" doc:"Name for people."`
+	Input     scalar                     `yaml:"input" doc:"A contact: name or number of its line."`
+	Pair      *gpioPair                  `yaml:"pair" doc:"A supervised contact: one line closed at rest, one open. Both alike is a fault."`
+	Count     scalar                     `yaml:"count" doc:"Pulses: name or number of the line."`
+	Wiegand   *gpioWiegand               `yaml:"wiegand" doc:"A card reader on two lines."`
+	Output    scalar                     `yaml:"output" doc:"An output: name or number of its line."`
+	Bias      yamlfile.At[string]        `yaml:"bias" enum:"pull_up,pull_down,none" doc:"Pull of an input. Default: as the board has it."`
+	ActiveLow yamlfile.At[bool]          `yaml:"active_low" doc:"Low is true, as for a contact to ground with a pull-up."`
+	Debounce  yamlfile.At[time.Duration] `yaml:"debounce" doc:"A level counts once it has held this long, 1ms to 5s. Default none."`
+	Edge      yamlfile.At[string]        `yaml:"edge" enum:"rising,falling,both" doc:"Edges that count. Default rising."`
+	OnStart   yamlfile.At[string]        `yaml:"on_start" enum:"hold,off,on" doc:"What the output is set to when the gateway starts. Default hold: as it is."`
+	OnStop    yamlfile.At[string]        `yaml:"on_stop" enum:"hold,off,on" doc:"What the output is set to when the gateway stops. Default hold: as it is."`
+	Feedback  scalar                     `yaml:"feedback" doc:"Line of a contact that must follow the output."`
+}
+
+type gpioPair struct {
+	Pos yamlfile.Pos `yaml:",pos"`
+	NC  scalar       `yaml:"nc,required" doc:"Line of the contact that is closed at rest."`
+	NO  scalar       `yaml:"no,required" doc:"Line of the contact that is open at rest."`
+}
+
+type gpioWiegand struct {
+	Pos  yamlfile.Pos       `yaml:",pos"`
+	D0   scalar             `yaml:"d0,required" doc:"Line of DATA0 (green)."`
+	D1   scalar             `yaml:"d1,required" doc:"Line of DATA1 (white)."`
+	Bits []yamlfile.At[int] `yaml:"bits" enum:"26,34,37" doc:"Lengths of frame that the reader may send. Default all three."`
 }
 
 type device struct {
@@ -91,6 +138,26 @@ type pointSpec struct {
 	Invert bool                `yaml:"invert" doc:"Turns a bool around, as for a contact that opens when something happens."`
 	Map    *line               `yaml:"map" doc:"Straight line from channel values to point values, clamped at both ends: [[1200, 0], [300, 100]]."`
 	Value  *yamlfile.Node      `yaml:"value" doc:"A constant instead of a channel: an enum's name, true or false, a number."`
+	// Of outputs:
+	OnStart  yamlfile.At[string]        `yaml:"on_start" enum:"hold,off,on" doc:"What a Modbus output is set to when the gateway starts. Default hold: as it is."`
+	OnStop   yamlfile.At[string]        `yaml:"on_stop" enum:"hold,off,on" doc:"What a Modbus output is set to when the gateway stops. Default hold: as it is."`
+	Interval yamlfile.At[time.Duration] `yaml:"interval" doc:"Shortest time between two different commands, 100ms to 1h. Default 1s, after five at once."`
+	Watchdog yamlfile.At[bool]          `yaml:"watchdog" doc:"The module itself goes to a safe state when nobody talks to it; set in the module."`
+}
+
+// forOutput returns the place of the first key that only outputs have, or the zero Pos.
+func (p *pointSpec) forOutput() (key string, pos yamlfile.Pos) {
+	switch {
+	case p.OnStart.Pos.Line > 0:
+		return "on_start", p.OnStart.Pos
+	case p.OnStop.Pos.Line > 0:
+		return "on_stop", p.OnStop.Pos
+	case p.Interval.Pos.Line > 0:
+		return "interval", p.Interval.Pos
+	case p.Watchdog.Pos.Line > 0:
+		return "watchdog", p.Watchdog.Pos
+	}
+	return "", yamlfile.Pos{}
 }
 
 type ruleUse struct {
@@ -115,6 +182,10 @@ type console struct {
 	Pos       yamlfile.Pos        `yaml:",pos"`
 	Listen    yamlfile.At[string] `yaml:"listen" doc:"host:port. Default 127.0.0.1:8080, which only this box reaches."`
 	TokenFile yamlfile.At[string] `yaml:"token_file" doc:"File that holds the access token. Required where listen is not loopback."`
+}
+
+type config struct {
+	Verify yamlfile.At[time.Duration] `yaml:"verify" doc:"How often the settings of units are compared with config, 10m to 30d; 0s is never. Default 1d."`
 }
 
 type journal struct {

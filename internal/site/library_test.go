@@ -2,6 +2,7 @@ package site_test
 
 import (
 	"testing"
+	"time"
 	_ "time/tzdata" // The binary embeds it in package main.
 
 	firmwareconfig "linli/firmware-config"
@@ -36,7 +37,12 @@ func testLibrary() *firmwareconfig.Library {
 			optional(telemetry.PointDef{Name: "offset_c", Kind: telemetry.Float, Unit: "°C"}, telemetry.FloatValue(0)),
 		}},
 		{ID: "energy", Points: []telemetry.PointDef{{Name: "power_w", Kind: telemetry.Float, Unit: "W"}}},
-		{ID: "siren", Points: []telemetry.PointDef{{Name: "on", Kind: telemetry.Bool, Writable: true}}},
+		{ID: "siren", Points: []telemetry.PointDef{{Name: "on", Kind: telemetry.Bool, Writable: true},
+			{Name: "aux", Kind: telemetry.Bool, Writable: true, Optional: true}}},
+		{ID: "smoke", Points: []telemetry.PointDef{{Name: "alarm", Kind: telemetry.Bool, LifeSafety: true}}},
+		{ID: "card_reader", Points: []telemetry.PointDef{{Name: "card", Kind: telemetry.KindText, Event: true}}},
+		{ID: "dimmer", Points: []telemetry.PointDef{{Name: "level", Kind: telemetry.Float, Writable: true},
+			{Name: "mode", Kind: telemetry.Enum, Writable: true, Enum: []telemetry.EnumName{{Code: 1, Name: "day"}}}}},
 	}
 
 	io8 := &firmwareconfig.Profile{ID: "test_io8"}
@@ -49,9 +55,29 @@ func testLibrary() *firmwareconfig.Library {
 	register := func(name string, enc firmwareconfig.Encoding, scale float64, unit string) firmwareconfig.Channel {
 		return firmwareconfig.Channel{Name: name, Table: firmwareconfig.HoldingRegister, Encoding: enc, Scale: scale, Unit: unit}
 	}
+	writable := func(c firmwareconfig.Channel) firmwareconfig.Channel { c.Writable = true; return c }
+	every := func(d time.Duration, c firmwareconfig.Channel) firmwareconfig.Channel { c.Every = d; return c }
+	bounded := func(c firmwareconfig.Channel, least, most float64) firmwareconfig.Channel {
+		c.Min, c.Max = &least, &most
+		return c
+	}
 	profiles := []*firmwareconfig.Profile{
 		io8,
-		{ID: "test_distance", Channels: []firmwareconfig.Channel{register("distance", firmwareconfig.EncU16, 1, "mm")}},
+		{ID: "test_distance", Channels: []firmwareconfig.Channel{register("distance", firmwareconfig.EncU16, 1, "mm"),
+			writable(register("level", firmwareconfig.EncU16, 1, "")), writable(register("mode", firmwareconfig.EncU16, 1, ""))}},
+		{ID: "test_smoke", Channels: []firmwareconfig.Channel{{Name: "alarm", Table: firmwareconfig.DiscreteInput, Encoding: firmwareconfig.EncBool, Scale: 1}},
+			Device: &firmwareconfig.DeviceBinding{Class: "smoke", Points: map[string]firmwareconfig.PointBinding{"alarm": {Channel: "alarm"}}}},
+		{ID: "test_siren", Line: firmwareconfig.Line{Baud: 19200}, Channels: []firmwareconfig.Channel{{Name: "on", Table: firmwareconfig.Coil, Encoding: firmwareconfig.EncBool, Scale: 1, Writable: true}},
+			Device: &firmwareconfig.DeviceBinding{Class: "siren", Points: map[string]firmwareconfig.PointBinding{"on": {Channel: "on"}}}},
+		{ID: "test_slow", Timing: firmwareconfig.Timing{Timeout: 2 * time.Second}, Channels: []firmwareconfig.Channel{every(time.Second, register("x", firmwareconfig.EncU16, 1, ""))}},
+		{ID: "test_params", Line: firmwareconfig.Line{Baud: 4800, Format: "8E1"}, Channels: []firmwareconfig.Channel{register("t", firmwareconfig.EncS16, 0.1, "°C")},
+			Params: []firmwareconfig.Param{
+				{Channel: bounded(register("offset", firmwareconfig.EncS16, 0.1, "°C"), -10, 10)},
+				{Channel: register("address", firmwareconfig.EncU16, 1, ""), Role: firmwareconfig.ParamAddress},
+				{Channel: register("baud", firmwareconfig.EncU16, 1, ""), Role: firmwareconfig.ParamBaud, Values: []firmwareconfig.ParamValue{{Code: 0, Name: "4800"}, {Code: 1, Name: "9600"}}},
+				{Channel: register("format", firmwareconfig.EncU16, 1, ""), Role: firmwareconfig.ParamFormat, Values: []firmwareconfig.ParamValue{{Code: 0, Name: "8N1"}, {Code: 1, Name: "8E1"}}},
+				{Channel: register("password", firmwareconfig.EncU16, 1, ""), WriteOnly: true},
+			}},
 		{ID: "test_th", Channels: []firmwareconfig.Channel{
 			register("temperature", firmwareconfig.EncS16, 0.1, "°C"),
 			register("humidity", firmwareconfig.EncU16, 0.1, "%"),

@@ -54,7 +54,7 @@ func TestEveryMistakeIsFoundAtItsPlace(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no files: %v", err)
 	}
-	files = append(files, "testdata/warnings.yaml")
+	files = append(files, "testdata/warnings.yaml", "testdata/timing.yaml")
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			src, err := os.ReadFile(file)

@@ -105,6 +105,14 @@ func (r *resolver) newID(what string, v yamlfile.At[string], seen map[string]yam
 	return true
 }
 
+// misspelt reports whether the decoder took an unknown key for one of keys, in the entry that begins at from and ends
+// before line end.
+func (r *resolver) misspelt(from yamlfile.Pos, end int, keys ...string) bool {
+	return slices.ContainsFunc(r.errs, func(e *yamlfile.Error) bool {
+		return e.Near != "" && slices.Contains(keys, e.Near) && (e.Pos.Line == from.Line || e.Pos.Line > from.Line && e.Pos.Line < end)
+	})
+}
+
 // faultyID notes an id that was declared but cannot be used.
 func (r *resolver) faultyID(what string, v yamlfile.At[string]) {
 	if r.faulty[what] == nil {
@@ -269,7 +277,18 @@ func (r *resolver) missing() {
 				r.warnf(u.Pos, "nothing uses unit %s: it is read by nobody", ref.id)
 			}
 		}
-		if b := &r.file.Buses[i]; len(b.Units) == 0 {
+		b := &r.file.Buses[i]
+		if ref := r.units[b.ID.Value]; b.GPIO != nil && ref != nil {
+			for channel, l := range ref.gpio {
+				if !ref.bound[channel] {
+					r.warnf(l.Pos, "nothing uses line %s.%s", ref.id, l.ID.Value)
+				}
+			}
+		}
+		switch {
+		case b.GPIO != nil && len(b.Lines) == 0:
+			r.warnf(b.Pos, "bus %s has no lines", b.ID.Value)
+		case b.GPIO == nil && len(b.Units) == 0:
 			r.warnf(b.Pos, "bus %s has no units", b.ID.Value)
 		}
 	}

@@ -66,13 +66,14 @@ type Site struct {
 	Warnings yamlfile.Errors
 }
 
-// Bus is one serial line or one Modbus TCP endpoint.
+// Bus is one serial line, one Modbus TCP endpoint or one GPIO chip.
 type Bus struct {
 	ID        string
-	Transport string              // modbus_tcp, modbus_rtu, modbus_rtu_over_tcp
-	Address   string              // host:port of the TCP transports
+	Pos       yamlfile.Pos        // of its entry in the file, for what is found out about it later
+	Transport string              // modbus_tcp, modbus_rtu, modbus_rtu_over_tcp, gpio
+	Address   string              // host:port of the TCP transports that we dial
 	Device    string              // path of the serial device
-	Line      firmwareconfig.Line // of a serial line
+	Line      firmwareconfig.Line // of a serial line, or of the one behind a modbus_rtu_over_tcp converter
 	Timeout   time.Duration       // overrides the profiles' where not 0
 	Units     []firmwareconfig.Unit
 	// Listen is host:port where the converter dials in, "" where we dial Address; Registration is what it sends
@@ -81,8 +82,11 @@ type Bus struct {
 	Registration []byte
 	IgnoreTID    bool
 	// Chip is the GPIO chip, by label or name, of transport gpio; Lines are parallel to the channels of Units[0].Profile.
-	Chip  string
-	Lines []firmwareconfig.GPIOLine
+	// That unit has the bus's id and stands for the chip. KeyFile holds the secret of Wiegand readers, "" where there
+	// are none; who builds the driver reads it into their Key.
+	Chip    string
+	Lines   []firmwareconfig.GPIOLine
+	KeyFile string
 	// Health is the device that the bus itself is (class field_bus), UnitHealth those of its units (class bus_unit),
 	// parallel to Units: indexes in Inventory.Devices. -1 stands for none: the unit of a GPIO bus is no device of its
 	// own, and a library without these classes has none at all.
@@ -90,10 +94,12 @@ type Bus struct {
 	UnitHealth []int
 }
 
-// Output is a point that can be written, with what happens to it when the gateway starts and stops.
+// Output is a point that can be written, with what happens to it when the gateway starts and stops. Those of GPIO lines
+// are listed too; the driver itself sets them as their GPIOLine says, which is the same.
 type Output struct {
 	Point           telemetry.PointID
-	Bus             int // index in Site.Buses
+	Bus, Unit       int // indexes in Site.Buses and its Units
+	Channel         int // index in the channels of the unit's profile
 	OnStart, OnStop firmwareconfig.OutputState
 	// Interval is the shortest time between two writes of different values; 0 means the default of 1 s for bursts
 	// of more than five.
@@ -163,9 +169,11 @@ func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string
 	r.inv = r.site.Inventory
 	r.decode(src)
 	r.head()
+	r.verify()
 	r.zones()
 	r.buses()
 	r.devices()
+	r.timing()
 	r.system()
 	r.rules()
 	r.uplink()

@@ -111,3 +111,30 @@ func TestALibraryWithoutTheClassesHasNoSystemDevices(t *testing.T) {
 		}
 	}
 }
+
+func TestOfAGPIOChipOnlyTheBusIsADevice(t *testing.T) {
+	s := systemSite(t, southbound)
+	b := s.Buses[3]
+	if s.Inventory.Devices[b.Health].ID != "box_io" || len(b.UnitHealth) != 1 || b.UnitHealth[0] != -1 {
+		t.Errorf("device %s, its unit's %v", s.Inventory.Devices[b.Health].ID, b.UnitHealth)
+	}
+}
+
+func TestDriftIsAPointWhereSettingsAreVerified(t *testing.T) {
+	drift := func(src, unit string) bool {
+		s := systemSite(t, src)
+		for _, b := range s.Buses {
+			for i, u := range b.Units {
+				if u.ID == unit {
+					d := s.Inventory.Devices[b.UnitHealth[i]]
+					return d.Points[d.Class.Point("config_drift")] != telemetry.NoPoint
+				}
+			}
+		}
+		t.Fatalf("no unit %s", unit)
+		return false
+	}
+	if !drift(southbound, "t1") || drift(southbound, "s1") || drift(strings.Replace(southbound, "verify: 12h", "verify: 0s", 1), "t1") {
+		t.Error("config_drift is provided for units that have a config, unless verify is 0s")
+	}
+}
