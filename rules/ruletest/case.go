@@ -170,7 +170,16 @@ func (r *runner) device(d *deviceFile) {
 		return
 	}
 	zone, ok := r.inv.ZoneByID(d.Zone.Value)
-	if !ok {
+	switch {
+	case d.System && d.Zone.Value != "":
+		errs.Addf(d.Zone.Pos, "a system device lies in no zone")
+		return
+	case d.System:
+		zone = -1
+	case d.Zone.Value == "":
+		errs.Addf(d.ID.Pos, "device %s needs a zone", d.ID.Value)
+		return
+	case !ok:
 		errs.Addf(d.Zone.Pos, "unknown zone %q", d.Zone.Value)
 		return
 	}
@@ -178,7 +187,7 @@ func (r *runner) device(d *deviceFile) {
 	if title.IsZero() {
 		title = telemetry.Text{Zh: d.ID.Value, En: d.ID.Value}
 	}
-	dev := telemetry.Device{ID: d.ID.Value, Class: class, Zone: zone, Title: title, Constants: make([]telemetry.Value, len(class.Points))}
+	dev := telemetry.Device{ID: d.ID.Value, Class: class, Zone: zone, System: d.System, Title: title, Constants: make([]telemetry.Value, len(class.Points))}
 	names := make([]string, len(class.Points))
 	for k := range class.Points {
 		names[k] = class.Points[k].Name

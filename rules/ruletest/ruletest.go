@@ -124,7 +124,8 @@ type zoneFile struct {
 type deviceFile struct {
 	ID        yamlfile.At[string]               `yaml:"id,required"`
 	Class     yamlfile.At[string]               `yaml:"class,required"`
-	Zone      yamlfile.At[string]               `yaml:"zone,required"`
+	Zone      yamlfile.At[string]               `yaml:"zone"`   // required but for a system device
+	System    bool                              `yaml:"system"` // a bus or a unit, which lies in no zone
 	Title     yamlfile.Text                     `yaml:"title"`
 	Provides  *[]yamlfile.At[string]            `yaml:"provides"`
 	Constants yamlfile.Map[yamlfile.At[scalar]] `yaml:"constants"`
