@@ -162,7 +162,7 @@ func clash(x, first inbound) (problem string, pos yamlfile.Pos) {
 	case bytes.Equal(x.registration, first.registration):
 		return fmt.Sprintf("bus %s on this port has the same registration", first.bus), x.regPos
 	case bytes.HasPrefix(x.registration, first.registration) || bytes.HasPrefix(first.registration, x.registration):
-		return fmt.Sprintf("the registration of bus %s on this port and this one begin alike, and the shorter ends there: the two cannot be told apart when the rest comes late", first.bus), x.regPos
+		return fmt.Sprintf("the registration of bus %s on this port and this one begin alike, and the shorter ends there: when the rest comes late, one would be taken for the other. Give both the same length", first.bus), x.regPos
 	}
 	return "", yamlfile.Pos{}
 }

@@ -99,13 +99,13 @@ type gpioLine struct {
 	Count     scalar                     `yaml:"count" doc:"Pulses: name or number of the line."`
 	Wiegand   *gpioWiegand               `yaml:"wiegand" doc:"A card reader on two lines."`
 	Output    scalar                     `yaml:"output" doc:"An output: name or number of its line."`
-	Bias      yamlfile.At[string]        `yaml:"bias" enum:"pull_up,pull_down,none" doc:"Pull of an input. Default: as the board has it."`
+	Bias      yamlfile.At[string]        `yaml:"bias" enum:"pull_up,pull_down,none" doc:"Pull of an input, or of an output's feedback contact. Default: as the board has it."`
 	ActiveLow yamlfile.At[bool]          `yaml:"active_low" doc:"Low is true, as for a contact to ground with a pull-up."`
 	Debounce  yamlfile.At[time.Duration] `yaml:"debounce" doc:"A level counts once it has held this long, 1ms to 5s. Default none."`
 	Edge      yamlfile.At[string]        `yaml:"edge" enum:"rising,falling,both" doc:"Edges that count. Default rising."`
 	OnStart   yamlfile.At[string]        `yaml:"on_start" enum:"hold,off,on" doc:"What the output is set to when the gateway starts. Default hold: as it is."`
 	OnStop    yamlfile.At[string]        `yaml:"on_stop" enum:"hold,off,on" doc:"What the output is set to when the gateway stops. Default hold: as it is."`
-	Feedback  scalar                     `yaml:"feedback" doc:"Line of a contact that must follow the output."`
+	Feedback  scalar                     `yaml:"feedback" doc:"Line of a contact that must follow the output. With bias pull_up it is closed while low, otherwise while high."`
 }
 
 type gpioPair struct {

@@ -156,14 +156,17 @@ func (r *resolver) foreignKeys(l *gpioLine, kind firmwareconfig.GPIOKind) {
 		kinds int
 		whose string
 	}{
-		{"bias", l.Bias.Pos, input | pair | counter | wiegand, "what is read"},
+		{"bias", l.Bias.Pos, input | pair | counter | wiegand, "what is read (or the feedback contact of an output)"},
 		{"active_low", l.ActiveLow.Pos, input | pair | counter | output, "contacts, counters and outputs"},
-		{"debounce", l.Debounce.Pos, input | pair | counter, "contacts and counters"},
+		{"debounce", l.Debounce.Pos, input | pair | counter, "contacts (that of an output's feedback too) and counters"},
 		{"edge", l.Edge.Pos, counter, "count"},
 		{"on_start", l.OnStart.Pos, output, "output"},
 		{"on_stop", l.OnStop.Pos, output, "output"},
 		{"feedback", l.Feedback.pos, output, "output"},
 	} {
+		if kind == firmwareconfig.GPIOOutput && l.Feedback.pos.Line > 0 && (k.key == "bias" || k.key == "debounce") {
+			continue // They are the feedback contact's.
+		}
 		if k.pos.Line > 0 && k.kinds&(1<<kind) == none {
 			r.failf(k.pos, "%s is for %s, and this is %s", k.key, k.whose, kindName(kind))
 		}

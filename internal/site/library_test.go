@@ -42,7 +42,8 @@ func testLibrary() *firmwareconfig.Library {
 		{ID: "smoke", Points: []telemetry.PointDef{{Name: "alarm", Kind: telemetry.Bool, LifeSafety: true}}},
 		{ID: "card_reader", Points: []telemetry.PointDef{{Name: "card", Kind: telemetry.KindText, Event: true}}},
 		{ID: "dimmer", Points: []telemetry.PointDef{{Name: "level", Kind: telemetry.Float, Writable: true},
-			{Name: "mode", Kind: telemetry.Enum, Writable: true, Enum: []telemetry.EnumName{{Code: 1, Name: "day"}}}}},
+			{Name: "mode", Kind: telemetry.Enum, Writable: true, Enum: []telemetry.EnumName{{Code: 1, Name: "day"}}},
+			{Name: "speed", Kind: telemetry.Int, Writable: true, Optional: true}}},
 	}
 
 	io8 := &firmwareconfig.Profile{ID: "test_io8"}
@@ -64,7 +65,7 @@ func testLibrary() *firmwareconfig.Library {
 	profiles := []*firmwareconfig.Profile{
 		io8,
 		{ID: "test_distance", Channels: []firmwareconfig.Channel{register("distance", firmwareconfig.EncU16, 1, "mm"),
-			writable(register("level", firmwareconfig.EncU16, 1, "")), writable(register("mode", firmwareconfig.EncU16, 1, ""))}},
+			writable(register("level", firmwareconfig.EncU16, 1, "")), writable(register("mode", firmwareconfig.EncU16, 1, "")), writable(register("speed", firmwareconfig.EncU16, 1, ""))}},
 		{ID: "test_smoke", Channels: []firmwareconfig.Channel{{Name: "alarm", Table: firmwareconfig.DiscreteInput, Encoding: firmwareconfig.EncBool, Scale: 1}},
 			Device: &firmwareconfig.DeviceBinding{Class: "smoke", Points: map[string]firmwareconfig.PointBinding{"alarm": {Channel: "alarm"}}}},
 		{ID: "test_siren", Line: firmwareconfig.Line{Baud: 19200}, Channels: []firmwareconfig.Channel{{Name: "on", Table: firmwareconfig.Coil, Encoding: firmwareconfig.EncBool, Scale: 1, Writable: true}},

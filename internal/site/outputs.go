@@ -9,23 +9,18 @@ import (
 	"linli/internal/yamlfile"
 )
 
-// Value returns the value that commands an output of the given definition into a state, and false where the state is
-// hold, or the output has no such value. Off is false, or the number or code 0; on is for bool outputs only.
-func Value(def *telemetry.PointDef, state firmwareconfig.OutputState) (telemetry.Value, bool) {
-	if state == firmwareconfig.OutputHold || state == firmwareconfig.OutputOn && def.Kind != telemetry.Bool {
-		return telemetry.Value{}, false
+// hasState reports whether an output of the given definition can be set to a state: everything holds; off is false, the
+// number 0 or the code 0; on is for bool outputs only.
+func hasState(def *telemetry.PointDef, state firmwareconfig.OutputState) bool {
+	switch {
+	case state == firmwareconfig.OutputHold || def.Kind == telemetry.Bool:
+		return true
+	case state == firmwareconfig.OutputOn:
+		return false
+	case def.Kind == telemetry.Enum:
+		return slices.ContainsFunc(def.Enum, func(e telemetry.EnumName) bool { return e.Code == 0 })
 	}
-	switch def.Kind {
-	case telemetry.Bool:
-		return telemetry.BoolValue(state == firmwareconfig.OutputOn), true
-	case telemetry.Int:
-		return telemetry.IntValue(0), true
-	case telemetry.Float:
-		return telemetry.FloatValue(0), true
-	case telemetry.Enum:
-		return telemetry.EnumValue(0), slices.ContainsFunc(def.Enum, func(e telemetry.EnumName) bool { return e.Code == 0 })
-	}
-	return telemetry.Value{}, false
+	return def.Kind == telemetry.Int || def.Kind == telemetry.Float
 }
 
 // output lists a point that commands a channel. p is what the file says about it, nil where the profile alone binds it.
@@ -56,7 +51,7 @@ func (r *resolver) output(p *pointSpec, s *source, def *telemetry.PointDef, b fi
 			continue
 		}
 		*x.state = r.outputState(x.key, x.at)
-		if _, ok := Value(def, *x.state); !ok && *x.state != firmwareconfig.OutputHold {
+		if !hasState(def, *x.state) {
 			r.failf(x.at.Pos, "%s is %s, which has no state %q", def.Name, def.Kind, x.state)
 		}
 	}

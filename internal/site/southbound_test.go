@@ -8,7 +8,6 @@ import (
 
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/site"
-	"linli/internal/telemetry"
 )
 
 const southbound = `version: 1
@@ -143,32 +142,6 @@ lamp from box_io.siren_2: hold, on, 0s, false
 `
 	if got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
-	}
-}
-
-func TestValueOfAState(t *testing.T) {
-	enum := &telemetry.PointDef{Kind: telemetry.Enum, Enum: []telemetry.EnumName{{Code: 0, Name: "quiet"}, {Code: 1, Name: "loud"}}}
-	for _, c := range []struct {
-		def   *telemetry.PointDef
-		state firmwareconfig.OutputState
-		want  telemetry.Value
-		ok    bool
-	}{
-		{&telemetry.PointDef{Kind: telemetry.Bool}, firmwareconfig.OutputOn, telemetry.BoolValue(true), true},
-		{&telemetry.PointDef{Kind: telemetry.Bool}, firmwareconfig.OutputOff, telemetry.BoolValue(false), true},
-		{&telemetry.PointDef{Kind: telemetry.Bool}, firmwareconfig.OutputHold, telemetry.Value{}, false},
-		{&telemetry.PointDef{Kind: telemetry.Float}, firmwareconfig.OutputOff, telemetry.FloatValue(0), true},
-		{&telemetry.PointDef{Kind: telemetry.Float}, firmwareconfig.OutputOn, telemetry.Value{}, false},
-		{&telemetry.PointDef{Kind: telemetry.Int}, firmwareconfig.OutputOff, telemetry.IntValue(0), true},
-		{enum, firmwareconfig.OutputOff, telemetry.EnumValue(0), true},
-		{&telemetry.PointDef{Kind: telemetry.KindText}, firmwareconfig.OutputOff, telemetry.Value{}, false},
-	} {
-		if got, ok := site.Value(c.def, c.state); ok != c.ok || ok && got != c.want {
-			t.Errorf("Value(%s, %s) = %v, %v; want %v, %v", c.def.Kind, c.state, got, ok, c.want, c.ok)
-		}
-	}
-	if _, ok := site.Value(&telemetry.PointDef{Kind: telemetry.Enum, Enum: enum.Enum[1:]}, firmwareconfig.OutputOff); ok {
-		t.Error("an enum without the code 0 has no state off")
 	}
 }
 
