@@ -159,12 +159,12 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 
 	// 5 and 6 are built here and started below, so that the console can show them.
 	in := newFanIn(clock, table, cfg.plan.engine, book, j, log.Named("rules"))
-	lines := make([]*drivers.Line, len(s.Buses))
-	for i, b := range s.Buses {
-		bus, err := newBus(b, clock, log)
-		if err != nil {
-			return fmt.Errorf("set up bus %s: %w", b.ID, err)
-		}
+	buses, dialIns, err := newBuses(s, clock, log, memory.of)
+	if err != nil {
+		return err
+	}
+	lines := make([]*drivers.Line, len(buses))
+	for i, bus := range buses {
 		lines[i] = drivers.NewLine(bus)
 	}
 	writers := make([]pointWriter, len(lines))
@@ -202,6 +202,9 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	parts.start("console", 3*time.Second, func(ctx context.Context) error { return web.Serve(ctx, listener) })
 
 	parts.start("fan-in", 5*time.Second, in.run)
+	for _, d := range dialIns {
+		parts.start(d.name, 2*time.Second, d.run)
+	}
 	for i, line := range lines {
 		parts.start("bus "+s.Buses[i].ID, 3*time.Second, func(ctx context.Context) error {
 			return drivers.Supervise(ctx, clock, line, in.emit(ctx), log.Named("bus"))
