@@ -1,9 +1,7 @@
 package modbus
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -178,7 +176,7 @@ func (l *line) fenced(ctx context.Context, unit byte, req []byte, timeout time.D
 	}
 	m, begin := l.memory(unit), time.Now()
 	if !m.owes(shapeOf(req)) {
-		ans, err := l.once(ctx, m, unit, req, timeout, l.hold, false)
+		ans, err := l.once(ctx, m, unit, req, timeout, l.hold)
 		if err == nil {
 			m.heeded()
 		}
@@ -186,10 +184,10 @@ func (l *line) fenced(ctx context.Context, unit byte, req []byte, timeout time.D
 	}
 	fence := m.fenceFor(req)
 	if fence == nil {
-		return l.once(ctx, m, unit, req, timeout, l.hold, false)
+		return l.once(ctx, m, unit, req, timeout, l.hold)
 	}
 	l.fences++
-	ans, err := l.once(ctx, m, unit, fence, timeout, l.hold, true)
+	ans, err := l.once(ctx, m, unit, fence, timeout, l.hold)
 	if err != nil {
 		m.fenced(!errors.Is(err, errTimeout))
 		return nil, &fenceError{err}
@@ -206,14 +204,14 @@ func (l *line) fenced(ctx context.Context, unit byte, req []byte, timeout time.D
 			return nil, &fenceError{errTimeout} // The next request goes out by itself.
 		}
 	}
-	return l.once(ctx, m, unit, req, timeout, rest, false)
+	return l.once(ctx, m, unit, req, timeout, rest)
 }
 
 // gatewayAway reports whether an answer is a gateway's exception 11: the unit behind it gave none.
 func gatewayAway(ans []byte) bool { return ans[0]&excFlag != 0 && len(ans) > 1 && ans[1] == 11 }
 
 // once sends one request and waits for its answer.
-func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeout, hold time.Duration, fence bool) ([]byte, error) {
+func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeout, hold time.Duration) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotSent, err)
 	}
@@ -254,7 +252,7 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 		_ = p.SetDeadline(time.Unix(1, 0))
 		l.moving.Done()
 	})
-	owed, doubtful := m.owesFunction(req[0]), m.doubtful(shapeOf(req), start)
+	doubtful := m.doubtful(shapeOf(req))
 	ans, err := l.talk(m, unit, req, start, sent)
 	if err == nil && l.rtu && (doubtful || likeRequest(ans)) {
 		ans, err = l.only(m, unit, req, ans, deadline)
@@ -268,15 +266,6 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 		}
 	}
 	now := time.Now()
-	if err == nil && owed && ans[0]&excFlag != 0 && !gatewayAway(ans) {
-		// Exceptions look alike: this one may be the owed one. Then the answer to req is still to come.
-		m.answered(req, ans, now, m.turn)
-		m.unanswered(req, now, timeout)
-		if !fence {
-			return nil, fmt.Errorf("%w: exception %d may be the answer to an earlier request", errGarbled, ans[1])
-		}
-		return ans, nil
-	}
 	if err != nil {
 		err = l.failed(ctx, err)
 		// What was asked over a connection that is gone is gone with it; behind a serial device the unit stays.
@@ -292,15 +281,6 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 	}
 	l.answered, l.used = now.Sub(start), true
 	return ans, nil
-}
-
-// likeRequest reports whether an answer has the bytes of a request to read: 17 to 24 bits make an answer that long.
-func likeRequest(ans []byte) bool {
-	if len(ans) != 5 || ans[0] > 2 {
-		return false
-	}
-	n := int(binary.BigEndian.Uint16(ans[3:]))
-	return n >= 1 && n <= maxBits
 }
 
 // talk writes the request and reads until the answer is there.
@@ -332,162 +312,6 @@ func (l *line) talk(m *memory, unit byte, req []byte, start, sent time.Time) ([]
 			return nil, err
 		}
 	}
-}
-
-// talkRTU reads until the answer is there.
-func (l *line) talkRTU(m *memory, unit byte, req []byte, start time.Time) ([]byte, error) {
-	var odd error // what came that was no answer; more telling than "no answer"
-	// No answer can be complete before the request and itself have passed over the wire, less what baud rates differ.
-	var earliest time.Time
-	if w, ok := l.p.(interface{ paced() bool }); ok && w.paced() {
-		earliest = start.Add(l.wire(len(req)+3+5) * 9 / 10)
-	}
-	for {
-		if err := l.receive(); err != nil {
-			if odd != nil && errors.Is(err, os.ErrDeadlineExceeded) {
-				return nil, odd
-			}
-			return nil, err
-		}
-		for {
-			at, n, k := l.next(unit, req)
-			if k == partial {
-				break
-			}
-			if k == damaged {
-				l.crc++
-				return nil, fmt.Errorf("%w: CRC does not match", errGarbled)
-			}
-			if at > 0 {
-				l.stray()
-			}
-			frame := l.buf[at : at+n]
-			early := l.last.Before(earliest.Add(l.wire(n-5) * 9 / 10))
-			if k == answer && !early {
-				return l.take(frame[1:n-2], at+n), nil
-			}
-			switch {
-			case n == len(l.out) && string(frame) == string(l.out):
-				// The adapter hears what it sends.
-			case isRequest(frame):
-				l.stray()
-				if frame[0] == unit {
-					return nil, fmt.Errorf("%w: another master asks unit %d", errGarbled, unit)
-				}
-				odd = fmt.Errorf("%w: another master asks unit %d", errGarbled, frame[0])
-			case frame[0] == unit:
-				odd = fmt.Errorf("%w: %d bytes of function %#02x", errGarbled, n, frame[1])
-				l.discard(frame)
-			default:
-				odd = fmt.Errorf("%w: unit %d answered", errGarbled, frame[0])
-				l.discard(frame)
-			}
-			l.drop(at + n)
-		}
-		if answerSize(req) == 0 && l.n > 0 {
-			// The end of such an answer is where the line falls silent.
-			if at, ok := endRTU(l.buf[:l.n], unit, req); ok && l.hushed() {
-				return l.take(l.buf[at+1:l.n-2], l.n), nil
-			}
-		}
-	}
-}
-
-// next is nextRTU on what was received, signs of life of the converter left out.
-func (l *line) next(unit byte, req []byte) (at, n int, k kind) {
-	l.skipRegister()
-	at, n, k = nextRTU(l.buf[:l.n], unit, req)
-	if k == answer || l.register == nil {
-		return at, n, k
-	}
-	// A sign of life may have come in the middle of a frame. The checksum tells.
-	i := bytes.Index(l.buf[:l.n], l.register)
-	if i < 0 {
-		return at, n, k
-	}
-	var whole [len(l.buf)]byte
-	w := append(append(whole[:0], l.buf[:i]...), l.buf[i+len(l.register):l.n]...)
-	if wat, wn, wk := nextRTU(w, unit, req); wk == answer {
-		l.n = copy(l.buf[:], w)
-		return wat, wn, wk
-	}
-	if k == damaged {
-		return 0, 0, partial // The rest may follow; the deadline bounds the wait.
-	}
-	return at, n, k
-}
-
-// skipRegister drops signs of life at the beginning of the buffer.
-func (l *line) skipRegister() {
-	for l.register != nil {
-		b := bytes.TrimLeft(l.buf[:l.n], "\r\n")
-		if !bytes.HasPrefix(b, l.register) {
-			return
-		}
-		b = bytes.TrimLeft(b[len(l.register):], "\r\n")
-		l.n = copy(l.buf[:], b)
-	}
-}
-
-// only returns ans unless a second answer follows it: then nobody can tell which is which.
-func (l *line) only(m *memory, unit byte, req, ans []byte, deadline time.Time) ([]byte, error) {
-	ans = l.kept[:copy(l.kept[:], ans)]
-	l.n = 0
-	end := time.Now().Add(min(secondMost, max(streamQuiet, 2*m.turn+l.wire(len(ans)+3)+l.quiet)))
-	if end.Before(deadline) {
-		deadline = end
-	}
-	if err := l.p.SetDeadline(deadline); err != nil {
-		return nil, err
-	}
-	for {
-		if err := l.receive(); errors.Is(err, os.ErrDeadlineExceeded) {
-			return ans, nil
-		} else if err != nil {
-			return nil, err
-		}
-		for {
-			at, n, k := l.next(unit, req)
-			if k == partial || k == damaged {
-				break
-			}
-			frame := l.buf[at : at+n]
-			if k == answer || frame[0] == unit {
-				l.discard(frame)
-				return nil, fmt.Errorf("%w: unit %d answered twice", errGarbled, unit)
-			}
-			l.discard(frame)
-			l.drop(at + n)
-		}
-	}
-}
-
-// discard counts a whole frame that is not the answer waited for.
-func (l *line) discard(frame []byte) {
-	u := frame[0]
-	if isRequest(frame) {
-		l.stray()
-		return
-	}
-	if m := l.units[u]; m != nil {
-		m.came(frame[1:len(frame)-2], time.Now())
-		l.late++
-	} else {
-		l.stray()
-	}
-	l.heard(u)
-}
-
-// stray counts what is of no unit that was asked.
-func (l *line) stray() { l.late, l.foreign = l.late+1, l.foreign+1 }
-
-// hushed reports whether nothing follows what was received.
-func (l *line) hushed() bool {
-	had := l.n
-	if l.p.SetDeadline(time.Now().Add(max(l.quiet, streamQuiet))) != nil {
-		return false
-	}
-	return errors.Is(l.receive(), os.ErrDeadlineExceeded) && l.n == had
 }
 
 // receive reads what is there, blocking until the deadline.
@@ -526,83 +350,9 @@ func (l *line) take(pdu []byte, used int) []byte {
 	return pdu
 }
 
-// ready brings the line into the state in which a request to unit may be sent: quiet for t3.5, nothing left to read.
-func (l *line) ready(ctx context.Context, unit byte) error {
-	if !l.rtu {
-		return nil
-	}
-	_, serial := l.p.(flusher)
-	l.foreigner = -1
-	if l.dirty {
-		if err := l.settle(ctx, serial); err != nil {
-			return err
-		}
-		l.dirty = false
-	}
-	for end := time.Now().Add(babbleMax); ; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		// What comes during the silence starts it anew. Where it is over already a look costs less than a read.
-		wait := time.Until(l.last.Add(l.quiet))
-		if wait <= 0 {
-			if w, ok := l.p.(interface{ waiting() (int, error) }); ok && l.foreigner < 0 {
-				if n, err := w.waiting(); n == 0 || err != nil {
-					return err
-				}
-			}
-			wait = idleLook
-		}
-		if l.foreigner >= 0 {
-			wait = time.Until(end) // for the answer that the other master gets
-		}
-		was := l.last
-		if err := l.drain(max(wait, idleLook)); err != nil {
-			return err
-		}
-		over := !time.Now().Before(end)
-		if over && l.foreigner == int(unit) {
-			// With our request on the line too, the answer to the other master would be taken for ours.
-			return fmt.Errorf("%w: another master asks unit %d", errGarbled, unit)
-		}
-		if over || l.last.Equal(was) && l.foreigner < 0 {
-			break
-		}
-	}
-	if f, ok := l.p.(flusher); ok {
-		return f.Flush()
-	}
-	return nil
-}
-
-// settle reads until the line is silent, at most for babbleMax. A connection that talks on and on is closed.
-func (l *line) settle(ctx context.Context, serial bool) error {
-	quiet := l.quiet
-	if !serial {
-		quiet = max(quiet, streamQuiet)
-	}
-	end := time.Now().Add(babbleMax)
-	for time.Now().Before(end) && ctx.Err() == nil {
-		was := l.last
-		if err := l.drain(quiet); err != nil {
-			return err
-		}
-		if l.last.Equal(was) {
-			return nil
-		}
-	}
-	if !serial && ctx.Err() == nil {
-		return errors.New("the peer talks without pause")
-	}
-	return ctx.Err()
-}
-
 // drain reads away what arrives until nothing has come for d, and counts it. Over TCP what it reads stays for the next
 // exchange, which knows the frames by their ids.
 func (l *line) drain(d time.Duration) error {
-	if l.rtu {
-		l.n = 0
-	}
 	for range 16 {
 		if err := l.p.SetDeadline(time.Now().Add(d)); err != nil {
 			return err
@@ -623,28 +373,6 @@ func (l *line) drain(d time.Duration) error {
 	return nil
 }
 
-// digest counts what was received without being asked for, and forgets it.
-func (l *line) digest() {
-	noise := false
-	for l.skipRegister(); l.n > 0; l.skipRegister() {
-		n := frameRTU(l.buf[:l.n])
-		if n == 0 {
-			noise = true
-			l.drop(1)
-			continue
-		}
-		l.foreigner = -1
-		if isRequest(l.buf[:n]) {
-			l.foreigner = int(l.buf[0])
-		}
-		l.discard(l.buf[:n])
-		l.drop(n)
-	}
-	if noise {
-		l.stray()
-	}
-}
-
 // failed puts the line into a state from which the next exchange can start, and names the failure.
 func (l *line) failed(ctx context.Context, err error) error {
 	_, serial := l.p.(flusher)
@@ -657,6 +385,7 @@ func (l *line) failed(ctx context.Context, err error) error {
 		return ctx.Err()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = errTimeout
+		l.dirty = l.rtu && l.silent == 0 // Where nothing came there is nothing to wait for the end of.
 	case !errors.Is(err, errGarbled):
 		// The peer hung up, or the device was pulled.
 		_ = l.close()

@@ -26,6 +26,9 @@ const (
 	// missedMost later requests that are not answered either show that an answer will not come any more with the next
 	// request: the unit was away.
 	missedMost = 3
+	// lookedMost answers of one shape in a row that come alone show that an unanswered request before them will not be
+	// answered any more, even by a peer that does not keep the order.
+	lookedMost = 3
 	// deafAfter times that a unit answers a request after it ignored the fences before, it is asked without.
 	deafAfter = 2
 	// waryFor is how long a unit's answers are watched more closely after it answered what nobody asked.
@@ -67,6 +70,7 @@ type debt struct {
 	until  time.Time
 	passed bool // a later request was answered, so that only a peer that does not keep the order can still answer this
 	missed int  // later requests that were not answered either
+	looked int  // answers of this shape since it passed that no second one followed
 }
 
 // memory is what the line knows of one unit. It outlives the connection: what a unit owes it owes on the next one too.
@@ -91,11 +95,8 @@ func (m *memory) owesFunction(f byte) bool {
 }
 
 // doubtful reports whether an answer of this shape should be believed only when no second one follows.
-func (m *memory) doubtful(s shape, now time.Time) bool {
-	if len(m.owed) == 0 {
-		return now.Before(m.wary)
-	}
-	return now.Before(m.wary) || slices.ContainsFunc(m.owed, func(d debt) bool { return d.shape == s })
+func (m *memory) doubtful(s shape) bool {
+	return !m.wary.IsZero() || slices.ContainsFunc(m.owed, func(d debt) bool { return d.shape == s })
 }
 
 // unanswered notes that req was sent and no answer came within timeout.
@@ -117,15 +118,19 @@ func (m *memory) unanswered(req []byte, now time.Time, timeout time.Duration) {
 
 // answered notes a whole answer to req that took so long to begin.
 func (m *memory) answered(req, ans []byte, now time.Time, turn time.Duration) {
+	s := shapeOf(req)
 	for i := range m.owed {
-		m.owed[i].passed = true
+		if d := &m.owed[i]; d.passed && d.shape == s {
+			d.looked++
+		} else {
+			d.passed = true
+		}
 	}
 	m.prune(now)
 	m.turn = max(turn, m.turn-m.turn/16)
 	if req[0] < 1 || req[0] > 4 || ans[0] != req[0] || len(req) < 5 {
 		return
 	}
-	s := shapeOf(req)
 	if m.known[0] == [5]byte(req) {
 		return
 	}
@@ -158,7 +163,10 @@ func (m *memory) came(pdu []byte, now time.Time) bool {
 
 // prune forgets what can no longer come.
 func (m *memory) prune(now time.Time) {
-	m.owed = slices.DeleteFunc(m.owed, func(d debt) bool { return d.passed && now.After(d.until) })
+	m.owed = slices.DeleteFunc(m.owed, func(d debt) bool { return d.passed && d.looked >= lookedMost && now.After(d.until) })
+	if now.After(m.wary) {
+		m.wary = time.Time{}
+	}
 }
 
 // fenceFor returns a harmless request whose answer has a shape that nothing owed has, best one that the unit is known to
@@ -178,18 +186,20 @@ func (m *memory) fenceFor(req []byte) []byte {
 		}
 	}
 	if len(req) >= 5 && req[0] >= 1 && req[0] <= 4 {
-		var r [5]byte
-		copy(r[:], req)
 		n, addr := int(binary.BigEndian.Uint16(req[3:])), int(binary.BigEndian.Uint16(req[1:]))
 		step, most := 1, maxRegisters
 		if req[0] <= 2 {
 			step, most = 8, maxBits // the length of an answer counts in bytes
 		}
-		// Fewer first: those can be read. More may meet an exception, which is an answer too.
-		for _, d := range [...]int{-1, -2, -3, 1, 2, 3} {
-			c := n + d*step
+		// Fewer can be read. The other table of the same width, and more, may meet an exception, which is an answer too.
+		for _, try := range [...]struct{ less, other int }{{1, 0}, {0, 1}, {1, 1}, {-1, 1}, {2, 0}, {-1, 0}, {-2, 0}} {
+			c := n - try.less*step
 			if c < 1 || c > most || addr+c > 1<<16 {
 				continue
+			}
+			r := [5]byte{req[0], req[1], req[2]}
+			if try.other != 0 {
+				r[0] = (req[0] - 1) ^ 1 + 1 // 1 and 2, 3 and 4
 			}
 			binary.BigEndian.PutUint16(r[3:], uint16(c))
 			if free(r) {
