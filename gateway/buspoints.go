@@ -241,7 +241,7 @@ func (b *busPoints) drifted(bus int, unit string, d driftResult) {
 // failedShare computes the share of requests that failed (no answer, or a damaged one; exceptions are answers) within
 // a sliding window.
 type failedShare struct {
-	steps [failedSteps]struct{ asked, failed uint64 } // the counters at the beginning of each step, oldest first
+	steps [failedSteps + 1]struct{ asked, failed uint64 } // the counters at the beginning of each step, oldest first
 	n     int
 	next  telemetry.Mono
 }

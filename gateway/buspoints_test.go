@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"linli/drivers"
+	firmwareconfig "linli/firmware-config"
+	"linli/internal/site"
+	"linli/internal/telemetry"
+)
+
+// healthRig is a site with one bus and two units, of which the first has settings to be watched.
+type healthRig struct {
+	*busPoints
+	site *site.Site
+	h    drivers.BusHealth
+}
+
+func newHealthRig(t *testing.T) *healthRig {
+	t.Helper()
+	library, err := firmwareconfig.Load(firmwareconfig.Shipped())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inv := &telemetry.Inventory{Site: "test", Gateway: "gw1"}
+	add := func(id, class string, drift bool) int {
+		d := inv.AddDevice(telemetry.Device{ID: id, Class: library.Classes[class], Zone: -1, System: true})
+		for i, def := range library.Classes[class].Points {
+			if !def.Optional || drift {
+				inv.ProvidePoint(d, i)
+			}
+		}
+		return d
+	}
+	r := &healthRig{h: drivers.BusHealth{Bus: "b1", Units: []drivers.UnitHealth{{Unit: "u1"}, {Unit: "u2"}}}}
+	r.site = &site.Site{Inventory: inv, Buses: []site.Bus{{ID: "b1", Health: add("b1", "field_bus", false),
+		Units:      []firmwareconfig.Unit{{ID: "u1", Address: 1}, {ID: "u2", Address: 2}},
+		UnitHealth: []int{add("u1", "bus_unit", true), add("u2", "bus_unit", false)}}}}
+	r.busPoints = newBusPoints(r.site, []func() drivers.BusHealth{func() drivers.BusHealth { return r.h }}, telemetry.NewClock("b", 0, time.Time{}))
+	return r
+}
+
+// at looks at a moment and returns what is told, sorted: "device.point=value", with the quality where it is not good.
+func (r *healthRig) at(seconds float64) string {
+	var out []string
+	now := telemetry.Mono(seconds * float64(time.Second))
+	for _, s := range r.look(now, nil) {
+		name := r.site.Inventory.Series(s.Point)
+		text := fmt.Sprintf("%s.%s=%v", name.Device, name.Point, s.Value)
+		if s.Quality != telemetry.Good {
+			text += " " + s.Quality.String()
+		}
+		if s.Time != now {
+			text += " at another time"
+		}
+		out = append(out, text)
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
+}
+
+// TestEveryPointOfTheOwnWorksIsTold holds the class files against what is told: a point that nobody fills in would stay
+// unknown for ever.
+func TestEveryPointOfTheOwnWorksIsTold(t *testing.T) {
+	r := newHealthRig(t)
+	r.drifted(0, "u1", driftResult{differ: 2, known: true})
+	if got := strings.Count(r.at(1), "="); got != len(r.site.Inventory.Points) {
+		t.Errorf("%d of %d points are told at the first look: %s", got, len(r.site.Inventory.Points), r.at(100))
+	}
+}
+
+func TestWhatPeopleWaitForIsToldAtOnce(t *testing.T) {
+	r := newHealthRig(t)
+	r.at(0)
+	for _, x := range []struct {
+		at     float64
+		change func()
+		want   string
+	}{
+		{0.25, func() {}, ""},
+		{0.5, func() { r.h.Up = true }, "b1.up=true"},
+		{1, func() { r.h.Units[0].Online, r.h.Units[0].RoundTrip = true, 12340*time.Microsecond }, "u1.online=true"},
+		{2, func() { r.h.Suspended = true }, "b1.suspended=true"},
+		{3, func() { r.h.Busy, r.h.Foreign, r.h.Units[1].Timeouts = 0.1234, 7, 5 }, ""},
+		{10, func() {}, "b1.busy_pct=12.3, b1.foreign_frames=7, u1.round_trip_ms=12.3, u2.timeouts=5"},
+		{12, func() { r.h.Units[1].Timeouts = 6 }, ""},
+		{20, func() {}, "u2.timeouts=6"},
+		{30, func() {}, ""},
+		{31, func() { r.drifted(0, "u1", driftResult{differ: 1, known: true}) }, "u1.config_drift=1"},
+		{32, func() { r.drifted(0, "u1", driftResult{}) }, "u1.config_drift=- bad_comm"},
+	} {
+		x.change()
+		if got := r.at(x.at); got != x.want {
+			t.Errorf("at %g s: %q, want %q", x.at, got, x.want)
+		}
+	}
+	if got := strings.Count(r.at(60), "="); got != len(r.site.Inventory.Points) {
+		t.Errorf("after a minute %d of %d points are told again", got, len(r.site.Inventory.Points))
+	}
+}
+
+func TestShareOfFailedRequests(t *testing.T) {
+	r := newHealthRig(t)
+	u := &r.h.Units[0]
+	share := func(want float64) {
+		t.Helper()
+		if got, _ := r.figures(0, "u1"); got != want {
+			t.Errorf("failed %g %%, want %g", got, want)
+		}
+	}
+	now := 0.0
+	run := func(minutes int, answers, timeouts, crc, exceptions uint64) { // per half a minute
+		for range 2 * minutes {
+			u.Answers += answers
+			u.Timeouts += timeouts
+			u.Errors += crc
+			u.Exceptions += exceptions
+			now += 30
+			r.at(now)
+		}
+	}
+	u.Timeouts = 1000 // of before the first look
+	r.at(0)
+	share(0)
+	run(1, 3, 1, 0, 0)
+	share(0) // eight requests say nothing
+	run(9, 80, 10, 10, 0)
+	share(20)
+	run(10, 80, 0, 0, 20)
+	share(0) // refusals are answers
+	run(1, 0, 100, 0, 0)
+	share(20)
+	run(9, 0, 100, 0, 0)
+	share(100)
+}
+
+func TestDriftIsLookedForOnSchedule(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newHealthRig(t)
+		r.site.Verify = 24 * time.Hour
+		r.site.Settings = []site.UnitSettings{{Bus: 0, Unit: 0, Want: map[string]string{"baud": "9600"}}}
+		began := time.Now()
+		var looked []time.Duration
+		differ, failing := 0, error(nil)
+		d := &drift{site: r.site, lines: []*drivers.Line{nil}, points: r.busPoints, log: zap.NewNop(),
+			verify: func(_ context.Context, _ asker, unit *firmwareconfig.Unit, want map[string]string) (int, error) {
+				if unit.ID != "u1" || want["baud"] != "9600" {
+					t.Errorf("looked at %s for %v", unit.ID, want)
+				}
+				looked = append(looked, time.Since(began))
+				return differ, failing
+			}}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- d.run(ctx) }()
+		drifts := func(want string) {
+			t.Helper()
+			synctest.Wait()
+			_, n := r.figures(0, "u1")
+			got := "unknown"
+			if n != nil {
+				got = fmt.Sprint(*n)
+			}
+			if got != want {
+				t.Errorf("after %v: %s settings differ, want %s", looked, got, want)
+			}
+		}
+		drifts("unknown")
+		time.Sleep(10 * time.Minute)
+		drifts("0")
+		differ = 3
+		time.Sleep(24 * time.Hour)
+		drifts("3")
+		failing = errors.New("no answer")
+		time.Sleep(24 * time.Hour)
+		drifts("unknown")
+		failing, differ = nil, 0
+		time.Sleep(time.Hour)
+		drifts("0")
+		want := []time.Duration{10 * time.Minute, 24*time.Hour + 10*time.Minute, 48*time.Hour + 10*time.Minute, 49*time.Hour + 10*time.Minute}
+		if !slices.Equal(looked, want) {
+			t.Errorf("looked after %v, want %v", looked, want)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
