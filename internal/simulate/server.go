@@ -13,7 +13,7 @@ import (
 // bus is one simulated line: some units behind one endpoint.
 type bus struct {
 	id    string
-	units map[int]*unit // by address; read-only once built
+	units map[int]*unit // by the address that each had at first; read-only once built
 }
 
 // serveTCP answers Modbus TCP on l until ctx ends.
@@ -54,7 +54,7 @@ func (b *bus) serveConn(ctx context.Context, conn net.Conn) {
 		if _, err := io.ReadFull(conn, pdu); err != nil {
 			return
 		}
-		u := b.units[int(header[6])]
+		u := b.unitAt(int(header[6]))
 		if u == nil {
 			continue // Nobody has that address: silence.
 		}
@@ -112,7 +112,7 @@ func (b *bus) serveRTU(ctx context.Context, port io.ReadWriter) error {
 				frame = frame[:0]
 				break
 			}
-			u := b.units[int(request[0])]
+			u := b.unitAt(int(request[0]))
 			if u == nil {
 				continue
 			}
@@ -141,6 +141,8 @@ func requestSize(frame []byte) int {
 	switch frame[1] {
 	case 1, 2, 3, 4, 5, 6:
 		return 8
+	case 0x2B:
+		return 7
 	case 15, 16:
 		if len(frame) < 7 {
 			return 0

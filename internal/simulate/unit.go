@@ -3,24 +3,33 @@ package simulate
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
 	firmwareconfig "linli/firmware-config"
 )
 
-// unit is the register image of one simulated unit. It is safe for concurrent use.
+// unit is the register image of one simulated unit, with its settings (settings.go). It is safe for concurrent use.
 type unit struct {
 	id      string
-	address int
 	profile *firmwareconfig.Profile
+	refused map[place]bool // addresses that the unit refuses although they lie between others; written in newUnit only
+	bounds  [5][2]int      // lowest and highest address that exists, by Table; written in newUnit only
 
-	mu     sync.Mutex
-	words  [5]map[int]uint16 // guarded by mu; by Table and address; bits are 0 or 1
-	bounds [5][2]int         // lowest and highest address that exists, by Table; written in newUnit only
-	fault  Fault             // guarded by mu
-	served func(table firmwareconfig.Table, first int, values []uint16, at time.Time)
+	mu       sync.Mutex
+	address  int                 // guarded by mu
+	line     firmwareconfig.Line // guarded by mu; zero where the profile does not say
+	words    [5]map[int]uint16   // guarded by mu; by Table and address; bits are 0 or 1
+	saved    map[place]uint16    // guarded by mu: settings as they were saved, where the model has to be told to
+	unlocked bool                // guarded by mu
+	fault    Fault               // guarded by mu
+	served   func(table firmwareconfig.Table, first int, values []uint16, at time.Time)
+}
+
+// place is one register or bit.
+type place struct {
+	table   firmwareconfig.Table
+	address int
 }
 
 // Fault is how a unit misbehaves. The zero Fault is a healthy unit.
@@ -32,47 +41,93 @@ type Fault struct {
 }
 
 func newUnit(u firmwareconfig.Unit) *unit {
-	s := &unit{id: u.ID, address: u.Address, profile: u.Profile}
+	s := &unit{id: u.ID, address: u.Address, profile: u.Profile, line: u.Profile.Line, refused: map[place]bool{}, saved: map[place]uint16{}}
 	for t := range s.words {
 		s.words[t] = map[int]uint16{}
 		s.bounds[t] = [2]int{1 << 16, -1}
 	}
-	exists := func(t firmwareconfig.Table, address, n int) {
-		for a := address; a < address+n; a++ {
-			s.words[t][a] = 0
-			s.bounds[t][0] = min(s.bounds[t][0], a)
-			s.bounds[t][1] = max(s.bounds[t][1], a)
-		}
-	}
 	for i := range u.Profile.Channels {
 		ch := &u.Profile.Channels[i]
-		n := ch.Encoding.Registers()
-		exists(ch.Table, ch.Address, n)
+		s.exists(ch.Table, ch.Address, ch.Registers())
 		if ch.Valid != nil {
-			exists(ch.Valid.Table, ch.Valid.Address, 1)
+			s.exists(ch.Valid.Table, ch.Valid.Address, 1)
 			s.words[ch.Valid.Table][ch.Valid.Address] |= 1 << ch.Valid.Bit
 		}
+		if f := ch.ScaleFrom; f != nil {
+			s.exists(f.Table, f.Address, 1)
+			if len(f.Values) > 0 {
+				s.words[f.Table][f.Address] = f.Values[0].Code
+			}
+		}
 	}
+	s.newSettings()
 	return s
+}
+
+// exists makes n registers from address readable and, where the table is, writable.
+func (s *unit) exists(t firmwareconfig.Table, address, n int) {
+	for a := address; a < address+n; a++ {
+		if _, ok := s.words[t][a]; !ok {
+			s.words[t][a] = 0
+		}
+		s.bounds[t][0] = min(s.bounds[t][0], a)
+		s.bounds[t][1] = max(s.bounds[t][1], a)
+	}
 }
 
 // set gives channel number i the engineering value v (0 or 1 for a bool), as the real device would encode it.
 func (s *unit) set(i int, v float64) error {
 	ch := &s.profile.Channels[i]
-	words, err := encode(ch, v)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	scale := 1.0
+	if f := ch.ScaleFrom; f != nil {
+		var ok bool
+		if scale, ok = factor(f, s.words[f.Table][f.Address]); !ok {
+			return fmt.Errorf("set %s of unit %s: the register that says its scale holds %d", ch.Name, s.id, s.words[f.Table][f.Address])
+		}
+	}
+	words, err := encode(ch, v, scale)
+	if err != nil {
+		return fmt.Errorf("set %s of unit %s: %w", ch.Name, s.id, err)
+	}
+	s.put(ch, words)
+	return nil
+}
+
+// setText gives channel number i a text.
+func (s *unit) setText(i int, text string) error {
+	ch := &s.profile.Channels[i]
+	words, err := encodeText(ch, text)
 	if err != nil {
 		return fmt.Errorf("set %s of unit %s: %w", ch.Name, s.id, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for k, w := range words {
-		if width := fieldWidth(ch); width > 0 && !ch.Table.Bits() {
-			mask := uint16(1<<width-1) << ch.Bit
-			w = s.words[ch.Table][ch.Address]&^mask | w<<ch.Bit&mask
-		}
-		s.words[ch.Table][ch.Address+k] = w
-	}
+	s.put(ch, words)
 	return nil
+}
+
+// put stores a channel's words; of a bit field only its bits change. s.mu is held.
+func (s *unit) put(ch *firmwareconfig.Channel, words []uint16) {
+	table := s.words[ch.Table]
+	width := fieldWidth(ch)
+	if width == 0 || ch.Table.Bits() {
+		for k, w := range words {
+			table[ch.Address+k] = w
+		}
+		return
+	}
+	now := table[ch.Address]
+	if ch.LittleBytes {
+		now = now<<8 | now>>8
+	}
+	mask := uint16(1<<width-1) << ch.Bit
+	now = now&^mask | words[0]<<ch.Bit&mask
+	if ch.LittleBytes {
+		now = now<<8 | now>>8
+	}
+	table[ch.Address] = now
 }
 
 // setFailed makes channel number i report that its sensor has failed: its first invalid value, or its validity bit
@@ -89,13 +144,23 @@ func (s *unit) setFailed(i int, failed bool) bool {
 		}
 		s.words[ch.Valid.Table][ch.Valid.Address] = w
 	case len(ch.Invalid) > 0 && failed:
-		for k, w := range split(ch.Invalid[0], ch.Encoding.Registers(), ch.LittleWords) {
-			s.words[ch.Table][ch.Address+k] = w
-		}
+		s.sentinel(ch, ch.Invalid[0])
 	default:
 		return len(ch.Invalid) > 0
 	}
 	return true
+}
+
+// sentinel gives a channel one of its invalid values: of a field the field alone where it fits, otherwise the whole
+// register. s.mu is held.
+func (s *unit) sentinel(ch *firmwareconfig.Channel, raw uint64) {
+	if ch.Width > 0 && raw < 1<<ch.Width {
+		s.put(ch, []uint16{uint16(raw)})
+		return
+	}
+	for k, w := range split(raw, ch) {
+		s.words[ch.Table][ch.Address+k] = w
+	}
 }
 
 // get returns the raw words of channel number i.
@@ -103,9 +168,14 @@ func (s *unit) get(i int) []uint16 {
 	ch := &s.profile.Channels[i]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	words := make([]uint16, ch.Encoding.Registers())
+	return s.at(ch.Table, ch.Address, ch.Registers())
+}
+
+// at returns n words from address. s.mu is held.
+func (s *unit) at(t firmwareconfig.Table, address, n int) []uint16 {
+	words := make([]uint16, n)
 	for k := range words {
-		words[k] = s.words[ch.Table][ch.Address+k]
+		words[k] = s.words[t][address+k]
 	}
 	return words
 }
@@ -120,81 +190,6 @@ func (s *unit) currentFault() Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.fault
-}
-
-// fieldWidth is how many bits of a register a channel takes, 0 for all of it.
-func fieldWidth(ch *firmwareconfig.Channel) int {
-	if ch.Encoding == firmwareconfig.EncBool && ch.Width == 0 {
-		return 1
-	}
-	return ch.Width
-}
-
-// encode turns an engineering value into the channel's words. It is deliberately not the driver's code: two
-// implementations that must agree.
-func encode(ch *firmwareconfig.Channel, v float64) ([]uint16, error) {
-	if ch.Encoding == firmwareconfig.EncBool {
-		if (v != 0) != ch.Invert {
-			return []uint16{1}, nil
-		}
-		return []uint16{0}, nil
-	}
-	raw := v
-	if ch.Scale != 0 {
-		raw = (v - ch.Offset) / ch.Scale
-	}
-	n := ch.Encoding.Registers()
-	limit := func(lo, hi float64) (float64, error) {
-		r := math.Round(raw)
-		if r < lo || r > hi {
-			return 0, fmt.Errorf("%g does not fit: raw value %g outside %g..%g", v, r, lo, hi)
-		}
-		return r, nil
-	}
-	var bits uint64
-	switch ch.Encoding {
-	case firmwareconfig.EncF32:
-		bits = uint64(math.Float32bits(float32(raw)))
-	case firmwareconfig.EncF64:
-		bits = math.Float64bits(raw)
-	case firmwareconfig.EncS16Offset10000:
-		r, err := limit(-9999, 9999)
-		if err != nil {
-			return nil, err
-		}
-		if r < 0 {
-			r = 10000 - r
-		}
-		bits = uint64(r)
-	case firmwareconfig.EncS16, firmwareconfig.EncS32, firmwareconfig.EncS64:
-		half := math.Ldexp(1, 16*n-1)
-		r, err := limit(-half, half-1)
-		if err != nil {
-			return nil, err
-		}
-		bits = uint64(int64(r))
-	default:
-		r, err := limit(0, math.Ldexp(1, 16*n)-1)
-		if err != nil {
-			return nil, err
-		}
-		bits = uint64(r)
-	}
-	return split(bits, n, ch.LittleWords), nil
-}
-
-// split cuts the low 16*n bits into n words, high word first unless little.
-func split(bits uint64, n int, little bool) []uint16 {
-	words := make([]uint16, n)
-	for k := range words {
-		w := uint16(bits >> (16 * k))
-		if little {
-			words[k] = w
-		} else {
-			words[n-1-k] = w
-		}
-	}
-	return words
 }
 
 // answer returns the response PDU for a request PDU, as a careful device would give it.
@@ -232,8 +227,8 @@ func (s *unit) answer(pdu []byte) []byte {
 				return exception(3)
 			}
 		}
-		if !s.write(table, address, []uint16{value}) {
-			return exception(2)
+		if code := s.write(table, address, []uint16{value}); code != 0 {
+			return exception(code)
 		}
 		return append([]byte(nil), pdu...)
 	case 15, 16:
@@ -259,10 +254,14 @@ func (s *unit) answer(pdu []byte) []byte {
 				values = append(values, binary.BigEndian.Uint16(pdu[6+2*i:]))
 			}
 		}
-		if !s.write(table, address, values) {
-			return exception(2)
+		if code := s.write(table, address, values); code != 0 {
+			return exception(code)
 		}
 		return append([]byte(nil), pdu[:5]...)
+	case 0x2B:
+		if answer := s.identify(pdu); answer != nil {
+			return answer
+		}
 	}
 	return exception(1)
 }
@@ -281,6 +280,11 @@ func (s *unit) read(t firmwareconfig.Table, address, n int, exception func(byte)
 	}
 	if address < s.bounds[t][0] || address+n-1 > s.bounds[t][1] {
 		return exception(2)
+	}
+	for a := range n {
+		if len(s.refused) > 0 && s.refused[place{t, address + a}] {
+			return exception(2)
+		}
 	}
 	values := make([]uint16, n)
 	s.mu.Lock()
@@ -307,16 +311,24 @@ func (s *unit) read(t firmwareconfig.Table, address, n int, exception func(byte)
 	return out
 }
 
-func (s *unit) write(t firmwareconfig.Table, address int, values []uint16) bool {
+// write stores values and returns 0, or the code of the exception with which the unit refuses them.
+func (s *unit) write(t firmwareconfig.Table, address int, values []uint16) byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range values {
-		if _, ok := s.words[t][address+i]; !ok {
-			return false
+		if _, ok := s.words[t][address+i]; !ok || s.refused[place{t, address + i}] {
+			return 2
 		}
 	}
+	if code := s.mayWrite(t, address, values); code != 0 {
+		return code
+	}
 	for i, v := range values {
+		if s.command(t, address+i, v) {
+			continue
+		}
 		s.words[t][address+i] = v
 	}
-	return true
+	s.wrote(t, address, len(values))
+	return 0
 }
