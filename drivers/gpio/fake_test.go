@@ -190,6 +190,7 @@ func (c *fakeChip) Plug() {
 	c.gone = false
 }
 
+// with calls do while nobody else uses the chip.
 func (c *fakeChip) with(do func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -367,7 +368,7 @@ func (r *rig) write(point telemetry.PointID, v telemetry.Value) error {
 	return <-err
 }
 
-// of returns the samples of a point so far, and forgets all samples.
+// of returns the samples of a point so far.
 func (r *rig) of(point telemetry.PointID) []telemetry.Sample {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -377,8 +378,28 @@ func (r *rig) of(point telemetry.PointID) []telemetry.Sample {
 			out = append(out, s)
 		}
 	}
-	r.samples = nil
 	return out
+}
+
+// all returns all samples so far.
+func (r *rig) all() []telemetry.Sample {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.samples)
+}
+
+// calls returns how often Step was called.
+func (r *rig) calls() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.steps
+}
+
+// forget drops all samples so far.
+func (r *rig) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.samples = nil
 }
 
 // last returns the last sample of a point.
@@ -395,8 +416,7 @@ func (r *rig) last(point telemetry.PointID) telemetry.Sample {
 	return telemetry.Sample{}
 }
 
-// changes lists what a point said one after the other, without repetitions, as "12ms true", and forgets all samples.
-// Times count from start.
+// changes lists what a point said one after the other, without repetitions, as "12ms true". Times count from start.
 func (r *rig) changes(point telemetry.PointID, start telemetry.Mono) []string {
 	var out []string
 	var last telemetry.Sample

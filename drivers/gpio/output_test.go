@@ -42,7 +42,7 @@ func TestOutputStartAndStop(t *testing.T) {
 						r := newRig(t, config(firmwareconfig.GPIOLine{
 							ID: "a", Line: "A", Kind: outputs, OnStart: start, OnStop: stop, ActiveLow: activeLow,
 						}), chip)
-						time.Sleep(time.Second)
+						pause(time.Second)
 						if got := r.last(0); got.Quality != telemetry.Good || got.Value.Bool() != first {
 							t.Errorf("%v after %s: %v %v, want %v", start, before, got.Quality, got.Value, first)
 						}
@@ -81,14 +81,12 @@ func TestWrite(t *testing.T) {
 			if chip.Value("A") != v.Bool() {
 				t.Errorf("line is not %v", v)
 			}
-			time.Sleep(ms(100))
+			pause(ms(100))
 		}
 		if err := r.write(1, yes); err != nil || chip.Value("B") {
 			t.Errorf("inverted: %v, line %v", err, chip.Value("B"))
 		}
-		samples := r.samples
 		expect(t, r.changes(0, start), "0s false", "100ms true", "300ms false")
-		r.samples = samples
 		if got := r.last(1); !got.Value.Bool() {
 			t.Errorf("inverted reads %v", got.Value)
 		}
@@ -119,11 +117,11 @@ func TestReadBack(t *testing.T) {
 			firmwareconfig.GPIOLine{ID: "a", Line: "A", Kind: outputs},
 			firmwareconfig.GPIOLine{ID: "b", Line: "B", Kind: outputs},
 		), chip)
-		time.Sleep(ms(100))
+		pause(ms(100))
 		if err := r.write(1, yes); err != nil {
 			t.Errorf("blind: %v", err)
 		}
-		time.Sleep(10 * time.Second)
+		pause(10 * time.Second)
 		if got := r.last(1); got.Quality != telemetry.Good || !got.Value.Bool() {
 			t.Errorf("blind: %v %v", got.Quality, got.Value)
 		}
@@ -133,19 +131,19 @@ func TestReadBack(t *testing.T) {
 		if !errors.As(err, &notTaken) || notTaken.Want != yes || notTaken.Got != no {
 			t.Fatalf("stuck: %v", err)
 		}
-		time.Sleep(2 * time.Second)
+		pause(2 * time.Second)
 		if got := r.last(0); got.Quality != telemetry.BadSensor {
 			t.Errorf("stuck: %v %v", got.Quality, got.Value)
 		}
 		// Once it can, it is set again by itself.
 		chip.with(func() { chip.lines["A"].stuck = false })
-		time.Sleep(3 * time.Second)
+		pause(3 * time.Second)
 		if got := r.last(0); got.Quality != telemetry.Good || !got.Value.Bool() || !chip.Value("A") {
 			t.Errorf("free again: %v %v, line %v", got.Quality, got.Value, chip.Value("A"))
 		}
 		// An expander that was without power for a moment.
 		chip.with(func() { chip.lines["A"].driven = false })
-		time.Sleep(3 * time.Second)
+		pause(3 * time.Second)
 		if got := r.last(0); !chip.Value("A") || got.Quality != telemetry.Good {
 			t.Errorf("forgotten: %v %v, line %v", got.Quality, got.Value, chip.Value("A"))
 		}
@@ -157,7 +155,7 @@ func TestFeedback(t *testing.T) {
 	bubble(t, []string{"A", "F"}, func(t *testing.T, chip *fakeChip) {
 		chip.Set("F", true) // open: pulled up
 		r := newRig(t, config(line), chip)
-		time.Sleep(ms(100))
+		pause(ms(100))
 		start := chip.clock.Mono()
 
 		follow := time.AfterFunc(ms(80), func() { chip.Set("F", false) })
@@ -168,7 +166,7 @@ func TestFeedback(t *testing.T) {
 			t.Errorf("took %v", d)
 		}
 		follow.Stop()
-		time.Sleep(ms(500))
+		pause(ms(500))
 
 		// It does not fall off again.
 		var notTaken *drivers.NotTakenError
@@ -179,12 +177,12 @@ func TestFeedback(t *testing.T) {
 		if d := chip.clock.Mono().Sub(begin); d < ms(500) || d > ms(520) {
 			t.Errorf("took %v", d)
 		}
-		time.Sleep(ms(600))
+		pause(ms(600))
 		if got := r.last(0); got.Quality != telemetry.BadSensor {
 			t.Errorf("welded contact: %v %v", got.Quality, got.Value)
 		}
 		chip.Set("F", true)
-		time.Sleep(ms(100))
+		pause(ms(100))
 		if got := r.last(0); got.Quality != telemetry.Good || got.Value.Bool() {
 			t.Errorf("fallen off at last: %v %v", got.Quality, got.Value)
 		}
@@ -214,7 +212,7 @@ func TestFeedbackMissing(t *testing.T) {
 	bubble(t, []string{"A", "F"}, func(t *testing.T, chip *fakeChip) {
 		chip.lines["F"].by = "somebody"
 		r := newRig(t, config(line), chip)
-		time.Sleep(ms(100))
+		pause(ms(100))
 		var outcome *drivers.OutcomeUnknownError
 		if err := r.write(0, yes); !errors.As(err, &outcome) || !strings.Contains(err.Error(), "somebody") {
 			t.Errorf("write: %v", err)
@@ -222,7 +220,7 @@ func TestFeedbackMissing(t *testing.T) {
 		if !chip.Value("A") {
 			t.Error("the output was not set")
 		}
-		time.Sleep(ms(100))
+		pause(ms(100))
 		if got := r.last(0); got.Quality != telemetry.Uncertain || !got.Value.Bool() {
 			t.Errorf("reads %v %v", got.Quality, got.Value)
 		}
@@ -243,11 +241,11 @@ func TestPin(t *testing.T) {
 		if _, ok := r.bus.Pin("b"); ok {
 			t.Error("an input is a pin to drive")
 		}
-		time.Sleep(ms(100))
+		pause(ms(100))
 		if err := pin.Out(periph.High); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(ms(100))
+		pause(ms(100))
 		if chip.Value("7") {
 			t.Error("the line is high, it is active low")
 		}
