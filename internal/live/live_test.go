@@ -70,10 +70,10 @@ func TestEventsAreKeptOneByOne(t *testing.T) {
 		t.Errorf("after the same card twice: %v, next %d", events, next)
 	}
 	table.Apply(sample(12, telemetry.Good, card))
-	table.Apply(sample(13, telemetry.BadSensor, telemetry.Value{}))
 	if _, after := table.Snapshot(nil); after == before {
 		t.Error("a card that is presented again is no change")
 	}
+	table.Apply(sample(13, telemetry.BadSensor, telemetry.Value{}))
 	if events, next = table.Events(events[:0], next); len(events) != 1 || events[0].Time != 12 || next != 3 {
 		t.Errorf("once more: %v, next %d", events, next)
 	}
