@@ -195,27 +195,49 @@ func TestValidityBit(t *testing.T) {
 	})
 }
 
-func TestGapBetweenTransactionsIsKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		u, d := countingBlocks("a", 1, 0)
-		v, e := countingBlocks("b", 2, 10)
-		u.Profile.Timing.Gap = 200 * time.Millisecond
-		var lastOfA time.Time
-		p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
-			if g := time.Since(lastOfA); g < 200*time.Millisecond {
-				t.Errorf("request %d came %v after an answer of unit 1", r.nth, g)
+// A unit's pause is its own: others are asked meanwhile, unless it wants the line silent before it is asked after them.
+func TestPausesAreKept(t *testing.T) {
+	const pause = 200 * time.Millisecond
+	for _, c := range []struct{ gap, switchGap time.Duration }{{pause, 0}, {0, pause}, {pause, pause}} {
+		synctest.Test(t, func(t *testing.T) {
+			u, d := countingBlocks("a", 1, 0)
+			v, e := countingBlocks("b", 2, 10)
+			u.Profile.Timing.Gap, u.Profile.Timing.SwitchGap = c.gap, c.switchGap
+			var lastOfA, lastOfB time.Time
+			meanwhile, n := 0, 0
+			p := &peer{handle: func(conn io.ReadWriteCloser, r request) bool {
+				switch r.unit {
+				case 1:
+					n++
+					if g := time.Since(lastOfA); g < c.gap {
+						t.Errorf("gap %v: request %d came %v after the last answer", c.gap, r.nth, g)
+					}
+					if g := time.Since(lastOfB); g < c.switchGap && lastOfB.After(lastOfA) {
+						t.Errorf("switch_gap %v: request %d came %v after an answer of the other unit", c.switchGap, r.nth, g)
+					}
+				case 2:
+					if time.Since(lastOfA) < pause {
+						meanwhile++
+					}
+				}
+				_, _ = conn.Write(r.frame(true, map[byte]*tables{1: d, 2: e}[r.unit].answer(r.pdu)))
+				if r.unit == 1 {
+					lastOfA = time.Now()
+				} else {
+					lastOfB = time.Now()
+				}
+				return true
+			}}
+			r := newRig(t, modbus.Config{Transport: modbus.RTU, Units: []firmwareconfig.Unit{u, v}}, p)
+			r.run(20 * time.Second)
+			checkCounting(t, r.all, 0, 1)
+			checkCounting(t, r.all, 10, 2)
+			t.Logf("gap %v, switch_gap %v: unit 1 asked %d times; unit 2 %d times within 200 ms of that", c.gap, c.switchGap, n, meanwhile)
+			if n < 75 || c.switchGap == 0 && meanwhile < 30 {
+				t.Errorf("gap %v, switch_gap %v: unit 1 asked %d times of 100; unit 2 %d times within 200 ms of that", c.gap, c.switchGap, n, meanwhile)
 			}
-			_, _ = c.Write(r.frame(true, map[byte]*tables{1: d, 2: e}[r.unit].answer(r.pdu)))
-			if r.unit == 1 {
-				lastOfA = time.Now()
-			}
-			return true
-		}}
-		r := newRig(t, modbus.Config{Transport: modbus.RTU, Units: []firmwareconfig.Unit{u, v}}, p)
-		r.run(20 * time.Second)
-		checkCounting(t, r.all, 0, 1)
-		checkCounting(t, r.all, 10, 2)
-	})
+		})
+	}
 }
 
 // Converters and PLCs close a connection that lies idle; that is nobody's failure.

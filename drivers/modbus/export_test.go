@@ -56,8 +56,8 @@ func show(blocks []*block) []Block {
 
 // Plan returns the planned reads of a unit.
 func Plan(u *firmwareconfig.Unit) ([]Block, error) {
-	b, _, err := plan(u, resolve(u.Profile.Limits))
-	return show(b), err
+	g, _, err := plan(u, resolve(u.Profile.Limits))
+	return show(blocksOf(g, resolve(u.Profile.Limits), nil)), err
 }
 
 // Blocks returns the reads of unit number i as learned so far.
@@ -94,12 +94,13 @@ func Encode(ch *firmwareconfig.Channel, b firmwareconfig.Binding, v telemetry.Va
 
 // NewDecoder returns the decoding of the unit's first block.
 func NewDecoder(u *firmwareconfig.Unit) (func(dst []telemetry.Sample, data []byte, t telemetry.Mono) []telemetry.Sample, error) {
-	blocks, _, err := plan(u, resolve(u.Profile.Limits))
+	groups, _, err := plan(u, resolve(u.Profile.Limits))
 	if err != nil {
 		return nil, err
 	}
+	blocks := blocksOf(groups, resolve(u.Profile.Limits), nil)
 	return func(dst []telemetry.Sample, data []byte, t telemetry.Mono) []telemetry.Sample {
-		return blocks[0].decode(dst, data, t, false)
+		return blocks[0].decode(dst, data, blocks[0].addr, t, false)
 	}, nil
 }
 

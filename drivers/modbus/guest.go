@@ -58,6 +58,9 @@ func (b *Bus) ask(ctx context.Context, unit byte, pdu []byte, timeout time.Durat
 	reply, err := b.line.ask(ctx, unit, pdu, timeout)
 	t := b.now()
 	b.busyAdd(began, t)
+	if b.lastUnit, b.lastEnd = int(unit), t; u != nil {
+		b.left(u, t)
+	}
 	if err != nil {
 		if b.line.rtu {
 			if u != nil {
@@ -69,7 +72,6 @@ func (b *Bus) ask(ctx context.Context, unit byte, pdu []byte, timeout time.Durat
 		return reply, err
 	}
 	if u != nil {
-		b.gapUntil = t.Add(u.cfg.Profile.Timing.Gap)
 		b.wokenBy(u, pdu)
 	}
 	return reply, nil
@@ -210,9 +212,9 @@ func (b *Bus) reach(ctx context.Context) error {
 // Free returns when a unit may be asked next (see drivers.Polling).
 func (b *Bus) Free(unit byte, _ telemetry.Mono) telemetry.Mono {
 	if u := b.guests.asked[unit]; u != nil {
-		return max(b.gapUntil, u.hold)
+		return max(u.free(), b.hushed(u))
 	}
-	return max(b.gapUntil, b.guests.stranger[unit])
+	return b.guests.stranger[unit]
 }
 
 // Urgent returns when life-safety reads are due and overdue (see drivers.Polling).
@@ -221,9 +223,9 @@ func (b *Bus) Urgent(now telemetry.Mono) (due, overdue telemetry.Mono) {
 	if !b.life || !b.started || b.guests.until > 0 {
 		return due, overdue
 	}
-	from := b.gapUntil
+	var from telemetry.Mono
 	if !b.line.connected() {
-		from = max(from, b.linkAt)
+		from = b.linkAt
 	}
 	for _, u := range b.units {
 		if u.demoted {
@@ -231,7 +233,7 @@ func (b *Bus) Urgent(now telemetry.Mono) (due, overdue telemetry.Mono) {
 		}
 		for _, bl := range u.blocks {
 			if bl.urgent() {
-				ready := max(from, bl.due, u.hold)
+				ready := max(from, bl.due, u.free())
 				due = min(due, ready)
 				overdue = min(overdue, max(ready, bl.due.Add(bl.every)))
 			}

@@ -85,7 +85,7 @@ func TestLinkTroubleOfSixteenUnits(t *testing.T) {
 		life       bool          // one of the points is life-safety
 	}{
 		{"hangs up", hangsUp, 2 * time.Second, 31 * time.Second, false, 60, false},
-		{"accepts and never answers", silent, 11 * time.Second, 4 * time.Second, true, 2000, false},
+		{"accepts and never answers", silent, 4 * time.Second, 4 * time.Second, true, 2000, false},
 		{"refuses", refuses, 2 * time.Second, 31 * time.Second, false, 60, false},
 		{"half-open", halfOpen, 3 * time.Second, 32 * time.Second, false, 60, false},
 		{"refuses, life safety", refuses, 2 * time.Second, 6 * time.Second, false, 260, true},

@@ -5,8 +5,10 @@
 // A Bus is one serial line or one TCP endpoint with its units. Each Step carries out at most one transaction:
 //
 //   - The planner (plan.go) makes the fewest read requests out of the channels that are bound to points, within
-//     the limits of the protocol and of the unit's profile. Points of one request share their time.
-//   - The scheduler (schedule.go) picks the request whose deadline is nearest, life-safety points first.
+//     the limits of the protocol and of the unit's profile, and around what the unit refuses (refuse.go). Points of
+//     one request share their time.
+//   - The scheduler (schedule.go) picks the request whose deadline is nearest, life-safety points first, and reads
+//     along what falls due soon and costs no request of its own.
 //   - The line (line.go) sends it, under one deadline for the whole exchange, and resynchronises after anything odd.
 //   - The codec (codec.go) turns words into values of the point's kind, with quality.
 //
@@ -182,11 +184,17 @@ type Bus struct {
 	clock *telemetry.Clock
 	line  *line
 	units []*unit
-	out   map[telemetry.PointID]output
+	out   map[telemetry.PointID]*output
 	rand  *rand.Rand // jitter; seeded by the bus's name so that runs can be repeated
 
-	gapUntil  telemetry.Mono // a unit's pause after its transaction
 	deadFree  telemetry.Mono // when the dead-time share allows the next probe
+	lastUnit  int            // the address that was asked last
+	lastEnd   telemetry.Mono // when that was over
+	party     []*block       // those that the request in flight reads
+	mutes     int            // units in a row that fell silent
+	muteRound int            // counts such rows; from 1
+	memory    Memory
+	inbound   *Route
 	lifeRun   int            // life-safety transactions in a row
 	linkAt    telemetry.Mono // no attempt to connect before
 	linkWait  time.Duration  // the next backoff
@@ -201,7 +209,6 @@ type Bus struct {
 	stepNow   telemetry.Mono // what the last Step was told
 	stepClock telemetry.Mono // what the clock said at that moment
 	guests    guests
-	lateOurs  uint64 // of line.late: whole frames of our units
 
 	mu     sync.Mutex // guards what Health reads: health of the bus and of each unit
 	health drivers.BusHealth
@@ -220,9 +227,10 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 	b := &Bus{
 		name: c.Name, log: c.Log, clock: c.Clock,
 		line:   &line{open: open, rtu: c.Transport != TCP, anyID: c.IgnoreTID},
-		out:    map[telemetry.PointID]output{},
+		out:    map[telemetry.PointID]*output{},
 		rand:   rand.New(rand.NewPCG(seed(c.Name), 1)),
 		health: drivers.BusHealth{Bus: c.Name},
+		memory: c.Memory, inbound: c.Inbound, muteRound: 1, lastUnit: -1,
 	}
 	b.guests = guests{own: c.Line, set: c.Line, serial: c.Transport == RTU, asked: map[byte]*unit{}}
 	b.stepNow = c.Clock.Mono()
@@ -239,6 +247,10 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 	}
 	if b.life && len(c.Units) > 1 {
 		b.line.hold, b.guests.hold = holdMax, holdMax
+	}
+	var known []Hole
+	if c.Memory != nil {
+		known = c.Memory.Load()
 	}
 	var errs []error
 	for i := range c.Units {
@@ -258,18 +270,16 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 			u.limits.registers, u.limits.bits = min(u.limits.registers, n), min(u.limits.bits, 16*n)
 		}
 		var err error
-		u.blocks, u.points, err = plan(&u.cfg, u.limits)
-		if err != nil {
+		if u.groups, u.points, err = plan(&u.cfg, u.limits); err != nil {
 			errs = append(errs, fmt.Errorf("bus %s: %w", c.Name, err))
 			continue
 		}
-		for _, bl := range u.blocks {
-			bl.unit = u
-		}
+		u.recall(known)
+		u.arrange()
 		for j := range u.cfg.Bindings {
 			bind := u.cfg.Bindings[j]
 			if ch := &u.cfg.Profile.Channels[bind.Channel]; ch.Writable && bind.Def.Writable {
-				b.out[bind.Point] = output{unit: u, codec: newCodec(ch), binder: newBinder(bind)}
+				b.out[bind.Point] = &output{unit: u, codec: newCodec(ch), binder: newBinder(bind)}
 			}
 		}
 		b.units = append(b.units, u)
@@ -288,7 +298,7 @@ func (b *Bus) now() telemetry.Mono { return b.stepNow.Add(b.clock.Mono().Sub(b.s
 // registersWithin returns how many registers one read may have so that it holds the line no longer than d. Four are
 // always allowed: the widest value.
 func (b *Bus) registersWithin(d, delay time.Duration) int {
-	rest := d - delay - 2*b.line.quiet - b.line.wire(8+5)
+	rest := d - delay - 2*b.line.quiet - b.line.wire(requestSize+answerOver)
 	return max(4, int(rest/b.line.wire(2)))
 }
 
@@ -307,13 +317,4 @@ func (b *Bus) Close() error {
 	b.health.Up = false
 	b.mu.Unlock()
 	return b.line.close()
-}
-
-// Health returns the state of the bus. It may be called from any goroutine.
-func (b *Bus) Health() drivers.BusHealth {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	h := b.health
-	h.Units = append([]drivers.UnitHealth(nil), h.Units...)
-	return h
 }

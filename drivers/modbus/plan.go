@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -22,19 +23,40 @@ const (
 	bitsPerGap = 16
 )
 
-// item is something to be read: a channel, or a validity register of one.
-type item struct {
-	table  firmwareconfig.Table
-	addr   int
-	count  int // registers, or bits
-	codec  codec
-	points []*point
-	valid  *validity // must be set for the value to count; nil for none
-	marks  *validity // this item is a validity register and is kept there
-	name   string
+// span is a range of registers or bits in one table.
+type span struct {
+	table firmwareconfig.Table
+	addr  int
+	count int
 }
 
-func (it *item) end() int { return it.addr + it.count }
+func (s span) end() int { return s.addr + s.count }
+
+// meets reports whether the two have a register in common.
+func (s span) meets(o span) bool {
+	return s.table == o.table && s.addr < o.end() && o.addr < s.end()
+}
+
+// between returns the registers that lie between two spans of one table; its count is not above 0 where there are none.
+func between(a, b span) span {
+	if a.addr > b.addr {
+		a, b = b, a
+	}
+	return span{a.table, a.end(), b.addr - a.end()}
+}
+
+// item is something to be read: a channel, or a register that judges or scales channels.
+type item struct {
+	span
+	codec  codec
+	points []*point
+	valid  *word // whose validBit must be set for the value to count; nil for none
+	scale  *word // decides the scale; nil for none
+	keeps  *word // this item is such a register and is kept there
+	name   string
+
+	validBit int
+}
 
 // point is one point that an item provides, with what was said about it last.
 type point struct {
@@ -45,20 +67,23 @@ type point struct {
 	at      telemetry.Mono
 }
 
-// validity is the last state of a validity register.
-type validity struct {
-	table      firmwareconfig.Table
-	addr, bit  int
+// word is a register on which values of others depend, as it was read last.
+type word struct {
+	value      uint16
 	read, fail bool
-	set        bool
+}
+
+// group is what is read at one interval.
+type group struct {
+	life  bool
+	every time.Duration
+	items []*item
 }
 
 // block is one read request with the items it covers, in order of address.
 type block struct {
+	span
 	unit  *unit
-	table firmwareconfig.Table
-	addr  int
-	count int
 	items []*item
 
 	every  time.Duration
@@ -66,9 +91,13 @@ type block struct {
 	first  bool           // due since the start: not yet on its grid
 	phase  telemetry.Mono // the grid of due times is phase + n*every
 	due    telemetry.Mono
-	fails  int  // failed transactions in a row
-	out    bool // quarantined: the unit refuses it
-	refuse int  // refusals since it was quarantined
+	fails  int    // failed transactions in a row
+	out    bool   // quarantined: the unit refuses it
+	refuse int    // refusals since it was quarantined
+	hole   bool   // lies in a hole: it was refused once, perhaps before the last restart
+	leans  bool   // on a word that another block reads just before
+	doubt  *doubt // it is read alone to find out why a larger request was refused
+	reqs   requests
 }
 
 // limits are the bounds of one request, already resolved.
@@ -102,10 +131,28 @@ func (l limits) most(t firmwareconfig.Table) (count, gap int) {
 	return l.registers, l.gap
 }
 
+// join returns the span of both, and whether one request may read it: within the limits, and over no hole.
+func (l limits) join(a, b span, holes []span) (span, bool) {
+	all := span{a.table, min(a.addr, b.addr), 0}
+	all.count = max(a.end(), b.end()) - all.addr
+	most, wide := l.most(a.table)
+	gap := between(a, b)
+	if a.table != b.table || all.count > most || gap.count > wide {
+		return all, false
+	}
+	for _, h := range holes {
+		if gap.count > 0 && gap.meets(h) {
+			return all, false
+		}
+	}
+	return all, true
+}
+
 // cover returns the fewest blocks that cover items within lim. The items of one call share their poll interval.
-// Going left to right and making each block as long as may be is optimal here. Addresses are ints throughout, so
-// that nothing wraps at 65535.
-func cover(items []*item, lim limits) []*block {
+// Holes are not read over; what lies in one is read by itself, so that nothing else shares its refusal. Going left to
+// right and making each block as long as may be is optimal here. Addresses are ints throughout, so that nothing wraps
+// at 65535.
+func cover(items []*item, lim limits, holes []span) []*block {
 	sorted := slices.Clone(items)
 	slices.SortStableFunc(sorted, func(a, b *item) int {
 		return cmp.Or(cmp.Compare(a.table, b.table), cmp.Compare(a.addr, b.addr), cmp.Compare(a.count, b.count))
@@ -113,26 +160,23 @@ func cover(items []*item, lim limits) []*block {
 	var blocks []*block
 	var cur *block
 	for _, it := range sorted {
-		most, gap := lim.most(it.table)
-		if cur != nil && cur.table == it.table && it.addr <= cur.addr+cur.count+gap &&
-			max(it.end(), cur.addr+cur.count)-cur.addr <= most {
-			cur.count = max(it.end(), cur.addr+cur.count) - cur.addr
-			cur.items = append(cur.items, it)
-			continue
+		hole := slices.ContainsFunc(holes, it.meets)
+		together := func(h span) bool { return h.meets(it.span) && h.meets(cur.span) }
+		if cur != nil && cur.hole == hole && (!hole || slices.ContainsFunc(holes, together)) {
+			if all, ok := lim.join(cur.span, it.span, holes); ok {
+				cur.span, cur.items = all, append(cur.items, it)
+				continue
+			}
 		}
-		cur = &block{table: it.table, addr: it.addr, count: it.count, items: []*item{it}}
+		cur = &block{span: it.span, items: []*item{it}, hole: hole}
 		blocks = append(blocks, cur)
 	}
 	return blocks
 }
 
-// plan returns the blocks of a unit: its bound channels with their validity registers, grouped by poll interval.
-// Life-safety groups come first, then the faster ones.
-func plan(u *firmwareconfig.Unit, lim limits) ([]*block, []*point, error) {
-	type key struct {
-		life  bool
-		every time.Duration
-	}
+// plan returns what is to be read of a unit: its bound channels with the registers that judge and scale them, grouped
+// by poll interval. Life-safety groups come first, then the faster ones.
+func plan(u *firmwareconfig.Unit, lim limits) ([]*group, []*point, error) {
 	byChannel := map[int]*item{}
 	life := map[int]bool{}
 	var order []int
@@ -144,15 +188,15 @@ func plan(u *firmwareconfig.Unit, lim limits) ([]*block, []*point, error) {
 		ch := &u.Profile.Channels[b.Channel]
 		it := byChannel[b.Channel]
 		if it == nil {
-			it = &item{table: ch.Table, addr: ch.Address, count: ch.Encoding.Registers(), codec: newCodec(ch), name: ch.Name}
+			it = &item{span: span{ch.Table, ch.Address, ch.Registers()}, codec: newCodec(ch), name: ch.Name}
 			if err := fits(it, ch, lim); err != nil {
 				return nil, nil, fmt.Errorf("unit %s: channel %s: %w", u.ID, ch.Name, err)
 			}
 			byChannel[b.Channel] = it
 			order = append(order, b.Channel)
 		}
-		if b.Def == nil || b.Def.Kind == telemetry.KindText {
-			return nil, nil, fmt.Errorf("unit %s: channel %s: no encoding gives text", u.ID, ch.Name)
+		if b.Def == nil || (b.Def.Kind == telemetry.KindText) != (ch.Encoding == firmwareconfig.EncString) {
+			return nil, nil, fmt.Errorf("unit %s: channel %s: text, and nothing else, comes from a string", u.ID, ch.Name)
 		}
 		p := &point{id: b.Point, binder: newBinder(b)}
 		it.points = append(it.points, p)
@@ -160,39 +204,60 @@ func plan(u *firmwareconfig.Unit, lim limits) ([]*block, []*point, error) {
 		life[b.Channel] = life[b.Channel] || b.Def.LifeSafety
 	}
 
-	groups := map[key][]*item{}
-	marks := map[key]map[firmwareconfig.Validity]*validity{}
-	var keys []key
+	var groups []*group
+	type place struct {
+		g  *group
+		at span
+	}
+	words := map[place]*word{}
+	// A word is read with each group that needs it, so that it is as fresh as the value.
+	dependOn := func(g *group, table firmwareconfig.Table, addr int, name string) (*word, error) {
+		at := span{table, addr, 1}
+		w := words[place{g, at}]
+		if w != nil {
+			return w, nil
+		}
+		w = &word{}
+		words[place{g, at}] = w
+		if addr < 0 || addr > 0xFFFF || table < firmwareconfig.Coil || table > firmwareconfig.InputRegister {
+			return nil, fmt.Errorf("unit %s: %s: table %d address %d", u.ID, name, table, addr)
+		}
+		g.items = append(g.items, &item{span: at, keeps: w, name: name})
+		return w, nil
+	}
 	for _, n := range order {
 		it, ch := byChannel[n], &u.Profile.Channels[n]
-		k := key{life[n], ch.Every}
-		if k.every <= 0 {
-			k.every = ordinaryEvery
-			if k.life {
-				k.every = lifeSafetyEvery
+		every := ch.Every
+		if every <= 0 {
+			every = ordinaryEvery
+			if life[n] {
+				every = lifeSafetyEvery
 			}
 		}
-		if groups[k] == nil {
-			keys = append(keys, k)
-			marks[k] = map[firmwareconfig.Validity]*validity{}
+		i := slices.IndexFunc(groups, func(g *group) bool { return g.life == life[n] && g.every == every })
+		if i < 0 {
+			i = len(groups)
+			groups = append(groups, &group{life: life[n], every: every})
 		}
+		g := groups[i]
+		var err error
 		if v := ch.Valid; v != nil {
-			// A validity register is read with each group that needs it, so that it is as fresh as the value.
-			m := marks[k][*v]
-			if m == nil {
-				m = &validity{table: v.Table, addr: v.Address, bit: v.Bit}
-				marks[k][*v] = m
-				vi := &item{table: v.Table, addr: v.Address, count: 1, marks: m, name: "validity of " + ch.Name}
-				if v.Address < 0 || v.Address > 0xFFFF {
-					return nil, nil, fmt.Errorf("unit %s: %s: address %d", u.ID, vi.name, v.Address)
-				}
-				groups[k] = append(groups[k], vi)
+			if it.valid, err = dependOn(g, v.Table, v.Address, "validity of "+ch.Name); err != nil {
+				return nil, nil, err
 			}
-			it.valid = m
+			it.validBit = v.Bit
+			if v.Table.Bits() {
+				it.validBit = 0
+			}
 		}
-		groups[k] = append(groups[k], it)
+		if f := ch.ScaleFrom; f != nil {
+			if it.scale, err = dependOn(g, f.Table, f.Address, "scale of "+ch.Name); err != nil {
+				return nil, nil, err
+			}
+		}
+		g.items = append(g.items, it)
 	}
-	slices.SortStableFunc(keys, func(a, b key) int {
+	slices.SortStableFunc(groups, func(a, b *group) int {
 		if a.life != b.life {
 			if a.life {
 				return -1
@@ -201,23 +266,36 @@ func plan(u *firmwareconfig.Unit, lim limits) ([]*block, []*point, error) {
 		}
 		return cmp.Compare(a.every, b.every)
 	})
-	var blocks []*block
-	for _, k := range keys {
-		g := cover(groups[k], lim)
-		// Validity first, where it did not fit into its channel's block.
-		slices.SortStableFunc(g, func(a, b *block) int { return cmp.Compare(b.marking(), a.marking()) })
-		for _, b := range g {
-			b.every, b.life = k.every, k.life
-		}
-		blocks = append(blocks, g...)
-	}
-	return blocks, points, nil
+	return groups, points, nil
 }
 
-// marking returns 1 where the block holds a validity register, else 0.
-func (b *block) marking() int {
-	for _, it := range b.items {
-		if it.marks != nil {
+// blocksOf covers the groups. Within each, blocks with words come first: what depends on them is read after.
+func blocksOf(groups []*group, lim limits, holes []span) []*block {
+	var blocks []*block
+	for _, g := range groups {
+		c := cover(g.items, lim, holes)
+		slices.SortStableFunc(c, func(a, b *block) int { return cmp.Compare(b.keeping(), a.keeping()) })
+		for _, bl := range c {
+			bl.every, bl.life, bl.leans = g.every, g.life, leans(bl)
+		}
+		blocks = append(blocks, c...)
+	}
+	return blocks
+}
+
+// leans reports whether values of bl depend on words in other blocks.
+func leans(bl *block) bool {
+	own := map[*word]bool{nil: true}
+	for _, it := range bl.items {
+		own[it.keeps] = true
+	}
+	return slices.ContainsFunc(bl.items, func(it *item) bool { return !own[it.valid] || !own[it.scale] })
+}
+
+// keeping returns 1 where the block holds a word, else 0.
+func (bl *block) keeping() int {
+	for _, it := range bl.items {
+		if it.keeps != nil {
 			return 1
 		}
 	}
@@ -230,10 +308,12 @@ func fits(it *item, ch *firmwareconfig.Channel, lim limits) error {
 	switch {
 	case it.table < firmwareconfig.Coil || it.table > firmwareconfig.InputRegister:
 		return fmt.Errorf("no table %d", it.table)
-	case ch.Encoding < firmwareconfig.EncBool || ch.Encoding > firmwareconfig.EncS16Offset10000:
+	case ch.Encoding < firmwareconfig.EncBool || ch.Encoding > firmwareconfig.EncString:
 		return fmt.Errorf("no encoding %d", ch.Encoding)
 	case it.table.Bits() && ch.Encoding != firmwareconfig.EncBool:
 		return fmt.Errorf("table %d holds bits only", it.table)
+	case it.count < 1:
+		return errors.New("it takes no register")
 	case it.addr < 0 || it.end() > 0x10000:
 		return fmt.Errorf("addresses %d to %d lie outside 0 to 65535", it.addr, it.end()-1)
 	case it.count > most:
@@ -246,11 +326,11 @@ func fits(it *item, ch *firmwareconfig.Channel, lim limits) error {
 
 // split divides a block that the unit refuses, at the widest gap between its items or else in the middle, and
 // returns nil where it holds a single item (or items that overlap).
-func (b *block) split() []*block {
+func (bl *block) split() []*block {
 	at, widest, end := 0, -1, 0
-	for i, it := range b.items {
+	for i, it := range bl.items {
 		if gap := it.addr - end; i > 0 && gap >= 0 {
-			middle := func(n int) int { return -abs(2*n - len(b.items)) }
+			middle := func(n int) int { return -abs(2*n - len(bl.items)) }
 			if gap > widest || gap == widest && middle(i) > middle(at) {
 				at, widest = i, gap
 			}
@@ -260,11 +340,12 @@ func (b *block) split() []*block {
 	if widest < 0 {
 		return nil
 	}
-	parts := [2][]*item{b.items[:at], b.items[at:]}
+	parts := [2][]*item{bl.items[:at], bl.items[at:]}
 	var out []*block
 	for _, items := range parts {
-		n := *b
+		n := *bl
 		n.items, n.addr, n.count, n.fails = slices.Clip(items), items[0].addr, 0, 0
+		n.reqs = requests{}
 		for _, it := range items {
 			n.count = max(n.count, it.end()-n.addr)
 		}
@@ -278,28 +359,4 @@ func abs(n int) int {
 		return -n
 	}
 	return n
-}
-
-// mend joins neighbouring blocks of one group without a gap between them: what bisecting cut apart on its way to
-// the one unreadable register. Blocks are joined only where both are read; gaps are never joined again.
-func mend(blocks []*block, lim limits) []*block {
-	var out []*block
-	for _, b := range blocks {
-		if len(out) > 0 {
-			p := out[len(out)-1]
-			most, _ := lim.most(b.table)
-			if !p.out && !b.out && p.table == b.table && p.every == b.every && p.life == b.life &&
-				p.addr+p.count == b.addr && p.count+b.count <= most {
-				n := *p
-				n.items = append(slices.Clone(p.items), b.items...)
-				n.count += b.count
-				n.due = min(p.due, b.due)
-				n.fails = 0
-				out[len(out)-1] = &n
-				continue
-			}
-		}
-		out = append(out, b)
-	}
-	return out
 }

@@ -6,43 +6,42 @@ import (
 	"linli/internal/telemetry"
 )
 
-// decode appends the samples of a block's data, all at time t. warm makes good values Uncertain.
-func (bl *block) decode(dst []telemetry.Sample, data []byte, t telemetry.Mono, warm bool) []telemetry.Sample {
+// decode appends the samples of a block out of data, which begins with the register (or bit) addr, all at time t. warm
+// makes good values Uncertain.
+func (bl *block) decode(dst []telemetry.Sample, data []byte, addr int, t telemetry.Mono, warm bool) []telemetry.Sample {
 	bits := bl.table.Bits()
-	raw := func(it *item) uint64 {
-		off := it.addr - bl.addr
+	var bit [1]byte
+	at := func(it *item) []byte {
+		off := it.addr - addr
 		if bits {
-			return uint64(data[off/8] >> uint(off%8) & 1)
+			bit[0] = data[off/8] >> uint(off%8) & 1
+			return bit[:]
 		}
-		if it.marks != nil {
-			return uint64(data[2*off])<<8 | uint64(data[2*off+1])
-		}
-		return it.codec.rawBits(data[2*off:])
+		return data[2*off:]
 	}
-	// Validity registers may stand behind the values they judge.
+	// Words may stand behind the values that depend on them.
 	for _, it := range bl.items {
-		if m := it.marks; m != nil {
-			bit := uint(m.bit)
-			if bits {
-				bit = 0
+		if w := it.keeps; w != nil {
+			d := at(it)
+			w.read, w.fail, w.value = true, false, uint16(d[0])
+			if !bits {
+				w.value = w.value<<8 | uint16(d[1])
 			}
-			m.read, m.fail, m.set = true, false, raw(it)>>bit&1 != 0
 		}
 	}
 	for _, it := range bl.items {
-		if it.marks != nil {
+		if it.keeps != nil {
 			continue
 		}
-		if v := it.valid; v != nil {
-			if !v.read && !v.fail {
-				continue // Its validity is not known yet; it will be within the same round.
-			}
-			if !v.set || v.fail {
-				dst = it.bad(dst, t, telemetry.BadSensor)
-				continue
-			}
+		known, fine := it.judged()
+		if !known {
+			continue // It will be within the same round.
 		}
-		r := it.codec.decodeRaw(raw(it))
+		if !fine {
+			dst = it.bad(dst, t, telemetry.BadSensor)
+			continue
+		}
+		r := it.codec.decode(at(it))
 		for _, p := range it.points {
 			v, q := p.binder.value(r)
 			if q == telemetry.Good && warm {
@@ -52,6 +51,29 @@ func (bl *block) decode(dst []telemetry.Sample, data []byte, t telemetry.Mono, w
 		}
 	}
 	return dst
+}
+
+// judged reports whether the words are known on which the item depends, and whether they let its value count. The
+// codec is told the scale.
+func (it *item) judged() (known, fine bool) {
+	fine = true
+	if w := it.valid; w != nil {
+		if !w.read && !w.fail {
+			return false, false
+		}
+		fine = !w.fail && w.value>>uint(it.validBit)&1 != 0
+	}
+	if w := it.scale; w != nil {
+		switch {
+		case w.fail:
+			it.codec.loseScale()
+		case !w.read:
+			return false, false
+		default:
+			it.codec.setScale(w.value)
+		}
+	}
+	return true, fine
 }
 
 // tell appends a sample of the point, unless it would only repeat that there is no value.
@@ -70,11 +92,11 @@ func (it *item) bad(dst []telemetry.Sample, t telemetry.Mono, q telemetry.Qualit
 	return dst
 }
 
-// allBad tells that a block has no values. A validity register that cannot be read makes what it judges bad too.
+// allBad tells that a block has no values. A word that cannot be read makes what depends on it bad too.
 func (bl *block) allBad(dst []telemetry.Sample, t telemetry.Mono, q telemetry.Quality) []telemetry.Sample {
 	for _, it := range bl.items {
-		if it.marks != nil {
-			it.marks.fail = true
+		if it.keeps != nil {
+			it.keeps.fail = true
 			continue
 		}
 		dst = it.bad(dst, t, q)

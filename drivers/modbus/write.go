@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	gomodbus "github.com/goburrow/modbus"
 
@@ -18,27 +17,29 @@ type output struct {
 	unit   *unit
 	codec  codec
 	binder binder
+	back   requests // to read it back
 }
 
 // Write sets a point to v and reads it back. Bits of a register are set by reading the register and writing it
-// back with only those bits changed. Nothing is ever sent twice.
+// back with only those bits changed; a channel with commands of its own gets the command; one that cannot be read back
+// is done when the unit confirms. Nothing is ever sent twice.
 //
 // The errors wrap drivers.ErrNotWritable or drivers.ErrRange (nothing was sent), are a *gomodbus.ModbusError (the
 // unit refused), a *drivers.NotTakenError (it reads back otherwise) or a *drivers.OutcomeUnknownError.
 func (b *Bus) Write(ctx context.Context, id telemetry.PointID, v telemetry.Value) error {
-	o, ok := b.out[id]
-	if !ok {
+	o := b.out[id]
+	if o == nil {
 		return drivers.ErrNotWritable
 	}
-	if err := b.write(ctx, &o, v); err != nil {
+	if err := b.write(ctx, o, v); err != nil {
 		return fmt.Errorf("write bus %s unit %s %s: %w", b.name, o.unit.cfg.ID, o.codec.ch.Name, err)
 	}
 	return nil
 }
 
 func (b *Bus) write(ctx context.Context, o *output, v telemetry.Value) error {
-	ch, u := o.codec.ch, o.unit
-	raw, err := o.binder.raw(&o.codec, v)
+	ch := o.codec.ch
+	part, err := o.binder.raw(&o.codec, v)
 	if err != nil {
 		return err
 	}
@@ -48,35 +49,21 @@ func (b *Bus) write(ctx context.Context, o *output, v telemetry.Value) error {
 	if err := b.reach(ctx); err != nil {
 		return err
 	}
-	if field := ch.Table == firmwareconfig.HoldingRegister && (ch.Encoding == firmwareconfig.EncBool || ch.Width > 0); field {
+	raw := part
+	if register, ok := o.codec.command(part); ok {
+		raw = uint64(register)
+	} else if ch.Table == firmwareconfig.HoldingRegister && (ch.Encoding == firmwareconfig.EncBool || ch.Width > 0) {
 		now, err := b.readBack(ctx, o)
 		if err != nil {
 			return err
 		}
-		mask := uint64(1)<<uint(max(ch.Width, 1)) - 1
-		raw = now&^(mask<<uint(ch.Bit)) | raw&mask<<uint(ch.Bit)
+		mask := uint64(1)<<o.codec.size() - 1
+		raw = now&^(mask<<uint(ch.Bit)) | part&mask<<uint(ch.Bit)
 	}
-	addr := uint16(ch.Address)
-	b.rest(ctx, u)
-	c := b.line.client(ctx, byte(u.cfg.Address), u.timeout)
-	switch n := ch.Encoding.Registers(); {
-	case ch.Table == firmwareconfig.Coil:
-		var on uint16
-		if raw != 0 {
-			on = 0xFF00
-		}
-		_, err = c.WriteSingleCoil(addr, on)
-	case n == 1:
-		_, err = c.WriteSingleRegister(addr, uint16(raw))
-	default:
-		_, err = c.WriteMultipleRegisters(addr, uint16(n), o.codec.words(raw))
-	}
-	b.count(u, err, 1, true)
-	b.wrote(u, ch)
+	err = b.send(ctx, o, raw)
 	if errors.Is(err, errNotSent) {
 		return err
 	}
-
 	var exc *gomodbus.ModbusError
 	if errors.As(err, &exc) {
 		switch exc.ExceptionCode {
@@ -88,7 +75,10 @@ func (b *Bus) write(ctx context.Context, o *output, v telemetry.Value) error {
 			return err
 		}
 	}
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case ch.NoReadBack && err == nil:
+		return nil
+	case ch.NoReadBack || err != nil && ctx.Err() != nil:
 		return &drivers.OutcomeUnknownError{Err: err}
 	}
 	if !b.line.connected() {
@@ -100,12 +90,11 @@ func (b *Bus) write(ctx context.Context, o *output, v telemetry.Value) error {
 	switch {
 	case rerr != nil:
 		return &drivers.OutcomeUnknownError{Err: errors.Join(err, rerr)}
-	case got == raw:
+	case o.codec.part(got) == part:
 		return nil
 	}
-	want, _ := o.binder.value(o.codec.decodeRaw(raw))
 	is, _ := o.binder.value(o.codec.decodeRaw(got))
-	mismatch := &drivers.NotTakenError{Want: want, Got: is}
+	mismatch := &drivers.NotTakenError{Want: v, Got: is}
 	if err != nil {
 		// Not taken so far; the unit may still be at it.
 		return &drivers.OutcomeUnknownError{Err: errors.Join(err, mismatch)}
@@ -113,35 +102,67 @@ func (b *Bus) write(ctx context.Context, o *output, v telemetry.Value) error {
 	return mismatch
 }
 
+// send writes the output's registers, once, through goburrow's client.
+func (b *Bus) send(ctx context.Context, o *output, raw uint64) error {
+	ch, u := o.codec.ch, o.unit
+	addr := uint16(ch.Address)
+	b.rest(ctx, u)
+	c := b.line.client(ctx, byte(u.cfg.Address), u.timeout)
+	var err error
+	switch n := ch.Registers(); {
+	case ch.Table == firmwareconfig.Coil:
+		var on uint16
+		if raw != 0 {
+			on = 0xFF00
+		}
+		_, err = c.WriteSingleCoil(addr, on)
+	case n == 1:
+		// A command is the register itself; a value is laid out as the unit wants it.
+		if len(ch.WriteValues) == 0 {
+			words := o.codec.words(raw)
+			raw = uint64(words[0])<<8 | uint64(words[1])
+		}
+		_, err = c.WriteSingleRegister(addr, uint16(raw))
+	default:
+		_, err = c.WriteMultipleRegisters(addr, uint16(n), o.codec.words(raw))
+	}
+	b.count(u, err, 1, true)
+	b.wrote(u, ch)
+	return err
+}
+
 // readBack reads the output's raw words.
 func (b *Bus) readBack(ctx context.Context, o *output) (uint64, error) {
 	ch, u := o.codec.ch, o.unit
 	b.rest(ctx, u)
-	data, err := b.read(ctx, u, ch.Table, ch.Address, ch.Encoding.Registers(), u.timeout)
+	what := span{ch.Table, ch.Address, ch.Registers()}
+	data, err := b.read(ctx, u, &o.back, what, u.timeout)
+	b.left(u, b.now())
 	if err != nil {
 		if !errors.As(err, new(*gomodbus.ModbusError)) && b.line.rtu {
 			u.hold = b.now().Add(u.timeout)
 		}
 		return 0, err
 	}
-	b.gapUntil = b.now().Add(u.cfg.Profile.Timing.Gap)
 	if ch.Table.Bits() {
 		return uint64(data[0] & 1), nil
 	}
 	return o.codec.rawBits(data), nil
 }
 
-// rest waits until the unit may be asked again: its own pause, and the late answer that may still come.
+// rest waits until the unit may be asked: its own pause, the silence that it wants before it, and the late answer
+// that may still come.
 func (b *Bus) rest(ctx context.Context, u *unit) {
-	if d := max(b.gapUntil, u.hold).Sub(b.now()); d > 0 {
-		_ = pause(ctx, min(d, u.timeout+u.cfg.Profile.Timing.Gap+time.Second)) // ctx is looked at by the exchange.
+	if d := max(u.free(), b.hushed(u)).Sub(b.now()); d > 0 {
+		most := u.timeout + u.cfg.Profile.Timing.Gap + u.cfg.Profile.Timing.SwitchGap
+		_ = pause(ctx, min(d, most)) // ctx is looked at by the exchange.
 	}
 }
 
 // wrote takes in that a channel was written: what shows the value is due at once.
 func (b *Bus) wrote(u *unit, ch *firmwareconfig.Channel) {
 	now := b.now()
-	b.gapUntil = now.Add(u.cfg.Profile.Timing.Gap)
+	b.left(u, now)
 	u.probeAt, u.probeFull = min(u.probeAt, now), true // where it was given up: a write that works ends that
 	b.changed(u, ch.Table, ch.Address, ch.Registers())
 }

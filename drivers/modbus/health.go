@@ -1,0 +1,103 @@
+package modbus
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	gomodbus "github.com/goburrow/modbus"
+
+	"linli/drivers"
+	"linli/internal/telemetry"
+)
+
+// Health returns the state of the bus. It may be called from any goroutine.
+func (b *Bus) Health() drivers.BusHealth {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := b.health
+	h.Units = append([]drivers.UnitHealth(nil), h.Units...)
+	return h
+}
+
+// count keeps the counters of the bus and of the unit that was asked for quantity registers, or bits.
+func (b *Bus) count(u *unit, err error, quantity int, bits bool) {
+	cancelled := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+	if !cancelled && !errors.Is(err, errLinkDown) {
+		b.linkWorks()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := &b.health.Units[u.index]
+	h.Late += uint64(b.line.late)
+	h.CRC += uint64(b.line.crc)
+	b.countStray()
+	var exc *gomodbus.ModbusError
+	switch {
+	case err == nil:
+		h.Answers++
+		h.RoundTrip = b.line.answered
+		h.LastError = ""
+		u.trips[u.tripN%len(u.trips)] = max(b.line.answered-b.line.frames(quantity, bits), time.Microsecond)
+		u.tripN++
+		return
+	case cancelled:
+		return
+	case errors.As(err, &exc):
+		h.Exceptions++
+	case errors.Is(err, errTimeout):
+		h.Timeouts++
+	default:
+		h.Errors++
+	}
+	h.LastError = err.Error()
+}
+
+// countStray takes over what the line discarded. b.mu is held.
+func (b *Bus) countStray() {
+	b.health.Late += uint64(b.line.late - b.line.foreign)
+	b.health.Foreign += uint64(b.line.foreign)
+	b.line.late, b.line.foreign, b.line.crc = 0, 0, 0
+}
+
+// again counts a request to a unit that counts as online, after one that failed.
+func (b *Bus) again(u *unit) {
+	b.mu.Lock()
+	b.health.Units[u.index].Retries++
+	b.mu.Unlock()
+}
+
+// frames returns how long the request for quantity registers (or bits) and its answer take on the wire.
+func (l *line) frames(quantity int, bits bool) time.Duration {
+	data := 2 * quantity
+	if bits {
+		data = (quantity + 7) / 8
+	}
+	return l.wire(requestSize + answerOver + data)
+}
+
+// Characters of RTU frames: unit, function, address, count and checksum of a request to read; unit, function, byte
+// count and checksum of an answer, around its data.
+const (
+	requestSize = 8
+	answerOver  = 5
+)
+
+// busyAdd notes that the line was in use from one moment to another.
+func (b *Bus) busyAdd(from, to telemetry.Mono) {
+	slot := int64(to) / int64(time.Second)
+	n := int64(len(b.busy))
+	for i := max(b.busySlot+1, slot-n+1); i <= slot; i++ {
+		b.busy[i%n] = 0
+	}
+	b.busySlot = slot
+	b.busy[slot%n] += to.Sub(from)
+	var sum time.Duration
+	for _, d := range b.busy {
+		sum += d
+	}
+	window := min(max(to.Sub(b.busyFirst), time.Second), time.Minute)
+	b.mu.Lock()
+	b.health.Busy = min(1, float64(sum)/float64(window))
+	b.mu.Unlock()
+}
