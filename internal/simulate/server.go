@@ -14,10 +14,41 @@ import (
 type bus struct {
 	id    string
 	units map[int]*unit // by the address that each had at first; read-only once built
+
+	mu      sync.Mutex
+	mishaps map[*unit]*mishaps // guarded by mu
+}
+
+// mishapsOf returns what is kept about the faults of a unit.
+func (b *bus) mishapsOf(u *unit) *mishaps {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.mishaps == nil {
+		b.mishaps = map[*unit]*mishaps{}
+	}
+	if b.mishaps[u] == nil {
+		b.mishaps[u] = &mishaps{}
+	}
+	return b.mishaps[u]
+}
+
+// ServeRTUOverTCP answers RTU frames on the connections of l until ctx ends, as a transparent converter does, and
+// closes l.
+func (c *Community) ServeRTUOverTCP(ctx context.Context, busID string, l net.Listener) error {
+	b, err := c.bus(busID)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, l, func(conn net.Conn) { _ = b.serveRTU(ctx, conn) })
 }
 
 // serveTCP answers Modbus TCP on l until ctx ends.
 func (b *bus) serveTCP(ctx context.Context, l net.Listener) error {
+	return serve(ctx, l, func(conn net.Conn) { b.serveConn(ctx, conn) })
+}
+
+// serve gives each connection of l to one until ctx ends.
+func serve(ctx context.Context, l net.Listener, one func(net.Conn)) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
@@ -34,7 +65,7 @@ func (b *bus) serveTCP(ctx context.Context, l net.Listener) error {
 			defer conn.Close()
 			stop := context.AfterFunc(ctx, func() { conn.Close() })
 			defer stop()
-			b.serveConn(ctx, conn)
+			one(conn)
 		})
 	}
 }
@@ -58,20 +89,13 @@ func (b *bus) serveConn(ctx context.Context, conn net.Conn) {
 		if u == nil {
 			continue // Nobody has that address: silence.
 		}
-		fault := u.currentFault()
-		if fault.Silent || !wait(ctx, fault.Delay) {
-			continue
-		}
-		if fault.Garbage {
-			if _, err := conn.Write([]byte{0xDE, 0xAD, 0xBE, 0xEF, 0x00, 0x01, 0xFF, 0x42}); err != nil {
-				return
-			}
-			continue
-		}
-		answer := u.answer(pdu)
-		out := append([]byte(nil), header...)
-		binary.BigEndian.PutUint16(out[4:], uint16(len(answer)+1))
-		if _, err := conn.Write(append(out, answer...)); err != nil {
+		id := [2]byte(header[:2])
+		err := u.reply(ctx, conn, b.mishapsOf(u), header[6], pdu, func(unit byte, pdu []byte) []byte {
+			out := append(id[:], 0, 0)
+			out = binary.BigEndian.AppendUint16(out, uint16(len(pdu)+1))
+			return append(append(out, unit), pdu...)
+		}, false)
+		if err != nil {
 			return
 		}
 	}
@@ -116,16 +140,11 @@ func (b *bus) serveRTU(ctx context.Context, port io.ReadWriter) error {
 			if u == nil {
 				continue
 			}
-			fault := u.currentFault()
-			if fault.Silent || !wait(ctx, fault.Delay) {
+			err := u.reply(ctx, port, b.mishapsOf(u), request[0], request[1:size-2], rtuFrame, true)
+			if _, line := port.(net.Conn); errors.Is(err, errHungUp) && !line {
 				continue
 			}
-			out := []byte{0xDE, 0xAD, 0xBE, 0xEF, 0x42}
-			if !fault.Garbage {
-				out = append([]byte{request[0]}, u.answer(request[1:size-2])...)
-				out = binary.LittleEndian.AppendUint16(out, crc(out))
-			}
-			if _, err := port.Write(out); err != nil {
+			if err != nil {
 				return err
 			}
 		}

@@ -32,14 +32,6 @@ type place struct {
 	address int
 }
 
-// Fault is how a unit misbehaves. The zero Fault is a healthy unit.
-type Fault struct {
-	Silent    bool          // does not answer at all
-	Garbage   bool          // answers with bytes that are no frame
-	Exception byte          // answers every request with this exception code, where not 0
-	Delay     time.Duration // answers this much later
-}
-
 func newUnit(u firmwareconfig.Unit) *unit {
 	s := &unit{id: u.ID, address: u.Address, profile: u.Profile, line: u.Profile.Line, refused: map[place]bool{}, saved: map[place]uint16{}}
 	for t := range s.words {
