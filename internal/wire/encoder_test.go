@@ -40,6 +40,7 @@ func TestEncoderWritesEveryKind(t *testing.T) {
 		"not a number":      {sensor("t", telemetry.Float), 0, telemetry.ValueFromBits(telemetry.Float, math.Float64bits(math.NaN())), tags + "t_q=5i"},
 		"derived bool":      {derived, 0, telemetry.BoolValue(true), "derived,gateway=gw1,rule=busy,site=riverside,subject=lane1,zone=north value=1,value_q=0i"},
 		"derived text":      {site, 0, telemetry.TextValue("ok"), "derived,gateway=gw1,rule=note,site=riverside,subject=riverside text=\"ok\",text_q=0i"},
+		"in no zone":        {&telemetry.Series{Class: "bus_unit", Device: "io1", Point: "online", Kind: telemetry.Bool}, 0, telemetry.BoolValue(true), "bus_unit,device=io1,gateway=gw1,site=riverside online=true,online_q=0i"},
 		"odd names":         {&telemetry.Series{Class: "a b", Device: "d,1 =\"\n", Point: "p q", Kind: telemetry.Int}, 0, telemetry.IntValue(1), `a_b,device=d\,1\ \=__,gateway=gw1,site=riverside p_q=1i,p_q_q=0i`},
 	} {
 		t.Run(name, func(t *testing.T) {
