@@ -45,30 +45,41 @@ func loadPlan(file string) (*plan, error) {
 // file is often checked on another machine than the one it is for.
 func fileWarnings(file string, src []byte, s *site.Site) yamlfile.Errors {
 	var warnings yamlfile.Errors
-	look := func(key, path string, use func(string) error) {
+	look := func(section, key, path string, use func(string) error) {
 		if path == "" {
 			return
 		}
 		if err := use(path); err != nil {
-			warnings.Addf(keyPos(file, src, key), "%v", err)
+			warnings.Addf(keyPos(file, src, section, key), "%v", err)
+		}
+	}
+	for i := range s.Buses {
+		if b := &s.Buses[i]; b.KeyFile != "" {
+			if _, err := readKey(b.KeyFile); err != nil {
+				warnings.Addf(b.Pos, "%v", err)
+			}
 		}
 	}
 	exists := func(path string) error { _, err := os.ReadFile(path); return err }
-	look("token_file", s.Console.TokenFile, func(path string) error { _, err := readToken(path); return err })
+	look("console", "token_file", s.Console.TokenFile, func(path string) error { _, err := readToken(path); return err })
 	if u := s.Uplink; u != nil {
-		look("password_file", u.PasswordFile, exists)
-		look("ca_file", u.CAFile, exists)
-		look("cert_file", u.CertFile, exists)
-		look("key_file", u.KeyFile, exists)
+		look("uplink", "password_file", u.PasswordFile, exists)
+		look("uplink", "ca_file", u.CAFile, exists)
+		look("uplink", "cert_file", u.CertFile, exists)
+		look("uplink", "key_file", u.KeyFile, exists)
 	}
 	return warnings
 }
 
-// keyPos returns where key first stands in src, outside comments.
-func keyPos(file string, src []byte, key string) yamlfile.Pos {
+// keyPos returns where key first stands in the given section of src, outside comments.
+func keyPos(file string, src []byte, section, key string) yamlfile.Pos {
+	inside := false
 	for i, line := range strings.Split(string(src), "\n") {
 		text, _, _ := strings.Cut(line, "#")
-		if col := strings.Index(text, key+":"); col >= 0 {
+		if text != "" && strings.Trim(text[:1], " \t\r") != "" {
+			inside = strings.HasPrefix(text, section+":")
+		}
+		if col := strings.Index(text, key+":"); inside && col >= 0 {
 			return yamlfile.Pos{File: file, Line: i + 1, Col: utf8.RuneCountInString(text[:col]) + 1}
 		}
 	}
@@ -77,6 +88,16 @@ func keyPos(file string, src []byte, key string) yamlfile.Pos {
 
 // resolvePlan is loadPlan for a site file in memory. local may be nil.
 func resolvePlan(file string, src []byte, local fs.FS) (*plan, error) {
+	p, err := resolveAll(file, src, local)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// resolveAll is resolvePlan, which beside mistakes returns what could be resolved all the same; nil only where there is
+// nothing.
+func resolveAll(file string, src []byte, local fs.FS) (*plan, error) {
 	var problems yamlfile.Errors
 	at := yamlfile.Pos{File: file, Line: 1, Col: 1}
 
@@ -131,8 +152,5 @@ func resolvePlan(file string, src []byte, local fs.FS) (*plan, error) {
 		p.engine, err = rules.Compile(rules.Config{Packs: s.Packs, Params: s.Params, Inventory: s.Inventory, Classes: library.Classes})
 		problems.Append(at, err)
 	}
-	if err := problems.Err(); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return p, problems.Err()
 }

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"linli/drivers"
+	"linli/drivers/modbus"
+	firmwareconfig "linli/firmware-config"
+	"linli/internal/site"
+)
+
+func outputsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "outputs",
+		Short: "List the outputs of a site, or set them to their safe state",
+		Args:  noArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	var file string
+	var asJSON, ifCrashed bool
+	cmd.PersistentFlags().StringVarP(&file, "config", "c", "", "site file")
+	cmd.PersistentFlags().BoolVar(&asJSON, "json", false, "print for programs")
+	list := &cobra.Command{
+		Use:   "list -c FILE",
+		Short: "List every output with what it does when the gateway starts, stops and crashes",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return &usageError{errors.New("outputs list needs a site file: linli outputs list -c FILE")}
+			}
+			p, err := loadPlan(file)
+			if err != nil {
+				return err
+			}
+			return listOutputs(cmd.OutOrStdout(), outputsOf(p.site), asJSON)
+		},
+	}
+	safe := &cobra.Command{
+		Use:   "safe -c FILE",
+		Short: "Set every output to its on_stop state, while no gateway runs",
+		Long: "Set every output to what its on_stop says, within 10 s, all buses side by side; those that hold are left alone. It is\n" +
+			"for the time when no gateway runs: systemd calls it after a crash (--if-crashed), because a gateway that was stopped\n" +
+			"has done so itself. Exit code 1: an output could not be set.",
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return &usageError{errors.New("outputs safe needs a site file: linli outputs safe -c FILE")}
+			}
+			if ifCrashed {
+				result, known := os.LookupEnv("SERVICE_RESULT")
+				if !known {
+					return &usageError{errors.New("--if-crashed is for systemd's ExecStopPost, which says in SERVICE_RESULT how the gateway ended")}
+				}
+				if result == "success" {
+					fmt.Fprintln(cmd.ErrOrStderr(), "the gateway was stopped and has set its outputs itself")
+					return nil
+				}
+			}
+			s, mistakes := siteAsFarAsItGoes(file)
+			if s == nil {
+				return mistakes
+			}
+			if !ifCrashed {
+				if api, err := findGateway(cmd.Context(), s); err == nil && api != nil {
+					return fmt.Errorf("the gateway of this site is running and commands the outputs itself: stop it first, or use linli write")
+				}
+			}
+			if mistakes != nil {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%v\nthe site file has mistakes: the outputs that could be read are set all the same\n", mistakes)
+			}
+			return makeSafe(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), s, asJSON, mistakes != nil)
+		},
+	}
+	safe.Flags().BoolVar(&ifCrashed, "if-crashed", false, "do nothing after a clean stop, as SERVICE_RESULT tells (for systemd)")
+	cmd.AddCommand(list, safe)
+	return cmd
+}
+
+// siteAsFarAsItGoes resolves a site file for outputs safe: what stands in the way of a start (a wrong rule, a wrong zone)
+// must not keep a siren sounding. The Site is nil where nothing can be read.
+func siteAsFarAsItGoes(file string) (*site.Site, error) {
+	src, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the site file: %w", err)
+	}
+	p, err := resolveAll(file, src, os.DirFS(filepath.Dir(file)))
+	if p == nil {
+		return nil, err
+	}
+	return p.site, err
+}
+
+// outputState is one output as people and programs see it.
+type outputState struct {
+	Point    string `json:"point"` // device.point; of a GPIO line that nothing is bound to, ""
+	Bus      string `json:"bus"`
+	Channel  string `json:"channel"` // unit.channel
+	OnStart  string `json:"on_start"`
+	OnStop   string `json:"on_stop"`
+	Watchdog bool   `json:"watchdog"`
+	// Crash says what happens when the gateway dies, Unsafe what is not safe about it, "" where all is well.
+	Crash  string `json:"crash"`
+	Unsafe string `json:"unsafe,omitempty"`
+}
+
+// outputsOf lists the outputs of a site in the order of its file.
+func outputsOf(s *site.Site) []outputState {
+	list := []outputState{}
+	for _, o := range s.Outputs {
+		list = append(list, describeOutput(s, o))
+	}
+	return list
+}
+
+func describeOutput(s *site.Site, o site.Output) outputState {
+	b := &s.Buses[o.Bus]
+	u := &b.Units[o.Unit]
+	series := s.Inventory.Series(o.Point)
+	out := outputState{
+		Point: series.Device + "." + series.Point, Bus: b.ID, Channel: u.ID + "." + u.Profile.Channels[o.Channel].Name,
+		OnStart: o.OnStart.String(), OnStop: o.OnStop.String(), Watchdog: o.Watchdog,
+	}
+	holds := o.OnStop == firmwareconfig.OutputHold
+	switch {
+	case o.Watchdog:
+		out.Crash = "the module's watchdog makes it safe"
+	case holds:
+		out.Crash = "stays as it is"
+	default:
+		out.Crash = "linli outputs safe sets it " + out.OnStop
+	}
+	switch {
+	case holds && b.Transport == site.GPIO:
+		out.Unsafe = "stays as it is when the gateway stops (on_stop: hold)"
+	case holds && !o.Watchdog:
+		out.Unsafe = "stays as it is when the gateway stops (on_stop: hold) and when the box dies (no watchdog in the module)"
+	case holds:
+		out.Unsafe = "stays as it is when the gateway stops (on_stop: hold), until the module's watchdog acts"
+	case b.Transport != site.GPIO && !o.Watchdog:
+		out.Unsafe = "stays as it is when the box itself dies (no watchdog in the module)"
+	}
+	return out
+}
+
+func listOutputs(out io.Writer, list []outputState, asJSON bool) error {
+	if asJSON {
+		return printJSON(out, struct {
+			Outputs []outputState `json:"outputs"`
+		}{list})
+	}
+	if len(list) == 0 {
+		fmt.Fprintln(out, "no outputs: nothing on this site is commanded")
+		return nil
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "OUTPUT\tBUS\tCHANNEL\tON START\tON STOP\tAFTER A CRASH OF THE PROGRAM")
+	for _, o := range list {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", o.Point, o.Bus, o.Channel, o.OnStart, o.OnStop, o.Crash)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	printUnsafe(out, list)
+	return nil
+}
+
+// printUnsafe lists the outputs that are not safe whatever happens, those for the same reason together.
+func printUnsafe(out io.Writer, list []outputState) {
+	groups := map[string][]string{}
+	var order []string
+	for _, o := range list {
+		if o.Unsafe == "" {
+			continue
+		}
+		if groups[o.Unsafe] == nil {
+			order = append(order, o.Unsafe)
+		}
+		groups[o.Unsafe] = append(groups[o.Unsafe], o.Point+" ("+o.Channel+")")
+	}
+	if len(order) == 0 {
+		return
+	}
+	fmt.Fprintln(out, "outputs that are not safe whatever happens:")
+	for _, reason := range order {
+		fmt.Fprintf(out, "  %s: %s\n", few(groups[reason]), reason)
+	}
+}
+
+// few joins names; of many only the first three and how many more there are.
+func few(names []string) string {
+	if len(names) > 4 {
+		names = append(names[:3:3], fmt.Sprintf("and %d more", len(names)-3))
+	}
+	text := ""
+	for i, n := range names {
+		if i > 0 {
+			text += ", "
+		}
+		text += n
+	}
+	return text
+}
+
+func printJSON(out io.Writer, v any) error {
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// errOf says in one line why an output could not be set.
+func errOf(err error) string {
+	var unknown *drivers.OutcomeUnknownError
+	switch {
+	case errors.Is(err, modbus.ErrInUse):
+		return "the line is in use by another program"
+	case errors.As(err, &unknown):
+		return "nobody knows whether it took effect: " + unknown.Err.Error()
+	case errors.Is(err, context.DeadlineExceeded):
+		return "not in time: " + err.Error()
+	}
+	return err.Error()
+}
