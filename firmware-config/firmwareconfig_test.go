@@ -432,7 +432,7 @@ func TestDocumentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(lib.Classes) != 1 || len(lib.Profiles) != 1 {
+	if len(lib.Classes) != 1 || len(lib.Profiles) != 2 {
 		t.Errorf("got %d classes and %d profiles from the page", len(lib.Classes), len(lib.Profiles))
 	}
 }

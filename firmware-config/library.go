@@ -112,6 +112,7 @@ import (
 	"io/fs"
 
 	"linli/internal/telemetry"
+	"linli/internal/yamlfile"
 )
 
 // Library is every class and profile known, by id. It is read-only once loaded.
@@ -122,6 +123,8 @@ type Library struct {
 	// that (a class or channel that is not there) is no mistake of its own. Where the file does not say its id, it is
 	// the file's name.
 	Faulty map[string]bool
+	// places are where profiles (by id), their channels (id.name) and settings (id:name) stand, for the linter.
+	places map[string]yamlfile.Pos
 }
 
 //go:embed classes/*.yaml profiles/*.yaml
@@ -134,7 +137,7 @@ func Shipped() fs.FS { return shipped }
 // same id in an earlier one (site-local files over the shipped ones). All mistakes are reported together, as
 // yamlfile.Errors; the Library holds what could be read, so that later checks can go on.
 func Load(layers ...fs.FS) (*Library, error) {
-	l := &loader{lib: &Library{Classes: map[string]*telemetry.Class{}, Profiles: map[string]*Profile{}, Faulty: map[string]bool{}}}
+	l := &loader{lib: &Library{Classes: map[string]*telemetry.Class{}, Profiles: map[string]*Profile{}, Faulty: map[string]bool{}, places: map[string]yamlfile.Pos{}}}
 	l.eachFile(layers, "classes", l.class)
 	l.eachFile(layers, "profiles", l.profile)
 	return l.lib, l.errs.Err()

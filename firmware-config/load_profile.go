@@ -114,6 +114,13 @@ func (l *loader) profile(file string, src []byte) {
 		l.golden(p, &f.Golden[i])
 	}
 	if usable {
+		l.lib.places[p.ID] = f.Profile.Pos
+		for name, pos := range names {
+			l.lib.places[p.ID+"."+name] = pos
+		}
+		for name, pos := range params {
+			l.lib.places[p.ID+":"+name] = pos
+		}
 		l.lib.Profiles[p.ID] = p
 		l.lib.Faulty[p.ID] = len(l.errs) > before
 	}

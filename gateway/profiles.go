@@ -62,7 +62,7 @@ func profilesCommand() *cobra.Command {
 		},
 	}
 	show.Flags().BoolVar(&asJSON, "json", false, "print for programs")
-	cmd.AddCommand(list, show)
+	cmd.AddCommand(list, show, lintCommand(&dir))
 	return cmd
 }
 
