@@ -24,3 +24,6 @@ func Decode(bits []Bit, lengths []int) (code uint64, n int, verdict string) {
 
 // CardHash is what stands for a card.
 func CardHash(key []byte, code uint64, n int) string { return cardHash(key, code, n) }
+
+// KernelHost is the Host of the Linux character device.
+func KernelHost(clock *telemetry.Clock) Host { return kernelHost(clock) }

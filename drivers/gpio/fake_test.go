@@ -290,7 +290,7 @@ func (l *fakeLines) Close() error {
 // rig drives a Bus as the supervisor does: one goroutine, called when due, when edges wait, and for writes.
 type rig struct {
 	t      *testing.T
-	chip   *fakeChip
+	clock  *telemetry.Clock
 	bus    *gpio.Bus
 	writes chan func()
 	stop   context.CancelFunc
@@ -303,13 +303,19 @@ type rig struct {
 
 func newRig(t *testing.T, c gpio.Config, chip *fakeChip) *rig {
 	t.Helper()
-	c.Name, c.Chip, c.Clock, c.Host = "box_io", "chip", chip.clock, chip
+	c.Clock, c.Host = chip.clock, chip
+	return startRig(t, c)
+}
+
+// startRig drives the Bus of a complete Config.
+func startRig(t *testing.T, c gpio.Config) *rig {
+	t.Helper()
 	bus, err := gpio.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	r := &rig{t: t, chip: chip, bus: bus, writes: make(chan func()), stop: stop, done: make(chan struct{})}
+	r := &rig{t: t, clock: c.Clock, bus: bus, writes: make(chan func()), stop: stop, done: make(chan struct{})}
 	go r.run(ctx)
 	t.Cleanup(r.close)
 	return r
@@ -320,7 +326,7 @@ func (r *rig) run(ctx context.Context) {
 	var buf []telemetry.Sample
 	for ctx.Err() == nil {
 		var next telemetry.Mono
-		now := r.chip.clock.Mono()
+		now := r.clock.Mono()
 		buf, next = r.bus.Step(ctx, now, buf[:0])
 		r.mu.Lock()
 		r.samples = append(r.samples, buf...)

@@ -268,6 +268,7 @@ func TestSafe(t *testing.T) {
 		{ID: "door", Line: "B", Kind: outputs, OnStop: firmwareconfig.OutputOn, ActiveLow: true},
 		{ID: "lamp", Line: "C", Kind: outputs, OnStop: firmwareconfig.OutputHold},
 		{ID: "in", Line: "D", Kind: input},
+		{ID: "reader", Kind: wiegand}, // mistakes elsewhere do not matter
 		{ID: "horn", Line: "E", Kind: outputs, OnStop: firmwareconfig.OutputOff},
 	}
 	bubble(t, []string{"A", "B", "C", "D", "E"}, func(t *testing.T, chip *fakeChip) {
