@@ -105,7 +105,9 @@ func decodeLearned(data []byte, into *learnedFile) error {
 		return fmt.Errorf("more than %d holes", learnedHoles)
 	}
 	for _, h := range into.Holes {
-		if h.Address < 0 || h.Count < 1 || h.Address+h.Count > 1<<16 || h.Table < 1 || h.Table > 4 {
+		hole := h.Count > 0 && h.Most == 0
+		size := h.Count == 0 && h.Most > 0 && h.Most <= 2000 // bits in one read; registers have less
+		if h.Address < 0 || h.Count > 1<<16 || h.Address+h.Count > 1<<16 || h.Table < 1 || h.Table > 4 || !hole && !size {
 			return fmt.Errorf("hole %+v", h)
 		}
 	}

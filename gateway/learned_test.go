@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,7 +35,8 @@ func TestHolesSurviveARestart(t *testing.T) {
 	if got := l.of("b1").Load(); got != nil {
 		t.Errorf("before anything was learned: %v", got)
 	}
-	holes := []modbus.Hole{{Unit: "u1", Profile: "p", Table: firmwareconfig.HoldingRegister, Address: 7, Count: 2}}
+	holes := []modbus.Hole{{Unit: "u1", Profile: "p", Table: firmwareconfig.HoldingRegister, Address: 7, Count: 2},
+		{Unit: "u1", Profile: "p", Table: firmwareconfig.Coil, Most: 16}}
 	l.of("b1").Save(holes[:0])
 	l.of("b1").Save(holes)
 	l.of("b2").Save([]modbus.Hole{})
@@ -57,6 +57,7 @@ func TestDamagedMemoryIsSetAsideAndIgnored(t *testing.T) {
 		"other":        `{"version":2,"holes":[]}`,
 		"wrong":        `{"version":1,"holes":[{"unit":"u1","table":3,"address":-1,"count":2}]}`,
 		"beyond":       `{"version":1,"holes":[{"unit":"u1","table":3,"address":65535,"count":2}]}`,
+		"neither":      `{"version":1,"holes":[{"unit":"u1","table":3,"address":1}]}`,
 		"no table":     `{"version":1,"holes":[{"unit":"u1","table":9,"address":1,"count":2}]}`,
 		"far too much": `{"version":1,"holes":[` + string(make([]byte, learnedBytes)) + `]}`,
 	} {
@@ -87,15 +88,16 @@ func TestMemoryOnAFailingDiskIsTriedAgain(t *testing.T) {
 		}
 		l := newLearned(state, zap.NewNop())
 		stop := runLearned(t, l)
-		l.of("b1").Save([]modbus.Hole{{Unit: "u1", Table: 3, Address: 1, Count: 1}})
+		holes := []modbus.Hole{{Unit: "u1", Table: 3, Address: 1, Count: 1}}
+		l.of("b1").Save(holes)
 		synctest.Wait()
 		if err := os.Remove(state); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(learnedRetry)
 		synctest.Wait()
-		if got := fmt.Sprint(l.of("b1").Load()); got != "[{u1  holding 1 1}]" {
-			t.Errorf("after the disk came back: %s", got)
+		if got := l.of("b1").Load(); !slices.Equal(got, holes) {
+			t.Errorf("after the disk came back: %v", got)
 		}
 		stop()
 	})
