@@ -190,6 +190,7 @@ type Bus struct {
 	deadFree  telemetry.Mono // when the dead-time share allows the next probe
 	lastUnit  int            // the address that was asked last
 	lastEnd   telemetry.Mono // when that was over
+	hushFrom  telemetry.Mono // since when the line is kept silent for a unit
 	party     []*block       // those that the request in flight reads
 	mutes     int            // units in a row that fell silent
 	muteRound int            // counts such rows; from 1
@@ -230,7 +231,7 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 		out:    map[telemetry.PointID]*output{},
 		rand:   rand.New(rand.NewPCG(seed(c.Name), 1)),
 		health: drivers.BusHealth{Bus: c.Name},
-		memory: c.Memory, inbound: c.Inbound, muteRound: 1, lastUnit: -1,
+		memory: c.Memory, inbound: c.Inbound, muteRound: 1, lastUnit: -1, hushFrom: telemetry.Never,
 	}
 	b.guests = guests{own: c.Line, set: c.Line, serial: c.Transport == RTU, asked: map[byte]*unit{}}
 	b.stepNow = c.Clock.Mono()

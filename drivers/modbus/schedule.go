@@ -96,14 +96,14 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 	if u.online && u.fails+bl.fails > 0 {
 		b.again(u)
 	}
-	b.chosen(bl)
+	from := b.chosen(bl, now)
 	asked := b.gather(bl, now)
 	data, err := b.read(ctx, u, &bl.reqs, asked, u.patience())
 	t := b.now()
 	if ctx.Err() != nil {
 		return dst, now
 	}
-	b.busyAdd(now, t)
+	b.busyAdd(from, t)
 	b.left(u, t)
 	if err == nil {
 		dst = b.answered(u, asked, data, t, dst)
@@ -157,6 +157,7 @@ func (b *Bus) pick(now telemetry.Mono) (*block, telemetry.Mono) {
 		return nil, next
 	}
 	if at := b.hushed(bl.unit); at > now {
+		b.hushFrom = min(b.hushFrom, now)
 		return nil, min(at, next)
 	}
 	return bl, now
@@ -223,14 +224,17 @@ func (b *Bus) hushed(u *unit) telemetry.Mono {
 	return 0
 }
 
-// chosen takes in that a block has its turn.
-func (b *Bus) chosen(bl *block) {
+// chosen takes in that a block has its turn, and returns since when the line is kept for it.
+func (b *Bus) chosen(bl *block, now telemetry.Mono) telemetry.Mono {
+	from := min(b.hushFrom, now)
+	b.hushFrom = telemetry.Never
 	b.urged = nil
 	if bl.urgent() && !bl.unit.demoted {
 		b.lifeRun++
 	} else {
 		b.lifeRun = 0
 	}
+	return from
 }
 
 // left takes in that an exchange with a unit of the bus ended at t.
