@@ -30,6 +30,7 @@ const childJob = "LINLI_GPIO_CHILD"
 func TestInVM(t *testing.T) {
 	if !testservers.InsideVM(t, 3*time.Minute, map[string]string{
 		"/etc/group": "testdata/group", "/etc/passwd": "testdata/passwd",
+		"/bin/linli": "go:linli/gateway", "/etc/linli/site.yaml": "testdata/site.yaml",
 	}) {
 		return
 	}
@@ -57,6 +58,7 @@ func TestInVM(t *testing.T) {
 	t.Run("busy", v.busy)
 	t.Run("feedback", v.feedback)
 	t.Run("kill and safe", v.kill)
+	t.Run("gateway", v.gateway)
 	t.Run("unplug", v.unplug)
 }
 
@@ -579,6 +581,50 @@ func (v *vm) kill(t *testing.T) {
 	}
 	if siren, ok := shown["siren"]; siren || !ok || !shown["13"] {
 		t.Errorf("set to %v, want the siren off and line 13 on", shown)
+	}
+}
+
+// gateway: the product itself drives the lines of testdata/site.yaml, and is killed.
+func (v *vm) gateway(t *testing.T) {
+	v.set(t, 3, false)
+	state := t.TempDir()
+	run := func(cmd *exec.Cmd) {
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		testservers.Eventually(t, 60*time.Second, "the gateway switches the siren on (on_start)", func() bool { return v.value(t, 3) })
+	}
+	safe := func() (string, error) {
+		out, err := exec.Command("/bin/linli", "outputs", "safe", "--json", "-c", "/etc/linli/site.yaml").CombinedOutput()
+		return string(out), err
+	}
+	killed := exec.Command("/bin/linli", "run", "-c", "/etc/linli/site.yaml", "--state", state)
+	run(killed)
+	if out, err := safe(); err == nil {
+		t.Errorf("outputs safe takes the lines of a running gateway: %s", out)
+	}
+	if err := killed.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	killed.Wait()
+	if v.value(t, 3) {
+		t.Error("gpio-sim keeps the level of a line that was let go")
+	}
+	v.set(t, 3, true) // The siren sounds while nobody drives the line.
+	out, err := safe()
+	if err != nil || !strings.Contains(strings.Join(strings.Fields(out), ""), `"set":true`) {
+		t.Errorf("outputs safe: %v\n%s", err, out)
+	}
+
+	v.set(t, 3, false)
+	stopped := exec.Command("/bin/linli", "run", "-c", "/etc/linli/site.yaml", "--state", state)
+	run(stopped)
+	if err := stopped.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := stopped.Wait(); err != nil {
+		t.Errorf("the gateway's end: %v", err)
 	}
 }
 
