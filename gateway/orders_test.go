@@ -61,6 +61,12 @@ func (f *fakeOutputs) writes() string {
 	return strings.Join(f.wrote, " ")
 }
 
+func (f *fakeOutputs) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.wrote)
+}
+
 func (f *fakeOutputs) health() drivers.BusHealth {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -303,7 +309,7 @@ func TestOnStartWaitsForTheUnit(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- s.run(ctx) }()
 		time.Sleep(10 * time.Minute)
-		if n := len(r.bus.wrote); n < 10 || n > 40 {
+		if n := r.bus.count(); n < 10 || n > 40 {
 			t.Errorf("%d attempts in ten minutes at a unit that is away", n)
 		}
 		if got, want := r.audited(t), "gateway siren_1.on=false unknown; gateway siren_1.lamp=true unknown"; got != want {
@@ -314,9 +320,9 @@ func TestOnStartWaitsForTheUnit(t *testing.T) {
 		if got := r.audited(t); !strings.HasSuffix(got, "gateway siren_1.on=false done; gateway siren_1.lamp=true done") {
 			t.Errorf("after the unit came: %s", got)
 		}
-		n := len(r.bus.wrote)
+		n := r.bus.count()
 		time.Sleep(time.Hour)
-		if len(r.bus.wrote) != n {
+		if r.bus.count() != n {
 			t.Error("an on_start was carried out twice")
 		}
 		cancel()
