@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,8 +18,10 @@ func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check -c FILE",
 		Short: "Check a site file and all it refers to; prints every mistake at once",
-		Long:  "Check a site file with its profiles, rule packs and parameters. Every mistake is printed as\nfile:line:col: message. Exit code 0: it can be started; 1: it cannot.",
-		Args:  noArgs,
+		Long: "Check a site file with its profiles, rule packs and parameters, and reckon whether its buses can do what is asked of\n" +
+			"them. Every mistake is printed as file:line:col: message. Of a good file it prints what each bus will be busy with,\n" +
+			"and the outputs that are not safe when the gateway stops or dies. Exit code 0: it can be started; 1: it cannot.",
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
 				return &usageError{errors.New("check needs a site file: linli check -c FILE")}
@@ -53,6 +54,8 @@ func printCheck(stdout, stderr io.Writer, file string, p *plan, err error) error
 		fmt.Fprintf(stdout, "%s: warning: %s\n", w.Pos, w.Msg)
 	}
 	printConstants(stdout, p.site.Constants)
+	printBudgets(stdout, p.budgets)
+	printUnsafe(stdout, outputsOf(p.site))
 	inv := p.site.Inventory
 	devices, points := inv.Installed()
 	fmt.Fprintf(stdout, "%s: good. %s: %s\n", file, inv.Node(), strings.Join([]string{
@@ -88,11 +91,7 @@ func printConstants(stdout io.Writer, constants []string) {
 	}
 	fmt.Fprintln(stdout, "points that no unit provides are taken as constants:")
 	for _, what := range order {
-		names := groups[what]
-		if len(names) > 4 {
-			names = append(names[:3:3], fmt.Sprintf("and %d more", len(names)-3))
-		}
-		fmt.Fprintf(stdout, "  %s: %s\n", strings.Join(names, ", "), what)
+		fmt.Fprintf(stdout, "  %s: %s\n", few(groups[what]), what)
 	}
 }
 
@@ -124,10 +123,12 @@ func printCheckJSON(stdout io.Writer, p *plan, err error) error {
 		Message string `json:"message"`
 	}
 	result := struct {
-		Good     bool      `json:"good"`
-		Mistakes []mistake `json:"mistakes"`
-		Warnings []mistake `json:"warnings"`
-	}{Good: err == nil, Mistakes: []mistake{}, Warnings: []mistake{}}
+		Good     bool          `json:"good"`
+		Mistakes []mistake     `json:"mistakes"`
+		Warnings []mistake     `json:"warnings"`
+		Buses    []budgetJSON  `json:"buses"`   // empty beside mistakes
+		Outputs  []outputState `json:"outputs"` // empty beside mistakes
+	}{Good: err == nil, Mistakes: []mistake{}, Warnings: []mistake{}, Buses: []budgetJSON{}, Outputs: []outputState{}}
 	convert := func(es yamlfile.Errors) []mistake {
 		out := []mistake{}
 		for _, e := range es {
@@ -143,10 +144,9 @@ func printCheckJSON(stdout io.Writer, p *plan, err error) error {
 		return err
 	default:
 		result.Warnings = convert(p.site.Warnings)
+		result.Buses, result.Outputs = encodeBudgets(p.budgets), outputsOf(p.site)
 	}
-	enc := json.NewEncoder(stdout)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(result); err != nil {
+	if err := printJSON(stdout, result); err != nil {
 		return err
 	}
 	if !result.Good {

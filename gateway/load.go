@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"linli/drivers/modbus"
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/site"
 	"linli/internal/wire"
@@ -22,6 +23,7 @@ type plan struct {
 	library *firmwareconfig.Library
 	site    *site.Site
 	engine  *rules.Engine // compiled; its derived points are in the inventory
+	budgets []busBudget   // parallel to the site's buses
 }
 
 // loadPlan reads the site file and compiles its rules. Beside the site file, classes/, profiles/ and packs/ may hold
@@ -146,6 +148,10 @@ func resolveAll(file string, src []byte, local fs.FS) (*plan, error) {
 	s, err := site.Load(file, src, library, packs)
 	problems.Append(at, err)
 	p := &plan{library: library, site: s}
+	if err == nil {
+		p.budgets, err = budgetsOf(s, modbus.ComputeBudget)
+		problems.Append(at, err)
+	}
 	// Rules are compiled even where the site file has mistakes, as far as it could be resolved: mistakes in rules
 	// are told in the same go.
 	if s != nil && s.Inventory != nil {
