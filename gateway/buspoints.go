@@ -171,7 +171,8 @@ func (b *busPoints) value(name string, s *subjectPoints, h *drivers.BusHealth, u
 	if u == nil {
 		switch name {
 		case "up":
-			return good(telemetry.BoolValue(h.Up))
+			v, q, _ := good(telemetry.BoolValue(h.Up))
+			return v, q, h.Up || len(h.Units) > 0 // Nobody connects where there is nothing to read: that is no fault.
 		case "suspended":
 			return good(telemetry.BoolValue(h.Suspended))
 		case "busy_pct":

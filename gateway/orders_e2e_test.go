@@ -221,7 +221,15 @@ func TestOrdersAndGuestsOfARunningGateway(t *testing.T) {
 		t.Errorf("people's board has the bus itself as a device (%q)", q)
 	}
 
-	// At stop: off again; and the record has it all.
+	// At stop: off again, also while the line has other settings just now; and the record has it all.
+	if !c.coil(t) {
+		t.Error("the siren no longer sounds")
+	}
+	a.postTo("/api/v1/buses/rs485_1/suspend", map[string]any{"for_s": 60, "baud": 4800, "by": "王工"}, nil)
+	a.postTo(write, map[string]any{"value": false, "by": "李伟"}, &done)
+	if done.Outcome != "refused" || done.Error.Code != "bus_suspended" {
+		t.Errorf("an order to a bus with other settings: %+v", done)
+	}
 	gateway.stop(10 * time.Second)
 	if c.coil(t) {
 		t.Error("the siren still sounds after the gateway has stopped")
@@ -247,6 +255,8 @@ func TestOrdersAndGuestsOfARunningGateway(t *testing.T) {
 		"write 李伟 siren_1 on done",
 		"suspend 王工 rs485_1 done",
 		"resume 王工 rs485_1 done",
+		"suspend 王工 rs485_1 done",
+		"write 李伟 siren_1 on refused",
 		"write gateway on_stop siren_1 on done",
 	}
 	if !slices.Equal(got, want) {

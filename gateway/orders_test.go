@@ -392,6 +392,16 @@ func TestOnStopIsBoundedAndTheLast(t *testing.T) {
 			t.Errorf("the record has %s, want %s in it", got, want)
 		}
 
+		// A suspended bus is given its own settings back first.
+		busy := newOrderRig(t, site.Output{Point: 0, OnStop: firmwareconfig.OutputOff})
+		busy.bus.set(drivers.ErrSuspended, true)
+		s = &standing{site: busy.site, orders: busy.orders,
+			health: []func() drivers.BusHealth{func() drivers.BusHealth { return drivers.BusHealth{Suspended: true} }},
+			resume: []func(context.Context) error{func(context.Context) error { busy.bus.set(nil, true); return nil }}}
+		if err := s.stop(); err != nil {
+			t.Errorf("stop while the bus is suspended: %v", err)
+		}
+
 		hung := newOrderRig(t, site.Output{Point: 0, OnStop: firmwareconfig.OutputOff}, site.Output{Point: 3, OnStop: firmwareconfig.OutputOff})
 		hung.bus.hang = make(chan struct{})
 		s = &standing{site: hung.site, orders: hung.orders}

@@ -169,12 +169,14 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	}
 	writers := make([]pointWriter, len(lines))
 	states := make([]func() drivers.BusHealth, len(lines))
+	resume := make([]func(context.Context) error, len(lines))
 	for i, line := range lines {
 		writers[i], states[i] = line, line.Health
+		resume[i] = func(ctx context.Context) error { return line.Suspend(ctx, 0, 0, "") }
 	}
 	orders := newOrders(s, writers, clock, record, log.Named("orders"))
 	points := newBusPoints(s, states, clock)
-	outputs := &standing{site: s, orders: orders, health: states}
+	outputs := &standing{site: s, orders: orders, health: states, resume: resume}
 	settings := &drift{site: s, lines: lines, points: points, log: log.Named("config")}
 
 	// 4b. People.

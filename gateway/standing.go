@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"linli/drivers"
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/site"
@@ -30,6 +32,8 @@ type standing struct {
 	site   *site.Site
 	orders *orders
 	health []func() drivers.BusHealth // parallel to site.Buses
+	// resume ends a bus's suspension, parallel to site.Buses; nil where there is none to end.
+	resume []func(context.Context) error
 }
 
 // pending is an on_start that has not been carried out.
@@ -77,6 +81,11 @@ func (s *standing) start(ctx context.Context, bus int, list []*pending) {
 		for _, u := range h.Units {
 			online[u.Unit] = u.Online
 		}
+		if len(h.Units) == 0 {
+			for _, p := range list {
+				online[p.unit] = h.Up // A driver without units of its own.
+			}
+		}
 		rest := list[:0]
 		for _, p := range list {
 			now := s.orders.clock.Mono()
@@ -117,8 +126,9 @@ func (s *standing) stop() error {
 	var mu sync.Mutex
 	var errs []error
 	deadline := time.Now().Add(stopLimit)
-	for _, list := range lists {
+	for bus, list := range lists {
 		group.Go(func() {
+			s.end(bus, deadline)
 			for _, o := range list {
 				err := errStopLate
 				if o.limit = time.Until(deadline); o.limit > 0 {
@@ -137,6 +147,18 @@ func (s *standing) stop() error {
 	}
 	group.Wait()
 	return errors.Join(errs...)
+}
+
+// end ends a suspension of a bus, whose other settings its units would not understand.
+func (s *standing) end(bus int, deadline time.Time) {
+	if s.resume == nil || !s.health[bus]().Suspended {
+		return
+	}
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	if err := s.resume[bus](ctx); err != nil {
+		s.orders.log.Warn("the bus stays suspended while outputs are set to their on_stop", zap.String("bus", s.site.Buses[bus].ID), zap.Error(err))
+	}
 }
 
 // stateValue returns what an output of kind def is set to for a state, false for hold.
