@@ -246,6 +246,36 @@ func TestEveryKeyIsDescribed(t *testing.T) {
 	walk("", root)
 }
 
+// TestEveryKeyIsDocumented: docs/site-file.md names every key that a site file may have.
+func TestEveryKeyIsDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/site-file.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var walk func(path string, v any)
+	walk = func(path string, v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			if props, ok := v["properties"].(map[string]any); ok {
+				for key := range props {
+					if !regexp.MustCompile("(?m)(^|[`{, ])" + key + "[`:]").Match(doc) {
+						t.Errorf("docs/site-file.md does not name %s/%s", path, key)
+					}
+				}
+			}
+			for key, sub := range v {
+				walk(path+"/"+key, sub)
+			}
+		case []any:
+			for _, sub := range v {
+				walk(path, sub)
+			}
+		}
+	}
+	_, root := newSchema(t)
+	walk("", root)
+}
+
 // snippet is one yaml block of a document.
 type snippet struct {
 	name string
