@@ -35,6 +35,9 @@ const (
 	askWait = 30 * time.Second
 	// hearMost bounds one Hear: the gateway allows no more.
 	hearMost = 10 * time.Second
+	// busyTries and busyPause are how long a full queue of the bus is waited for.
+	busyTries = 20
+	busyPause = 500 * time.Millisecond
 )
 
 // busConn is one bus as commissioning tools use it: asked through the running gateway, or opened by the tool itself.
@@ -56,7 +59,7 @@ type busConn interface {
 
 // reachOptions is how a tool wants to use a bus.
 type reachOptions struct {
-	by      string        // who asks; needed for writes and suspensions, and recorded by the gateway
+	by      string        // who asks, for the gateway's record; "" is the user of this machine
 	share   float64       // part of a running bus's time that asking may take, 0 for as soon as possible
 	suspend time.Duration // how long a running gateway may be kept from polling; 0 refuses Set
 }
@@ -89,9 +92,12 @@ func reachBus(ctx context.Context, s *site.Site, b *site.Bus, opts reachOptions)
 		return nil, err
 	}
 	if api != nil {
+		if opts.by, err = whoAsks(opts.by); err != nil {
+			return nil, err
+		}
 		return &gatewayConn{api: api, bus: b.ID, opts: opts}, nil
 	}
-	return openAlone(ctx, modbusConfig(b), b.Listen, b.Registration)
+	return openAlone(ctx, b)
 }
 
 // busOf returns the bus named id, or the only one that speaks Modbus where id is "".
@@ -126,33 +132,17 @@ func isModbus(b *site.Bus) bool {
 	return b.Transport == site.ModbusRTU || b.Transport == site.ModbusTCP || b.Transport == site.ModbusRTUOverTCP
 }
 
-// modbusConfig is how a bus is opened by a tool: as the gateway would, without its units.
-func modbusConfig(b *site.Bus) modbus.Config {
-	c := modbus.Config{Name: b.ID, Address: b.Address, Device: b.Device, Line: b.Line, Timeout: b.Timeout, IgnoreTID: b.IgnoreTID}
-	switch b.Transport {
-	case site.ModbusTCP:
-		c.Transport = modbus.TCP
-	case site.ModbusRTUOverTCP:
-		c.Transport = modbus.RTUOverTCP
-	default:
-		c.Transport = modbus.RTU
+// openAlone opens the line of a bus without a gateway.
+func openAlone(ctx context.Context, b *site.Bus) (busConn, error) {
+	c, err := driverConfig(b, nil, zap.NewNop())
+	if err != nil {
+		return nil, err
 	}
-	return c
-}
-
-// aloneConn is a line that the tool has opened itself.
-type aloneConn struct {
-	*modbus.Session
-	own  firmwareconfig.Line // the bus's own settings
-	stop func()              // ends the listener of a converter that dials in; may be nil
-}
-
-// openAlone opens a line without a gateway. listen is where its converter dials in, "" where we dial.
-func openAlone(ctx context.Context, c modbus.Config, listen string, registration []byte) (busConn, error) {
-	a := &aloneConn{own: c.Line}
-	if listen != "" {
-		l := modbus.NewListener(listen, zap.NewNop())
-		c.Inbound = l.Route(registration)
+	c.Units = nil
+	a := &aloneConn{own: b.Line}
+	if b.Listen != "" {
+		l := modbus.NewListener(b.Listen, zap.NewNop())
+		c.Inbound = l.Route(b.Registration)
 		run, cancel := context.WithCancel(ctx)
 		done := make(chan struct{})
 		go func() {
@@ -170,6 +160,13 @@ func openAlone(ctx context.Context, c modbus.Config, listen string, registration
 	}
 	a.Session = s
 	return a, nil
+}
+
+// aloneConn is a line that the tool has opened itself.
+type aloneConn struct {
+	*modbus.Session
+	own  firmwareconfig.Line // the bus's own settings
+	stop func()              // ends the listener of a converter that dials in; may be nil
 }
 
 // explainOpen says what to do about a line that cannot be opened.
@@ -363,10 +360,6 @@ type gatewayConn struct {
 	until time.Time // when the suspension that Set began is over; zero without one
 }
 
-func (c *gatewayConn) path(verb string) string {
-	return "/api/v1/buses/" + url.PathEscape(c.bus) + "/" + verb
-}
-
 // Ask is busConn's Ask.
 func (c *gatewayConn) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Duration) (drivers.Reply, error) {
 	if len(pdu) == 0 {
@@ -379,17 +372,15 @@ func (c *gatewayConn) Ask(ctx context.Context, unit byte, pdu []byte, timeout ti
 		Share   float64 `json:"share"`
 		By      string  `json:"by,omitempty"`
 		Write   bool    `json:"write,omitempty"`
-	}{Unit: int(unit), PDU: hex.EncodeToString(pdu), Timeout: timeout.Milliseconds(), Share: c.opts.share, By: c.opts.by, Write: isWrite(pdu[0])}
+	}{Unit: int(unit), PDU: hex.EncodeToString(pdu), Timeout: (timeout + time.Millisecond - 1).Milliseconds(), Share: c.opts.share, By: c.opts.by, Write: isWrite(pdu[0])}
 	var out struct {
 		PDU   string  `json:"pdu"`
 		Heard string  `json:"heard"`
 		Took  float64 `json:"took_ms"`
 		Error string  `json:"error"`
 	}
-	wait, cancel := context.WithTimeout(ctx, timeout+askWait)
-	defer cancel()
-	if err := c.api.call(wait, http.MethodPost, c.path("ask"), in, &out); err != nil {
-		return drivers.Reply{}, c.failed(ctx, err)
+	if err := c.post(ctx, timeout+askWait, "ask", in, &out); err != nil {
+		return drivers.Reply{}, err
 	}
 	r := drivers.Reply{Took: time.Duration(out.Took * float64(time.Millisecond))}
 	var err error
@@ -426,11 +417,8 @@ func (c *gatewayConn) Hear(ctx context.Context, d time.Duration) ([]byte, error)
 		var out struct {
 			Heard string `json:"heard"`
 		}
-		wait, cancel := context.WithTimeout(ctx, piece+askWait)
-		err := c.api.call(wait, http.MethodPost, c.path("hear"), in, &out)
-		cancel()
-		if err != nil {
-			return all, c.failed(ctx, err)
+		if err := c.post(ctx, piece+askWait, "hear", in, &out); err != nil {
+			return all, err
 		}
 		heard, err := hex.DecodeString(out.Heard)
 		if err != nil {
@@ -476,9 +464,25 @@ func (c *gatewayConn) suspend(ctx context.Context, d time.Duration, line firmwar
 		Format string `json:"format,omitempty"`
 		By     string `json:"by,omitempty"`
 	}{int64(d / time.Second), line.Baud, line.Format, c.opts.by}
-	wait, cancel := context.WithTimeout(ctx, askWait)
-	defer cancel()
-	return c.failed(ctx, c.api.call(wait, http.MethodPost, c.path("suspend"), in, nil))
+	return c.post(ctx, askWait, "suspend", in, nil)
+}
+
+// post carries out one request about the bus. A queue that is full just now is waited for.
+func (c *gatewayConn) post(ctx context.Context, limit time.Duration, verb string, in, out any) error {
+	for try := 0; ; try++ {
+		wait, cancel := context.WithTimeout(ctx, limit)
+		err := c.api.call(wait, http.MethodPost, "/api/v1/buses/"+url.PathEscape(c.bus)+"/"+verb, in, out)
+		cancel()
+		var p *apiProblem
+		if try >= busyTries || !errors.As(err, &p) || p.code != "bus_busy" {
+			return c.failed(ctx, err)
+		}
+		select {
+		case <-time.After(busyPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // failed marks what makes the bus unusable; the end of ctx stays what it is.

@@ -24,8 +24,9 @@ import (
 // fakeGateway is the API of a running gateway as tools see it. Answers to asks come from ask.
 type fakeGateway struct {
 	*httptest.Server
-	node string
-	ask  func(unit int, pdu string) (answer, problem string)
+	node        string
+	heard, hear string // hex: what is heard beside an answer, and what a Hear hears
+	ask         func(unit int, pdu string) (answer, problem string)
 
 	mu    sync.Mutex
 	calls []string // path and body of each request that changes or asks something, in order
@@ -56,9 +57,9 @@ func newFakeGateway(t *testing.T, node string) *fakeGateway {
 				t.Errorf("ask: %v in %s", err, body)
 			}
 			answer, problem := g.ask(in.Unit, in.PDU)
-			json.NewEncoder(w).Encode(map[string]any{"pdu": answer, "heard": "0102", "took_ms": 12.5, "error": problem})
+			json.NewEncoder(w).Encode(map[string]any{"pdu": answer, "heard": g.heard, "took_ms": 12.5, "error": problem})
 		case strings.HasSuffix(r.URL.Path, "/hear"):
-			fmt.Fprint(w, `{"heard": "4142"}`)
+			fmt.Fprintf(w, `{"heard": %q}`, g.hear)
 		case strings.HasSuffix(r.URL.Path, "/suspend"):
 			w.WriteHeader(http.StatusNoContent)
 		default:
@@ -95,6 +96,7 @@ console: {listen: %q}
 
 func TestConnectBusGoesThroughTheRunningGateway(t *testing.T) {
 	g := newFakeGateway(t, "test.gw1")
+	g.heard, g.hear = "0102", "4142"
 	g.ask = func(unit int, pdu string) (string, string) {
 		if unit == 3 && pdu == "0400010002" {
 			return "040400fa01f4", ""
