@@ -175,29 +175,27 @@ func (l *line) fenced(ctx context.Context, unit byte, req []byte, timeout time.D
 		return nil, errors.New("unit 0 is broadcast: it gives no answer")
 	}
 	m, begin := l.memory(unit), time.Now()
-	if !m.owes(shapeOf(req)) {
-		ans, err := l.once(ctx, m, unit, req, timeout, l.hold)
-		if err == nil {
-			m.heeded()
-		}
-		return ans, err
+	var fence []byte
+	owes, trial := m.owes(shapeOf(req)), m.tries()
+	if owes || trial {
+		fence = m.fenceFor(req, begin)
 	}
-	fence := m.fenceFor(req)
 	if fence == nil {
 		return l.once(ctx, m, unit, req, timeout, l.hold)
 	}
 	l.fences++
 	ans, err := l.once(ctx, m, unit, fence, timeout, l.hold)
 	if err != nil {
-		m.fenced(!errors.Is(err, errTimeout))
+		m.fenced(!errors.Is(err, errTimeout), trial && !owes, begin)
 		return nil, &fenceError{err}
 	}
 	if gatewayAway(ans) {
 		// The gateway has nobody there; it would say the same again.
+		m.owed = m.owed[:len(m.owed)-1]
 		l.kept[0], l.kept[1] = req[0]|excFlag, ans[1]
 		return l.kept[:2], nil
 	}
-	m.fenced(true)
+	m.fenced(true, trial, begin)
 	rest := time.Duration(0)
 	if l.hold > 0 {
 		if rest = l.hold - time.Since(begin); rest < waitLeast {

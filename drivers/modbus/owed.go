@@ -26,11 +26,13 @@ const (
 	// missedMost later requests that are not answered either show that an answer will not come any more with the next
 	// request: the unit was away.
 	missedMost = 3
-	// lookedMost answers of one shape in a row that come alone show that an unanswered request before them will not be
-	// answered any more, even by a peer that does not keep the order.
+	// lookedMost further requests are answered before an unanswered one that a later one has overtaken is forgotten:
+	// a peer that does not keep the order may still answer it.
 	lookedMost = 3
-	// deafAfter times that a unit answers a request after it ignored the fences before, it is asked without.
+	// deafAfter fences in a row that a unit ignores, each right after it has answered something else, show that it
+	// answers no such requests. It is asked without them, and tried again after deafFor.
 	deafAfter = 2
+	deafFor   = time.Hour
 	// waryFor is how long a unit's answers are watched more closely after it answered what nobody asked.
 	waryFor = time.Minute
 )
@@ -70,15 +72,19 @@ type debt struct {
 	until  time.Time
 	passed bool // a later request was answered, so that only a peer that does not keep the order can still answer this
 	missed int  // later requests that were not answered either
-	looked int  // answers of this shape since it passed that no second one followed
+	fence  bool
+	looked int // requests answered since it passed
 }
 
 // memory is what the line knows of one unit. It outlives the connection: what a unit owes it owes on the next one too.
 type memory struct {
 	owed  []debt
 	known [3][5]byte // reads of different shapes that were answered, the latest first; function 0 for none
-	deaf  int        // how often in a row it ignored fences and then answered
-	fence int        // fences in a row that it ignored
+	deaf  int        // fences in a row that it ignored although it is there
+	heard time.Time  // when deaf was counted last
+	trial bool       // it ignored a fence and answered afterwards: the next request goes behind a fence, to see
+	there bool       // the last request was answered
+	mute  bool       // fences were ignored since the last answer
 	wary  time.Time
 	turn  time.Duration // how long it takes to begin an answer: the longest, slowly forgotten
 	nonce uint16
@@ -102,8 +108,12 @@ func (m *memory) doubtful(s shape) bool {
 // unanswered notes that req was sent and no answer came within timeout.
 func (m *memory) unanswered(req []byte, now time.Time, timeout time.Duration) {
 	m.prune(now)
+	m.there = false
 	for i := range m.owed {
 		d := &m.owed[i]
+		if req[0] == 8 {
+			break // A unit that does not know the function may not have taken it for a request at all.
+		}
 		if d.missed++; d.missed >= missedMost && !d.passed {
 			d.passed, d.until = true, now.Add(timeout)
 		}
@@ -118,15 +128,17 @@ func (m *memory) unanswered(req []byte, now time.Time, timeout time.Duration) {
 
 // answered notes a whole answer to req that took so long to begin.
 func (m *memory) answered(req, ans []byte, now time.Time, turn time.Duration) {
-	s := shapeOf(req)
 	for i := range m.owed {
-		if d := &m.owed[i]; d.passed && d.shape == s {
-			d.looked++
-		} else {
-			d.passed = true
+		if m.owed[i].passed {
+			m.owed[i].looked++
 		}
+		m.owed[i].passed = true
 	}
 	m.prune(now)
+	m.there = true
+	if m.mute {
+		m.mute, m.trial = false, true
+	}
 	m.turn = max(turn, m.turn-m.turn/16)
 	if req[0] < 1 || req[0] > 4 || ans[0] != req[0] || len(req) < 5 {
 		return
@@ -134,6 +146,7 @@ func (m *memory) answered(req, ans []byte, now time.Time, turn time.Duration) {
 	if m.known[0] == [5]byte(req) {
 		return
 	}
+	s := shapeOf(req)
 	at := len(m.known) - 1
 	for i, k := range m.known {
 		if k[0] == 0 || shapeOf(k[:]) == s {
@@ -153,6 +166,9 @@ func (m *memory) came(pdu []byte, now time.Time) bool {
 			for j := range i {
 				m.owed[j].passed = true
 			}
+			if m.owed[i].fence {
+				m.deaf, m.mute = 0, false // It does answer fences, only late.
+			}
 			m.owed = slices.Delete(m.owed, i, i+1)
 			return true
 		}
@@ -171,9 +187,12 @@ func (m *memory) prune(now time.Time) {
 
 // fenceFor returns a harmless request whose answer has a shape that nothing owed has, best one that the unit is known to
 // answer; nil for a unit that ignores such requests.
-func (m *memory) fenceFor(req []byte) []byte {
+func (m *memory) fenceFor(req []byte, now time.Time) []byte {
 	if m.deaf >= deafAfter {
-		return nil
+		if now.Sub(m.heard) < deafFor {
+			return nil
+		}
+		m.deaf--
 	}
 	own := shapeOf(req)
 	free := func(r [5]byte) bool {
@@ -212,19 +231,22 @@ func (m *memory) fenceFor(req []byte) []byte {
 	return []byte{8, 0, 0, 0xA5 ^ byte(m.nonce>>8), byte(m.nonce)}
 }
 
-// fenced notes how a fence ended.
-func (m *memory) fenced(ok bool) {
-	if ok {
-		m.fence, m.deaf = 0, 0
+// fenced notes how a fence ended. trial tells that nothing was owed and the unit had just answered.
+func (m *memory) fenced(answered, trial bool, now time.Time) {
+	switch {
+	case answered:
+		m.deaf, m.mute, m.trial = 0, false, false
 		return
+	case trial:
+		m.deaf++
+		m.heard = now
 	}
-	m.fence++
+	m.mute, m.trial = true, false
+	if n := len(m.owed); n > 0 {
+		m.owed[n-1].fence = true
+	}
 }
 
-// heeded notes that a request without a fence was answered.
-func (m *memory) heeded() {
-	if m.fence > 0 {
-		m.fence = 0
-		m.deaf++
-	}
-}
+// tries reports whether a fence should go before the next request although nothing is owed: to learn whether the unit
+// ignores fences, or was just away when it ignored one.
+func (m *memory) tries() bool { return m.trial && m.there && m.deaf < deafAfter }

@@ -20,19 +20,25 @@ import (
 // startPymodbus serves the registers of testdata/server.py with pymodbus, over TCP at an address or RTU on a device.
 func startPymodbus(t *testing.T, args ...string) {
 	t.Helper()
-	cmd := exec.Command("/usr/bin/python3", append([]string{filepath.Join("testdata", "server.py")}, args...)...)
+	startServer(t, "server.py", args...)
+}
+
+// startServer runs a server of testdata, and returns when it is ready.
+func startServer(t *testing.T, script string, args ...string) {
+	t.Helper()
+	cmd := exec.Command("/usr/bin/python3", append([]string{filepath.Join("testdata", script)}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatalf("pymodbus is needed (Debian: python3-pymodbus): %v", err)
+		t.Fatalf("Python is needed, with pymodbus and libmodbus (Debian: python3-pymodbus, libmodbus5): %v", err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil || !strings.HasPrefix(line, "ready") {
-		t.Fatalf("pymodbus did not start: %q %v", line, err)
+		t.Fatalf("%s did not start: %q %v (Debian: python3-pymodbus, libmodbus5)", script, line, err)
 	}
 }
 

@@ -37,7 +37,7 @@ const (
 	Truncated                           // the last bytes are missing
 	Oversized                           // 300 bytes too many
 	BadCheck                            // RTU: the checksum is wrong; TCP: the protocol number is
-	Endless                             // bytes without end, at least for 2 s
+	Endless                             // bytes without end, for 1 s at least
 	Trickle                             // a byte every 20 ms
 	NoiseBefore                         // bytes that are no frame come first
 	NoiseAfter                          // bytes that are no frame come at the end
@@ -171,7 +171,7 @@ func (f FrameFault) send(ctx context.Context, w io.Writer, address byte, ans []b
 		}
 		return nil
 	case Endless:
-		for range 200 {
+		for range 100 {
 			if _, err := w.Write([]byte{0x11, 0x22, 0x33, address, 0x03, 0x44, 0x55, 0x66}); err != nil || !wait(ctx, 10*time.Millisecond) {
 				return err
 			}

@@ -40,9 +40,21 @@ def unit():
     )
 
 
+def conformance():
+    """The registers of conformance_test.go."""
+    block = ModbusSequentialDataBlock
+    return ModbusSlaveContext(
+        co=block(0, [int(i % 3 == 0) for i in range(2100)]),
+        di=block(0, [int(i % 5 == 0) for i in range(2100)]),
+        hr=block(0, [0x1000 + i for i in range(200)]),
+        ir=block(0, [0x2000 + i for i in range(200)]),
+        zero_mode=True,
+    )
+
+
 async def main():
     kind, where = sys.argv[1], sys.argv[2]
-    context = ModbusServerContext(slaves={1: unit(), 2: unit()}, single=False)
+    context = ModbusServerContext(slaves={1: unit(), 2: unit(), 3: conformance()}, single=False)
     if kind == "rtu":
         server = ModbusSerialServer(
             context, framer=ModbusRtuFramer, port=where, baudrate=19200, ignore_missing_slaves=True
