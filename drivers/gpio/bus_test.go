@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 	periph "periph.io/x/conn/v3/gpio"
 
+	"linli/drivers/gpio"
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/telemetry"
 )
@@ -105,6 +106,20 @@ func TestDebounce(t *testing.T) {
 	}
 }
 
+// A look in between neither settles nor postdates what is being seen.
+func TestLongDebounce(t *testing.T) {
+	bubble(t, []string{"A"}, func(t *testing.T, chip *fakeChip) {
+		c := config(firmwareconfig.GPIOLine{ID: "a", Line: "A", Kind: input, Debounce: 3 * time.Second})
+		c.Unit.Bindings[0].Def.LifeSafety = true
+		start := chip.clock.Mono()
+		r := newRig(t, c, chip)
+		after(chip, start, ms(1500))
+		chip.Set("A", true)
+		after(chip, start, 6*time.Second)
+		expect(t, r.changes(0, start), "0s false", "1.5s true")
+	})
+}
+
 // A level that bounces for longer than anybody waits is still confirmed, and never in the wrong order.
 func TestConfirm(t *testing.T) {
 	bubble(t, []string{"A", "B", "C"}, func(t *testing.T, chip *fakeChip) {
@@ -192,6 +207,37 @@ func TestPair(t *testing.T) {
 		after(chip, start, ms(1500))
 		expect(t, r.changes(0, start), "0s false", "112ms true", "345ms false", "500ms bad_sensor", "800ms false",
 			"900ms bad_sensor", "1s false")
+	})
+}
+
+// While nobody calls Step, edges wait up to a bound; what does not fit is counted, and the level is right all the same.
+func TestQueueIsBounded(t *testing.T) {
+	bubble(t, []string{"A"}, func(t *testing.T, chip *fakeChip) {
+		c := config(firmwareconfig.GPIOLine{ID: "a", Line: "A", Kind: input})
+		c.Clock, c.Host = chip.clock, chip
+		bus, err := gpio.New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		samples, _ := bus.Step(t.Context(), chip.clock.Mono(), nil)
+		for i := range 20_001 {
+			chip.Set("A", i%2 == 0)
+			pause(ms(2))
+		}
+		for range 5 { // one to empty the queue and look, one to look again
+			var next telemetry.Mono
+			samples, next = bus.Step(t.Context(), chip.clock.Mono(), samples)
+			pause(next.Sub(chip.clock.Mono()))
+		}
+		if s := bus.Stats(); s.Edges != 20_001 || s.Lost != 20_001-1024 {
+			t.Errorf("stats: %+v", s)
+		}
+		if last := samples[len(samples)-1]; !last.Value.Bool() {
+			t.Errorf("ends at %v", last.Value)
+		}
+		if err := bus.Close(); err != nil {
+			t.Error(err)
+		}
 	})
 }
 
@@ -342,6 +388,9 @@ func TestNoEdges(t *testing.T) {
 		}
 		expect(t, r.changes(0, start), "0s false", "220ms true")
 		expect(t, r.changes(1, start), "0s bad_comm")
+		if got := r.of(2); len(got) > 0 {
+			t.Errorf("a reader that cannot be read tells cards: %v", got)
+		}
 		u := r.bus.Health().Units[0]
 		if u.Online || !strings.Contains(u.LastError, "water: the chip does not report edges") {
 			t.Errorf("health: %+v", u)

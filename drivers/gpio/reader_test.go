@@ -83,3 +83,29 @@ func TestReader(t *testing.T) {
 		}
 	})
 }
+
+// A frame is not torn because its second half was told late: what counts is when it happened.
+func TestReaderLate(t *testing.T) {
+	bubble(t, []string{"D0", "D1"}, func(t *testing.T, chip *fakeChip) {
+		chip.Set("D0", true)
+		chip.Set("D1", true)
+		r := newRig(t, config(firmwareconfig.GPIOLine{ID: "reader", Line: "D0", Second: "D1", Kind: wiegand, Key: key}), chip)
+		pause(ms(100))
+		start := chip.clock.Mono()
+		tell := func(bits string, first int) {
+			for i, c := range bits {
+				ago := chip.clock.Mono().Sub(start) - ms(first+i)
+				chip.Edge("D"+string(c), false, ago)
+			}
+		}
+		card := framed("011101100000011001000011")
+		after(chip, start, ms(13))
+		tell(card[:13], 0)
+		after(chip, start, ms(12+50+5))
+		tell(card[13:], 13)
+		pause(ms(200))
+		if s := r.bus.Stats(); len(r.of(0)) != 1 || s.Cards != 1 || s.BadFrames != 0 {
+			t.Errorf("stats: %+v", s)
+		}
+	})
+}
