@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"fmt"
+	"net"
 
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/telemetry"
@@ -99,3 +100,33 @@ type fixed []Hole
 
 func (f fixed) Load() []Hole { return f }
 func (fixed) Save([]Hole)    {}
+
+// NewReader returns a function that does all that Step does for a read of the unit but the exchange itself, which is
+// answered with data.
+func NewReader(cfg firmwareconfig.Unit, data []byte) (func(dst []telemetry.Sample) []telemetry.Sample, error) {
+	b, err := NewOver(Config{Name: "b", Transport: TCP, Units: []firmwareconfig.Unit{cfg}}, nil)
+	if err != nil {
+		return nil, err
+	}
+	var now telemetry.Mono
+	b.start(now)
+	return func(dst []telemetry.Sample) []telemetry.Sample {
+		bl, next := b.pick(now)
+		if bl == nil {
+			now = next
+			bl, _ = b.pick(now)
+		}
+		u := bl.unit
+		from := b.chosen(bl, now)
+		asked := b.gather(bl, now)
+		_ = bl.reqs.pdu(asked)
+		b.count(u, nil, asked.count, false)
+		now = now.Add(20e6)
+		b.busyAdd(from, now)
+		b.left(u, now)
+		return b.answered(u, asked, data, now, dst)
+	}, nil
+}
+
+// Offer is what a Listener does when a converter dials in.
+func Offer(r *Route, c net.Conn) { r.offer(c) }

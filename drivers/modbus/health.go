@@ -22,7 +22,7 @@ func (b *Bus) Health() drivers.BusHealth {
 
 // count keeps the counters of the bus and of the unit that was asked for quantity registers, or bits.
 func (b *Bus) count(u *unit, err error, quantity int, bits bool) {
-	cancelled := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+	cancelled := err != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
 	if !cancelled && !errors.Is(err, errLinkDown) {
 		b.linkWorks()
 	}
@@ -32,7 +32,6 @@ func (b *Bus) count(u *unit, err error, quantity int, bits bool) {
 	h.Late += uint64(b.line.late)
 	h.CRC += uint64(b.line.crc)
 	b.countStray()
-	var exc *gomodbus.ModbusError
 	switch {
 	case err == nil:
 		h.Answers++
@@ -43,7 +42,7 @@ func (b *Bus) count(u *unit, err error, quantity int, bits bool) {
 		return
 	case cancelled:
 		return
-	case errors.As(err, &exc):
+	case errors.As(err, new(*gomodbus.ModbusError)):
 		h.Exceptions++
 	case errors.Is(err, errTimeout):
 		h.Timeouts++

@@ -19,10 +19,15 @@
 //   - One dead unit costs at most the dead-time share (10 %) of the line. After two failed transactions in a row all
 //     its points are BadComm, and it is only probed: first after 1 s, then more and more rarely, at least every 15 s
 //     or units x probe / share, with a short timeout and every fifth time with the full one. When it answers,
-//     everything of it is read at once.
-//   - A late, foreign or damaged frame is never taken for an answer, with the one exception that no master can
-//     exclude on RTU: an answer from the right unit, of the right function and size, that arrives after the line was
-//     found silent and flushed. After a timeout a unit is therefore left alone for its timeout before it is asked again.
+//     everything of it is read at once. Where three units fall silent one after the other the rest are asked at once,
+//     once each and with the short timeout: all points behind a dead link are bad within seconds.
+//   - A unit's pauses are its own: while it rests (Timing.Gap) others are asked. Only where it wants silence before it is
+//     asked after another unit (Timing.SwitchGap) does the line wait, and life-safety reads may break that.
+//   - No register is read in vain twice: what a unit refuses is found alone, gaps and lengths that it refuses are learned,
+//     and both are planned around, also after a restart (Memory).
+//   - Tools may ask, listen and suspend the bus between its own transactions (guest.go).
+//   - A late, foreign or damaged frame is never taken for an answer: no request goes out whose answer could be one that
+//     is still owed (owed.go, which says what no master can exclude).
 //   - A write is sent once. Where its outcome is unknown, the register is read back, and if that does not
 //     tell, the error is a *drivers.OutcomeUnknownError.
 //   - Step and Write end at once when their context does, and otherwise within the unit's timeout plus the time the
@@ -42,6 +47,10 @@
 //	OverRange   beyond Channel.Max, at the bound; UnderRange below Min (turned around where the point falls as the
 //	            channel rises)
 //	Uncertain   good, but within the profile's warm-up after the unit appeared
+//	BadMaintenance   the bus is suspended
+//
+// A unit with a warm-up that has not answered since the start is not called silent before its warm-up has passed: it may
+// have been switched on together with the gateway. Its points are unknown until then.
 //
 // Points that stay bad are told again at most once a minute.
 //
@@ -49,7 +58,8 @@
 //
 // # Concurrency
 //
-// Step, Write and Close belong to one goroutine (see drivers.Supervise). Health may be called from any.
+// Step, Write, Ask, Hear, Suspend and Close belong to one goroutine (see drivers.Supervise). Health may be called from
+// any.
 package modbus
 
 import (
