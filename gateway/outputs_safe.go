@@ -221,10 +221,16 @@ func (j *safeJob) run(ctx context.Context, tell func(safeResult)) {
 			return bus.(drivers.Writer).Write(ctx, o.point, o.value)
 		}
 	}
+	j.carryOut(ctx, set, tell)
+}
+
+// carryOut sets the outputs one after the other, and those that failed again in further rounds. Of a unit that gave no
+// answer nothing more is tried in the same round, so that the units that do answer are not kept waiting.
+func (j *safeJob) carryOut(ctx context.Context, set func(context.Context, safeOutput) error, tell func(safeResult)) {
 	for round, rest := 1, j.list; len(rest) > 0; round++ {
 		last := round >= safeRounds && j.dialIn == nil
 		var again []safeOutput
-		silent := map[string]error{} // units that gave no answer in this round: the others come first
+		silent := map[string]error{} // units that gave no answer in this round
 		for _, o := range rest {
 			err := silent[o.unit]
 			if err == nil {

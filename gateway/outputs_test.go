@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,8 +14,11 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"linli/drivers"
+	firmwareconfig "linli/firmware-config"
 	"linli/internal/simulate"
 )
 
@@ -215,6 +219,70 @@ func TestOutputsSafeGoesOnPastTheDead(t *testing.T) {
 	}
 	if coil(t, c, "lamp") != 0 {
 		t.Error("the lamp on the unit that answers was not set")
+	}
+}
+
+// TestADeadUnitDoesNotKeepTheOthersWaiting: eight outputs of a silent unit would take all the time there is.
+func TestADeadUnitDoesNotKeepTheOthersWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := &safeJob{}
+		for i := range 8 {
+			j.list = append(j.list, safeOutput{name: fmt.Sprintf("dead.%d", i+1), state: firmwareconfig.OutputOff, unit: "dead"})
+		}
+		j.list = append(j.list, safeOutput{name: "odd.1", state: firmwareconfig.OutputOff, unit: "odd"},
+			safeOutput{name: "odd.2", state: firmwareconfig.OutputOn, unit: "odd"}, safeOutput{name: "late.1", state: firmwareconfig.OutputOff, unit: "late"})
+		tries := map[string]int{}
+		set := func(_ context.Context, o safeOutput) error {
+			tries[o.name]++
+			switch {
+			case o.unit == "dead":
+				time.Sleep(2 * time.Second)
+				return &drivers.OutcomeUnknownError{Err: errors.New("no answer")}
+			case o.name == "odd.1":
+				return &drivers.NotTakenError{}
+			case o.name == "late.1" && tries[o.name] == 1:
+				return errors.New("noise")
+			}
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), safeLimit)
+		defer cancel()
+		began := time.Now()
+		var told []string
+		j.carryOut(ctx, set, func(r safeResult) { told = append(told, fmt.Sprintf("%s %s %v", r.Output, r.State, r.Set)) })
+		if took := time.Since(began); took > safeLimit {
+			t.Errorf("took %v", took)
+		}
+		want := "odd.2 on true, late.1 off true, dead.1 off false, dead.2 off false, dead.3 off false, dead.4 off false, dead.5 off false, " +
+			"dead.6 off false, dead.7 off false, dead.8 off false, odd.1 off false"
+		if got := strings.Join(told, ", "); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		if tries["dead.1"] != safeRounds || tries["dead.2"] != 0 || tries["late.1"] != 2 {
+			t.Errorf("tried %v", tries)
+		}
+	})
+}
+
+// TestOutputsSafeTouchesNothingElse: units and bindings without an output to be set are left out.
+func TestOutputsSafeTouchesNothingElse(t *testing.T) {
+	p, err := resolvePlan("site.yaml", []byte(fmt.Sprintf(outputsSite, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var held []string
+	jobs := safeJobs(p.site, func(r safeResult) { held = append(held, r.Output) })
+	got := ""
+	for _, j := range jobs {
+		for _, u := range j.bus.Units {
+			got += fmt.Sprintf("%s.%s %d of %d; ", j.bus.ID, u.ID, len(u.Bindings), len(j.list))
+		}
+	}
+	if want := "tcp_1.io1 2 of 2; tcp_2.io3 1 of 1; "; got != want || strings.Join(held, ", ") != "lamp.on (io2.relay1), bell.on (io2.relay2)" {
+		t.Errorf("to be set %q, want %q; held %v", got, want, held)
+	}
+	if len(p.site.Buses[0].Units) != 2 {
+		t.Error("the site itself was changed")
 	}
 }
 

@@ -86,6 +86,7 @@ func testLibrary() *firmwareconfig.Library {
 			"temperature_c": {Channel: "temperature"},
 			"humidity_pct":  {Channel: "humidity"},
 		}}},
+		{ID: "test_text", Channels: []firmwareconfig.Channel{{Name: "text", Table: firmwareconfig.HoldingRegister, Encoding: firmwareconfig.EncString, Count: 4, Scale: 1}}},
 		{ID: "test_meter", Channels: []firmwareconfig.Channel{register("power", firmwareconfig.EncF32, 1, "kW")}},
 		{ID: "test_odd", Address: 254, Channels: []firmwareconfig.Channel{register("x", firmwareconfig.EncU16, 1, "")}},
 		{ID: "test_half"}, // its channels could not be read
