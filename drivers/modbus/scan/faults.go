@@ -90,9 +90,8 @@ func (s *scanner) twoUnits(f *sighting) (two bool, sure Sureness, text string) {
 	if bad < 3 || bad*2 < all {
 		return false, "", ""
 	}
-	// A line on which everything is garbled has another trouble.
-	if t := s.trafficAt(f.line); t.probes >= 8 && t.garbled*3 > t.probes {
-		return false, "", ""
+	if s.trafficAt(f.line).noisy() {
+		return false, "", "" // Where everything is garbled the trouble is another.
 	}
 	sure = Likely
 	why := "others on the line answer cleanly"
@@ -157,6 +156,7 @@ func theyAre(units []int) string {
 // judgeTraffic finds who talks without being asked.
 func (s *scanner) judgeTraffic() {
 	noise, noiseAt, explained := 0, firmwareconfig.Line{}, false
+	garbled, probes := 0, 0
 	seen := map[firmwareconfig.Line]bool{}
 	for _, st := range s.Plan.Stages {
 		if seen[st.Line] {
@@ -164,7 +164,11 @@ func (s *scanner) judgeTraffic() {
 		}
 		seen[st.Line] = true
 		t := s.traffic[st.Line]
-		if t == nil || t.bytes == 0 {
+		if t == nil {
+			continue
+		}
+		garbled, probes = garbled+t.garbled, probes+t.probes
+		if t.bytes == 0 {
 			continue
 		}
 		found := s.judgeText(st.Line, t)
@@ -178,7 +182,13 @@ func (s *scanner) judgeTraffic() {
 		s.blame(Fault{Kind: Echo, Sure: Certain, Text: "the adapter receives what it sends itself",
 			Do: "switch its echo off (a jumper or RE tied to DE); units cannot be read reliably through it"})
 	}
-	if noise > 4 && !explained {
+	switch {
+	case explained:
+	case probes >= 8 && garbled*3 > probes:
+		s.blame(Fault{Kind: Noise, Sure: Likely,
+			Text: fmt.Sprintf("%d of %d requests met bytes that make no sense", garbled, probes),
+			Do:   "check bias and termination, shielding and the common wire, and whether A and B are swapped; then scan again"})
+	case noise > 4:
 		s.blame(Fault{Kind: Noise, Sure: Likely, Line: noiseAt,
 			Text: fmt.Sprintf("%d bytes that make no sense came while nothing was asked", noise),
 			Do:   "somebody talks at a setting that was not tried (--full), or A and B are swapped, or the line has no bias and termination"})

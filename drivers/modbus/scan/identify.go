@@ -35,7 +35,7 @@ func (s *scanner) identify(ctx context.Context) error {
 				continue
 			}
 			if f.clean == 0 {
-				if doubts++; doubts > doubtsMost {
+				if doubts++; doubts > doubtsMost || s.trafficAt(f.line).noisy() {
 					continue
 				}
 			}
@@ -248,12 +248,34 @@ func (s *scanner) who(ctx context.Context, f *sighting) error {
 		}
 	}
 	u.RoundTrip = f.fastest
+	if len(u.Candidates) == 0 {
+		there := a.look(ctx)
+		if a.err != nil {
+			return a.err
+		}
+		if len(there) > 0 {
+			u.Remarks = append(u.Remarks, "readable: "+strings.Join(there, ", "))
+		}
+	}
 	s.rank(u)
 	s.alike(u)
 	if len(u.Candidates) > 0 {
 		u.Sure = u.Candidates[0].Sure
 	}
 	return nil
+}
+
+// look names what can be read of a unit that no profile fits, at the addresses where most devices have something.
+func (a *asker) look(ctx context.Context) []string {
+	var there []string
+	for t := firmwareconfig.Coil; t <= firmwareconfig.InputRegister; t++ {
+		for _, address := range [...]int{0, 1} {
+			if w := a.read(ctx, t, address); w.OK && !w.Refused {
+				there = append(there, fmt.Sprintf("%s %d (%d)", t, address, w.Word))
+			}
+		}
+	}
+	return there
 }
 
 // askIdentity reads the device identification; nil where the unit does not know that, as most.

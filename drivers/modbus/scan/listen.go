@@ -43,6 +43,9 @@ type traffic struct {
 // explained reports whether what was heard makes sense at this setting.
 func (t *traffic) explained() bool { return t.bytes == 0 || t.rest*5 <= t.bytes }
 
+// noisy reports whether so many requests met bytes that were no frame that the line, not a unit, is at fault.
+func (t *traffic) noisy() bool { return t.probes >= 8 && t.garbled*3 > t.probes }
+
 // add sorts heard into the traffic. listened is how long it took without our asking, 0 where it came while we did.
 func (t *traffic) add(heard []byte, listened time.Duration) {
 	t.listened += listened
