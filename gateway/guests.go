@@ -135,7 +135,7 @@ func (g *guests) Ask(ctx context.Context, bus string, q console.Question) (conso
 	}
 	if err != nil {
 		if sentinel := notBegun(err, ctx.Err()); sentinel != nil {
-			return console.Answer{}, fmt.Errorf("%w: %w", sentinel, err)
+			return console.Answer{}, said(sentinel, err)
 		}
 	}
 	a := console.Answer{PDU: reply.PDU, Heard: reply.Heard, Took: reply.Took}
@@ -192,7 +192,7 @@ func (g *guests) Hear(ctx context.Context, bus string, d time.Duration) ([]byte,
 	heard, err := g.lines[i].Hear(ctx, d)
 	if err != nil {
 		if sentinel := notBegun(err, ctx.Err()); sentinel != nil {
-			err = fmt.Errorf("%w: %w", sentinel, err)
+			err = said(sentinel, err)
 		}
 		return nil, err
 	}
@@ -206,7 +206,7 @@ func (g *guests) Suspend(ctx context.Context, bus string, s console.Suspension) 
 		return err
 	}
 	if err := checkLine(g.site.Buses[i].Transport, s.Baud, s.Format); err != nil {
-		return fmt.Errorf("%w: %w", console.ErrBadRequest, err)
+		return said(console.ErrBadRequest, err)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), guestLimit)
 	defer cancel()
@@ -223,13 +223,24 @@ func (g *guests) Suspend(ctx context.Context, bus string, s console.Suspension) 
 	if err != nil {
 		e.Outcome, e.Error = orderRefused, err.Error()
 		if sentinel := notBegun(err, ctx.Err()); sentinel != nil {
-			err = fmt.Errorf("%w: %w", sentinel, err)
+			err = said(sentinel, err)
 		}
 	}
 	addAudit(g.audit, g.clock, e)
 	g.log.Info("bus "+e.What, zap.String("bus", bus), zap.Duration("for", s.For), zap.String("by", s.By), zap.Error(err))
 	return err
 }
+
+// saidError is an error with the console's word for it, which has texts of its own: only the reason is told.
+type saidError struct{ word, reason error }
+
+func said(word, reason error) error { return &saidError{word, reason} }
+
+// Error returns the reason.
+func (e *saidError) Error() string { return e.reason.Error() }
+
+// Unwrap returns both.
+func (e *saidError) Unwrap() []error { return []error{e.word, e.reason} }
 
 // checkLine says what is wrong with other settings for a bus's line.
 func checkLine(transport string, baud int, format string) error {
@@ -259,9 +270,9 @@ func orderError(outcome string, err error) error {
 	}
 	switch outcome {
 	case orderUnknown:
-		return fmt.Errorf("%w: %w", console.ErrNoAnswer, err)
+		return said(console.ErrNoAnswer, err)
 	case orderNotTaken:
-		return fmt.Errorf("%w: %w", console.ErrNotTaken, err)
+		return said(console.ErrNotTaken, err)
 	}
 	for _, e := range [...]struct{ ours, console error }{
 		{drivers.ErrNotWritable, console.ErrNotWritable}, {drivers.ErrRange, console.ErrValue}, {errWrongKind, console.ErrValue},
@@ -269,7 +280,7 @@ func orderError(outcome string, err error) error {
 		{drivers.ErrBusy, console.ErrBusBusy}, {drivers.ErrSuspended, console.ErrSuspended},
 	} {
 		if errors.Is(err, e.ours) {
-			return fmt.Errorf("%w: %w", e.console, err)
+			return said(e.console, err)
 		}
 	}
 	return err
