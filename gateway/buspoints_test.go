@@ -152,12 +152,12 @@ func TestDriftIsLookedForOnSchedule(t *testing.T) {
 		var looked []time.Duration
 		differ, failing := 0, error(nil)
 		d := &drift{site: r.site, lines: []*drivers.Line{nil}, points: r.busPoints, log: zap.NewNop(),
-			verify: func(_ context.Context, _ asker, unit *firmwareconfig.Unit, want map[string]string) (int, error) {
+			verify: func(_ context.Context, _ firmwareconfig.Asker, unit firmwareconfig.Unit, want map[string]string) ([]firmwareconfig.Drift, error) {
 				if unit.ID != "u1" || want["baud"] != "9600" {
 					t.Errorf("looked at %s for %v", unit.ID, want)
 				}
 				looked = append(looked, time.Since(began))
-				return differ, failing
+				return make([]firmwareconfig.Drift, differ), failing
 			}}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)

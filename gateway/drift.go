@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,26 +32,24 @@ func (a asker) Ask(ctx context.Context, unit byte, pdu []byte) ([]byte, error) {
 	return a(ctx, unit, pdu)
 }
 
-// verifyFunc holds one unit's settings against those wanted and returns how many differ. It writes nothing.
-type verifyFunc func(ctx context.Context, ask asker, unit *firmwareconfig.Unit, want map[string]string) (differ int, err error)
-
 // drift looks on a schedule whether the units still have the settings that the site file wants, and tells the unit's
 // point config_drift. It changes nothing. A unit that does not answer is unknown, and asked again after an hour.
 type drift struct {
 	site   *site.Site
 	lines  []*drivers.Line
 	points *busPoints
-	verify verifyFunc // nil: nothing is looked at
 	log    *zap.Logger
+	// verify is firmwareconfig.Verify.
+	verify func(context.Context, firmwareconfig.Asker, firmwareconfig.Unit, map[string]string) ([]firmwareconfig.Drift, error)
 }
 
 // run looks until ctx ends, one unit at a time.
 func (d *drift) run(ctx context.Context) error {
-	if d.verify == nil || d.site.Verify <= 0 || len(d.site.Settings) == 0 {
+	if d.site.Verify <= 0 || len(d.site.Settings) == 0 {
 		<-ctx.Done()
 		return nil
 	}
-	last := map[int]driftResult{} // by index in site.Settings, as far as told in the log
+	last := map[int]string{} // by index in site.Settings: what was told in the log
 	next := make([]time.Duration, len(d.site.Settings))
 	began := time.Now()
 	for i := range next {
@@ -87,34 +86,38 @@ func (d *drift) run(ctx context.Context) error {
 }
 
 // look holds the settings of one unit against those wanted.
-func (d *drift) look(ctx context.Context, index int, last map[int]driftResult) driftResult {
+func (d *drift) look(ctx context.Context, index int, last map[int]string) driftResult {
 	s := &d.site.Settings[index]
 	bus := &d.site.Buses[s.Bus]
 	unit, line := &bus.Units[s.Unit], d.lines[s.Bus]
 	bound, cancel := context.WithTimeout(ctx, driftLimit)
 	defer cancel()
-	n, err := d.verify(bound, func(ctx context.Context, address byte, pdu []byte) ([]byte, error) {
+	found, err := d.verify(bound, asker(func(ctx context.Context, address byte, pdu []byte) ([]byte, error) {
 		r, err := line.Ask(ctx, address, pdu, 0, driftShare)
 		return r.PDU, err
-	}, unit, s.Want)
+	}), *unit, s.Want)
 	if ctx.Err() != nil {
 		return driftResult{}
 	}
-	r := driftResult{differ: int64(n), known: err == nil}
+	r := driftResult{differ: int64(len(found)), known: err == nil}
 	d.points.drifted(s.Bus, unit.ID, r)
-	before, told := last[index]
-	last[index] = r
-	if told && before == r {
+	var differ []string
+	for _, f := range found {
+		differ = append(differ, fmt.Sprintf("%s: %s, want %s", f.Param, f.Got, f.Want))
+	}
+	told := fmt.Sprint(differ, err)
+	if last[index] == told {
 		return r
 	}
-	name := zap.String("unit", unit.ID)
+	last[index] = told
+	where := []zap.Field{zap.String("bus", bus.ID), zap.String("unit", unit.ID)}
 	switch {
 	case err != nil:
-		d.log.Warn("the unit's settings cannot be read", zap.String("bus", bus.ID), name, zap.Error(err))
-	case n > 0:
-		d.log.Warn("the unit's settings are not those of the site file", zap.String("bus", bus.ID), name, zap.Int("differ", n))
+		d.log.Warn("the unit's settings cannot be read", append(where, zap.Error(err))...)
+	case len(found) > 0:
+		d.log.Warn("the unit's settings are not those of the site file", append(where, zap.Strings("differ", differ))...)
 	default:
-		d.log.Info("the unit's settings are those of the site file", zap.String("bus", bus.ID), name)
+		d.log.Info("the unit's settings are those of the site file", where...)
 	}
 	return r
 }

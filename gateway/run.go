@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"linli/drivers"
+	firmwareconfig "linli/firmware-config"
 	"linli/internal/alert"
 	"linli/internal/audit"
 	"linli/internal/console"
@@ -177,7 +178,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	orders := newOrders(s, writers, clock, record, log.Named("orders"))
 	points := newBusPoints(s, states, clock)
 	outputs := &standing{site: s, orders: orders, health: states, resume: resume}
-	settings := &drift{site: s, lines: lines, points: points, log: log.Named("config")}
+	settings := &drift{site: s, lines: lines, points: points, verify: firmwareconfig.Verify, log: log.Named("config")}
 
 	// 4b. People.
 	health := &health{inv: inv, clock: clock, table: table, book: book, journal: j, trouble: st.trouble, uplink: up, lines: lines, fanIn: in, audit: record}
