@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -213,9 +214,9 @@ func TestBudgetsReturnOfADeadUnit(t *testing.T) {
 		d := newTables()
 		p := lifelike(&cfg, d)
 		answer := p.handle
-		alive := byte(0)
+		var alive atomic.Int32
 		p.handle = func(c io.ReadWriteCloser, r request) bool {
-			if r.unit > 12 || r.unit == alive {
+			if r.unit > 12 || int32(r.unit) == alive.Load() {
 				return answer(c, r)
 			}
 			return true
@@ -223,14 +224,14 @@ func TestBudgetsReturnOfADeadUnit(t *testing.T) {
 		r := newRig(t, cfg, p)
 		r.run(5 * time.Minute)
 		worst := time.Duration(0)
-		for u := byte(1); u <= 12; u += 3 {
-			alive = u
+		for u := int32(1); u <= 12; u += 3 {
+			alive.Store(u)
 			back := r.clock.Mono()
 			for r.last[telemetry.PointID(10*(int(u)-1))].Quality.Bad() {
 				r.step()
 			}
 			worst = max(worst, r.clock.Mono().Sub(back))
-			alive = 0
+			alive.Store(0)
 			r.run(2 * time.Minute)
 		}
 		t.Logf("read %v after its return at most, the budget says %v", worst, want.DeadReturn)
