@@ -1,5 +1,10 @@
 package modbus
 
+import (
+	"net"
+	"time"
+)
+
 // More names for what tests look at from outside.
 var (
 	NextRTU    = nextRTU
@@ -27,3 +32,22 @@ func FindRTU(buf []byte, unit byte, req []byte) (pdu []byte, skipped int, k kind
 	}
 	return buf[at+1 : at+n-2], at, k
 }
+
+// Hurry shortens the time that a converter has to register.
+func Hurry(l *Listener, d time.Duration) { l.within = d }
+
+// Match is how a listener tells converters apart: the registration that buf begins with, and what follows it.
+func Match(l *Listener, buf []byte) (reg, rest []byte, found, open bool) {
+	r, rest, open := l.match(buf)
+	if r == nil {
+		return nil, nil, false, open
+	}
+	return r.reg, rest, true, open
+}
+
+type pacedConn struct{ net.Conn }
+
+func (pacedConn) paced() bool { return true }
+
+// Paced makes a connection one on which characters take their time on the wire.
+func Paced(c net.Conn) net.Conn { return pacedConn{c} }

@@ -264,9 +264,14 @@ func cutTCP(buf []byte) (id uint16, unit byte, pdu []byte, n int, err error) {
 // findTCP looks for the answer with transaction id want in buf. Older answers are skipped and counted; anything else
 // that is not the answer is an error, after which the connection must be closed. used is the number of bytes done with.
 //
-// With anyID the ids are not looked at, for gateways that do not repeat them.
-func findTCP(buf []byte, want uint16, unit byte, req []byte, anyID bool) (pdu []byte, used, stale int, err error) {
+// With anyID the ids are not looked at, for gateways that do not repeat them. Between the frames a converter may say
+// register.
+func findTCP(buf []byte, want uint16, unit byte, req []byte, anyID bool, register []byte) (pdu []byte, used, stale int, err error) {
 	for {
+		alive, open := signOfLife(buf[used:], register)
+		if used += alive; open {
+			return nil, used, stale, nil
+		}
 		id, u, p, n, err := cutTCP(buf[used:])
 		if err != nil || n == 0 {
 			return nil, used, stale, err

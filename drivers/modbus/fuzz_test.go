@@ -60,7 +60,7 @@ func FuzzTCP(f *testing.F) {
 	f.Add(unhex("FFFF 0000 0003 01 83 02"), uint16(0), byte(1), unhex("03 00 00 00 01"))
 	f.Add(unhex("0001 0001 0003 01 83 02"), uint16(1), byte(1), unhex("03 00 00 00 01"))
 	f.Fuzz(func(t *testing.T, buf []byte, id uint16, unit byte, req []byte) {
-		pdu, used, stale, err := modbus.FindTCP(buf, id, unit, req, false)
+		pdu, used, stale, err := modbus.FindTCP(buf, id, unit, req, false, nil)
 		if used < 0 || used > len(buf) || stale < 0 {
 			t.Fatalf("used %d of %d, %d stale", used, len(buf), stale)
 		}

@@ -235,6 +235,9 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 		deadline = d
 	}
 	l.id++
+	if hi := l.id >> 8; l.register != nil && (hi == '\r' || hi == '\n') {
+		l.id += 0x100 // A frame must not begin like the line end of a sign of life.
+	}
 	if l.rtu {
 		l.out = appendRTU(l.out[:0], unit, req)
 	} else {
@@ -297,7 +300,7 @@ func (l *line) talk(m *memory, unit byte, req []byte, start, sent time.Time) ([]
 		return l.talkRTU(m, unit, req, start)
 	}
 	for {
-		pdu, used, stale, err := findTCP(l.buf[:l.n], l.id, unit, req, l.anyID)
+		pdu, used, stale, err := findTCP(l.buf[:l.n], l.id, unit, req, l.anyID, l.register)
 		l.late += stale
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errGarbled, err)

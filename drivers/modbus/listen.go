@@ -41,6 +41,7 @@ type Listener struct {
 	address string
 	log     *zap.Logger
 	routes  []*Route
+	within  time.Duration // registerWithin
 
 	pending   atomic.Int64
 	strangers atomic.Uint64
@@ -56,7 +57,7 @@ func NewListener(address string, log *zap.Logger) *Listener {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	return &Listener{address: address, log: log.With(zap.String("listen", address))}
+	return &Listener{address: address, within: registerWithin, log: log.With(zap.String("listen", address))}
 }
 
 // Route returns the source of connections for the bus whose converter registers with the given bytes; nil takes every
@@ -181,8 +182,7 @@ func (l *Listener) serve(ctx context.Context, ln net.Listener) error {
 func (l *Listener) admit(ctx context.Context, c net.Conn) {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	deadline := time.Now().Add(registerWithin)
-	_ = c.SetReadDeadline(deadline)
+	_ = c.SetReadDeadline(time.Now().Add(l.within))
 	buf := make([]byte, 0, registrationMost)
 	for ctx.Err() == nil {
 		n, err := c.Read(buf[len(buf):cap(buf)])

@@ -176,13 +176,31 @@ func (l *line) next(unit byte, req []byte) (at, n int, k kind) {
 
 // skipRegister drops signs of life at the beginning of the buffer.
 func (l *line) skipRegister() {
-	for l.register != nil {
-		b := bytes.TrimLeft(l.buf[:l.n], "\r\n")
-		if !bytes.HasPrefix(b, l.register) {
-			return
+	if n, _ := signOfLife(l.buf[:l.n], l.register); n > 0 {
+		l.drop(n)
+	}
+}
+
+// signOfLife returns how many bytes at the beginning of buf are signs of life of a converter, with their line ends, and
+// whether what follows may become one. Only whole line ends are taken: 10 and 13 by themselves begin frames of units 10
+// and 13, while 13 and 10 in a row begin none (there is no function 10).
+func signOfLife(buf, register []byte) (n int, open bool) {
+	if len(register) == 0 {
+		return 0, false
+	}
+	for {
+		b := buf[n:]
+		for bytes.HasPrefix(b, []byte("\r\n")) {
+			b = b[2:]
 		}
-		b = bytes.TrimLeft(b[len(l.register):], "\r\n")
-		l.n = copy(l.buf[:], b)
+		if !bytes.HasPrefix(b, register) {
+			return n, len(b) > 0 && bytes.HasPrefix(register, b)
+		}
+		b = b[len(register):]
+		for bytes.HasPrefix(b, []byte("\r\n")) {
+			b = b[2:]
+		}
+		n = len(buf) - len(b)
 	}
 }
 
