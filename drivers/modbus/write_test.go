@@ -2,6 +2,7 @@ package modbus_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"sync/atomic"
 	"testing"
@@ -113,4 +114,62 @@ func TestWriteIsSentOnceAndReadBack(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A channel with commands of its own is written with them, and what cannot be read back is not.
+func TestCommandsAreWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTables()
+		var wrote, read []uint16
+		silent := false
+		p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
+			addr, v := uint16(r.pdu[1])<<8|uint16(r.pdu[2]), uint16(r.pdu[3])<<8|uint16(r.pdu[4])
+			switch r.pdu[0] {
+			case 6:
+				wrote = append(wrote, addr, v)
+				if silent {
+					return true
+				}
+				ans := append([]byte(nil), r.pdu[:5]...)
+				if addr == 0 {
+					d.set(0, map[uint16]uint16{128: 0x80, 384: 0x81}[v]) // it shows its state among other bits
+				}
+				_, _ = c.Write(r.frame(true, ans))
+				return true
+			case 3:
+				read = append(read, addr)
+			}
+			_, _ = c.Write(r.frame(true, d.answer(r.pdu)))
+			return true
+		}}
+		out, reset := u16("out", 0), u16("reset", 100)
+		out.Width, out.Writable, out.Every = 3, true, time.Hour
+		out.WriteValues = []firmwareconfig.WriteValue{{Value: 0, Raw: 128}, {Value: 1, Raw: 384}}
+		reset.Writable, reset.NoReadBack, reset.Every = true, true, time.Hour
+		reset.WriteValues = []firmwareconfig.WriteValue{{Value: 1, Raw: 234}}
+		r := newRig(t, modbus.Config{Transport: modbus.RTU, Units: []firmwareconfig.Unit{unitOf("a", 1, 0, out, reset)}}, p)
+		r.run(time.Second)
+		synctest.Wait()
+		read = nil
+		if err := r.bus.Write(t.Context(), 0, telemetry.FloatValue(1)); err != nil {
+			t.Error(err)
+		}
+		if synctest.Wait(); fmt.Sprint(wrote, read) != "[0 384] [0]" {
+			t.Errorf("wrote %v, read back %v; want the command 384 and one reading", wrote, read)
+		}
+		if err := r.bus.Write(t.Context(), 0, telemetry.FloatValue(2)); !errors.Is(err, drivers.ErrRange) {
+			t.Errorf("a value without a command: %v", err)
+		}
+		wrote, read = nil, nil
+		err := r.bus.Write(t.Context(), 1, telemetry.FloatValue(1))
+		if synctest.Wait(); err != nil || fmt.Sprint(wrote, read) != "[100 234] []" {
+			t.Errorf("%v: wrote %v, read back %v; want the command alone", err, wrote, read)
+		}
+		silent, wrote = true, nil
+		var unknown *drivers.OutcomeUnknownError
+		err = r.bus.Write(t.Context(), 1, telemetry.FloatValue(1))
+		if synctest.Wait(); !errors.As(err, &unknown) || len(wrote) != 2 {
+			t.Errorf("without a confirmation: %v, wrote %v", err, wrote)
+		}
+	})
 }
