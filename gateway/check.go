@@ -110,7 +110,9 @@ func count(n int, noun string) string {
 func unitCount(s *site.Site) int {
 	n := 0
 	for _, b := range s.Buses {
-		n += len(b.Units)
+		if b.Transport != site.GPIO { // whose one unit stands for the chip
+			n += len(b.Units)
+		}
 	}
 	return n
 }

@@ -159,6 +159,7 @@ type budgetJSON struct {
 	Transport  string       `json:"transport"`
 	Where      string       `json:"where"`
 	Units      int          `json:"units"`
+	Lines      int          `json:"lines,omitempty"` // of a GPIO chip
 	Points     int          `json:"points"`
 	Occupancy  *float64     `json:"occupancy,omitempty"` // share of the line's time, 1 is all of it; absent where no line is shared
 	DeadReturn float64      `json:"dead_return_s,omitempty"`
@@ -185,6 +186,9 @@ func encodeBudgets(list []busBudget) []budgetJSON {
 	out := []budgetJSON{}
 	for _, e := range list {
 		j := budgetJSON{ID: e.bus.ID, Transport: e.bus.Transport, Where: where(e.bus), Units: len(e.bus.Units), Points: e.points}
+		if e.bus.Transport == site.GPIO {
+			j.Units, j.Lines = 0, len(e.bus.Lines)
+		}
 		if b := e.budget; b != nil {
 			j.Occupancy, j.DeadReturn = &b.Occupancy, b.DeadReturn.Seconds()
 			for _, g := range b.Groups {

@@ -87,7 +87,7 @@ func TestBudgetsForPrograms(t *testing.T) {
 	}
 	j := encodeBudgets(list)
 	if len(j) != 4 || *j[0].Occupancy != 0.427 || j[0].DeadReturn != 120 || len(j[0].Expensive) != 3 || j[0].Expensive[0] != (expensJSON{"sd1", 0.2, 2}) ||
-		j[0].Groups[0] != (groupJSON{true, 1, 1.13, 24, 12, 0.411234}) || j[2].Occupancy != nil || j[3].Where != "GPIO chip gpiochip0" || j[0].Points != 4 {
+		j[0].Groups[0] != (groupJSON{true, 1, 1.13, 24, 12, 0.411234}) || j[2].Occupancy != nil || j[3].Where != "GPIO chip gpiochip0" || j[3].Lines != 3 || j[3].Units != 0 || j[0].Points != 4 {
 		t.Errorf("%+v", j)
 	}
 }
@@ -160,7 +160,7 @@ func TestCheckSaysWhatTheBusesWillDo(t *testing.T) {
 		`most expensive: sd\d [\d.]+ %, sd\d [\d.]+ %, sd\d [\d.]+ %\n`,
 		`box: GPIO chip gpiochip0, 2 lines`,
 		`horn.on \(box.horn\): stays as it is when the gateway stops \(on_stop: hold\)`,
-		`good. test.gw1: 1 zone, 2 buses, 5 units, 6 devices, \d+ points, 0 rule packs`,
+		`good. test.gw1: 1 zone, 2 buses, 4 units, 6 devices, \d+ points, 0 rule packs`,
 	} {
 		if !regexp.MustCompile(want).MatchString(stdout) {
 			t.Errorf("no line matches %s in\n%s", want, stdout)

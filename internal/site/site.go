@@ -9,9 +9,13 @@
 //	version: 1
 //	site: yangguang                     # ids: [a-z][a-z0-9_]{0,31}
 //	zones:   [{id: east_gate, kind: lane}]
-//	buses:   [{id: rs485_1, modbus_rtu: {device: /dev/ttyS1}, units: [{id: io1, address: 1, profile: waveshare_io_8ch}]}]
+//	buses:   [{id: rs485_1, modbus_rtu: {device: /dev/ttyS1}, units: [{id: io1, address: 1, profile: waveshare_io_8ch}]},
+//	          {id: box_io, gpio: {chip: pinctrl-bcm2835}, lines: [{id: siren, output: GPIO22, on_stop: off}]}]
 //	devices: [{id: lane_1, class: fire_lane_sensor, zone: east_gate, points: {occupied: io1.di1}}]
 //	rules:   [{pack: fire_lane, params: {dwell: 3m}}]
+//
+// A GPIO chip becomes a bus with one unit, whose profile has a channel for each line: points are bound to lines as they
+// are to registers. Every bus and every Modbus unit is a device too (Device.System), after those of the file.
 //
 // A device gets each point of its class from the first of these that has it: its own points (a channel, or a
 // constant), the profile of the unit that it is, the class's default for an optional point. A mandatory point that
