@@ -33,11 +33,13 @@
 // closed while low, otherwise while high. A write fails (drivers.NotTakenError) unless it follows within 500 ms; an
 // output whose contact disagrees for that long later reads BadSensor.
 //
-// What a line does when the process ends without Close (crash, SIGKILL) is up to the chip's driver. The kernel's library
-// itself leaves direction and level alone when the last file of a line is closed; some drivers turn a freed line into an
-// input (the Raspberry Pi's did until 2024, and does again with persist_gpio_outputs=N), and a board's pull or the
-// relay's own input then decide. Safe sets every output to its on_stop state from another process; it cannot make the
-// level outlive the process that set it where the driver does not. Choose relays whose undriven state is the safe one.
+// What a line does when the process ends without Close (crash, SIGKILL), and after Close or Safe as well, is up to the
+// chip's driver. The kernel's library leaves direction and level alone when a line is let go, and most drivers do; some
+// turn it into an input, and the board's pull or the relay's own input then decide. On a Raspberry Pi it is a setting:
+// the kernel of Raspberry Pi OS keeps the level (pinctrl_bcm2835.persist_gpio_outputs=y), others do not unless told so.
+// Safe sets every output to its on_stop state from another process, for the drivers that keep the level, where a siren
+// would sound on; on the others nothing that a process sets outlives it. Choose relays whose undriven state is the safe
+// one.
 //
 // Two limits of the kernel are worth knowing: a bias that the chip does not have is ignored silently, and a pulse
 // shorter than the interrupt takes to be served (some 10 to 100 µs) may show as two edges of the same level; inputs then
