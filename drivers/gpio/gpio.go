@@ -6,7 +6,7 @@
 // An input's change is told with the time of the edge, taken in the kernel's interrupt, not with the time at which we
 // got to see it. A level counts once it has held for the line's debounce, and then dates from when it began to hold.
 // Each line is looked at every 0.9 s as well: an edge that was lost is noticed there, counted, and the level repaired.
-// Every look confirms the points of the line, those that protect life each time, others at least every 5 s. A line that
+// Looks confirm the points of the line: those that protect life each time, others at least every 5 s. A line that
 // cannot be had (in use, no permission, its chip unplugged) makes its own points BadComm and no others; it is tried
 // again after 1 s, then ever less often up to every 5 s, for as long as it takes. A chip without interrupts is looked at
 // every 20 ms instead, and cannot count or read cards.
