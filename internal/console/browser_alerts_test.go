@@ -305,3 +305,19 @@ func TestWallIsNotCovered(t *testing.T) {
 	}
 	b.shot("wall-sound.png")
 }
+
+// TestAlertOfTheGatewaysOwnWorks: an alert about a bus, which is on no board and in no zone, is a card like any other.
+func TestAlertOfTheGatewaysOwnWorks(t *testing.T) {
+	c := newCommunity(t, console.Config{}, true)
+	c.readAll()
+	bus := alert.Alert{ID: "01BUS", Identity: telemetry.Identity{Alert: "BusSuspended", Subject: "rs485_1"}, Severity: telemetry.Notice, State: alert.ActiveUnacknowledged,
+		Title: text("现场总线 rs485_1 正在调试，暂停轮询", "Field bus rs485_1: polling suspended"), Detail: text("暂停轮询", "Polling suspended"), Device: "rs485_1", Class: "field_bus",
+		Place: c.inv.Title, RaisedAt: time.Now().UTC()}
+	c.book.put(bus, alert.WhatRaised, alert.BySensor, "")
+	b := c.visit(t, view{width: 1440, height: 900, name: "王工"})
+	b.see("现场总线 rs485_1 正在调试，暂停轮询")
+	b.see("阳光社区")
+	b.click(`[data-id="01BUS"] [data-testid=ack]`)
+	b.until("acknowledged", `document.querySelector('[data-id="01BUS"] [data-testid=state]').innerText.includes('已确认')`)
+	b.quiet()
+}
