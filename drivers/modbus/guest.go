@@ -51,7 +51,11 @@ func (b *Bus) ask(ctx context.Context, unit byte, pdu []byte, timeout time.Durat
 	if err := b.reach(ctx); err != nil {
 		return drivers.Reply{}, err
 	}
-	if err := pause(ctx, min(b.Free(unit, b.now()).Sub(b.now()), askMost)); err != nil {
+	free := b.Free(unit, b.now())
+	if u != nil {
+		free = max(free, b.hushed(u)) // Others are asked all the time: it comes only if the line is kept for it.
+	}
+	if err := pause(ctx, min(free.Sub(b.now()), askMost)); err != nil {
 		return drivers.Reply{}, err
 	}
 	began := b.now()
@@ -212,7 +216,7 @@ func (b *Bus) reach(ctx context.Context) error {
 // Free returns when a unit may be asked next (see drivers.Polling).
 func (b *Bus) Free(unit byte, _ telemetry.Mono) telemetry.Mono {
 	if u := b.guests.asked[unit]; u != nil {
-		return max(u.free(), b.hushed(u))
+		return u.free()
 	}
 	return b.guests.stranger[unit]
 }

@@ -1,6 +1,7 @@
 package modbus_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"strings"
@@ -191,5 +192,45 @@ func TestOnlySerialLinesChangeTheirSettings(t *testing.T) {
 		}
 		r.run(time.Second)
 		r.want(0, 0, telemetry.BadMaintenance)
+	})
+}
+
+// On a busy line a unit that wants silence before it is asked gets it for a guest too.
+func TestGuestOfAUnitThatWantsSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTables()
+		busy, shy := unitOf("a", 1, 0, u16("x", 0)), unitOf("b", 2, 5, u16("x", 0))
+		busy.Profile.Channels[0].Every, shy.Profile.Channels[0].Every = 50*time.Millisecond, time.Hour
+		shy.Profile.Timing.SwitchGap = 200 * time.Millisecond
+		var last time.Time
+		p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
+			if g := time.Since(last); r.unit == 2 && g < 200*time.Millisecond && !last.IsZero() {
+				t.Errorf("asked after %v of silence", g)
+			}
+			time.Sleep(45 * time.Millisecond)
+			_, _ = c.Write(r.frame(true, d.answer(r.pdu)))
+			last = time.Now()
+			return true
+		}}
+		clock := telemetry.NewClock("test", 0, time.Time{})
+		p.rtu = true
+		bus, err := modbus.NewOver(modbus.Config{Name: "b", Transport: modbus.RTU, Clock: clock, Units: []firmwareconfig.Unit{shy, busy}}, p.dial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		line := drivers.NewLine(bus)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- drivers.Supervise(ctx, clock, line, func([]telemetry.Sample) {}, nil) }()
+		time.Sleep(5 * time.Second)
+		for _, share := range []float64{0, 0.2} {
+			start := time.Now()
+			if _, err := line.Ask(t.Context(), 2, []byte{3, 0, 0, 0, 1}, 0, share); err != nil || time.Since(start) > 2*time.Second {
+				t.Errorf("share %v: %v after %v", share, err, time.Since(start))
+			}
+		}
+		cancel()
+		<-ended
+		p.close()
 	})
 }
