@@ -53,20 +53,17 @@ func relays(t *testing.T, busIDs ...string) (*simulate.Community, []string) {
 	c := simulate.New(p.site.Inventory)
 	parts := newLifecycle()
 	t.Cleanup(func() { _ = parts.stop() })
-	var addresses []string
 	for _, b := range p.site.Buses {
-		for _, id := range busIDs {
-			if b.ID != id {
-				continue
-			}
-			c.AddBus(b.ID, b.Units)
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			addresses = append(addresses, l.Addr().String())
-			parts.start(b.ID, time.Second, func(ctx context.Context) error { return c.ServeTCP(ctx, b.ID, l) })
+		c.AddBus(b.ID, b.Units) // all of them before the first is served
+	}
+	var addresses []string
+	for _, id := range busIDs {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
 		}
+		addresses = append(addresses, l.Addr().String())
+		parts.start(id, time.Second, func(ctx context.Context) error { return c.ServeTCP(ctx, id, l) })
 	}
 	return c, addresses
 }
