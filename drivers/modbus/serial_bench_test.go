@@ -105,11 +105,12 @@ func BenchmarkLineUse(b *testing.B) {
 			s.open(b)
 			var reads int
 			var from, to time.Time
-			values := 0
+			values, failed := 0, 0
 			for start := time.Now(); time.Since(start) < 6*time.Second; {
 				samples, _ := s.bus.Step(b.Context(), telemetry.Mono(time.Since(start)), nil)
 				if len(samples) != 16 {
-					b.Fatalf("%d samples of a read: %v", len(samples), s.bus.Health())
+					failed++ // A machine that stood still for longer than the timeout: time that the line was not used.
+					continue
 				}
 				values += len(samples)
 				if from.IsZero() {
@@ -120,6 +121,7 @@ func BenchmarkLineUse(b *testing.B) {
 			}
 			use := float64(reads) * float64(s.took(16)) / float64(to.Sub(from))
 			b.ReportMetric(100*use, "%line")
+			b.ReportMetric(float64(failed), "reads-failed")
 			b.ReportMetric(float64(values)/to.Sub(from).Seconds(), "values/s")
 			b.ReportMetric(0, "ns/op")
 		})
