@@ -143,3 +143,46 @@ func TestReturnedUnitIsReadAtOnce(t *testing.T) {
 		r.want(1, 8, telemetry.Good)
 	})
 }
+
+// A register that says the scale is read with each group that needs it, beside the values or apart from them; where it
+// cannot be read, or says nothing known, there is no value.
+func TestScaleAndTextThroughTheBus(t *testing.T) {
+	for _, at := range []int{1, 900} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newTables()
+			level, name := u16("level", 0), u16("name", 10)
+			level.ScaleFrom = &firmwareconfig.ScaleFrom{Table: firmwareconfig.HoldingRegister, Address: at, Decimals: true}
+			name.Encoding, name.Count = firmwareconfig.EncString, 3
+			u := unitOf("a", 1, 0, level, name)
+			u.Bindings[1].Def.Kind = telemetry.KindText
+			d.set(0, 1234)
+			d.set(at, 2)
+			d.set(10, 'A'<<8|'B', 'C'<<8|'1', 0)
+			p := &peer{handle: answering(false, map[byte]*tables{1: d})}
+			r := newRig(t, modbus.Config{Transport: modbus.TCP, Units: []firmwareconfig.Unit{u}}, p)
+			r.run(time.Second)
+			r.want(0, 12.34, telemetry.Good)
+			if s := r.last[1]; s.Value.Text() != "ABC1" || s.Quality != telemetry.Good {
+				t.Errorf("text %v %v", s.Value, s.Quality)
+			}
+			d.set(at, 1)
+			r.run(7 * time.Second)
+			r.want(0, 123.4, telemetry.Good)
+			d.set(at, 77)
+			r.run(7 * time.Second)
+			r.want(0, 0, telemetry.BadSensor)
+			d.set(at, 0)
+			r.run(7 * time.Second)
+			r.want(0, 1234, telemetry.Good)
+			d.mu.Lock()
+			d.illegal[at] = true
+			d.mu.Unlock()
+			r.run(12 * time.Second)
+			r.want(0, 0, telemetry.BadSensor)
+			u.Bindings[1].Def.Kind = telemetry.Float
+			if _, err := modbus.Plan(&u); err == nil {
+				t.Error("a number out of a string was planned")
+			}
+		})
+	}
+}
