@@ -107,7 +107,7 @@ func decodeLearned(data []byte, into *learnedFile) error {
 	for _, h := range into.Holes {
 		hole := h.Count > 0 && h.Most == 0
 		size := h.Count == 0 && h.Most > 0 && h.Most <= 2000 // bits in one read; registers have less
-		if h.Address < 0 || h.Count > 1<<16 || h.Address+h.Count > 1<<16 || h.Table < 1 || h.Table > 4 || !hole && !size {
+		if h.Address < 0 || h.Address > 1<<16 || h.Count > 1<<16 || h.Address+h.Count > 1<<16 || h.Table < 1 || h.Table > 4 || !hole && !size {
 			return fmt.Errorf("hole %+v", h)
 		}
 	}

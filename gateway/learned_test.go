@@ -102,3 +102,20 @@ func TestMemoryOnAFailingDiskIsTriedAgain(t *testing.T) {
 		stop()
 	})
 }
+
+// FuzzLearned: whatever stands in the file, nothing that makes no sense reaches a bus.
+func FuzzLearned(f *testing.F) {
+	f.Add([]byte(`{"version":1,"holes":[{"unit":"u1","profile":"p","table":3,"address":7,"count":2},{"unit":"u1","table":1,"most":16}]}`))
+	f.Add([]byte(`{"version":1,"holes":[{"table":3,"address":9223372036854775807,"count":9223372036854775807}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var file learnedFile
+		if decodeLearned(data, &file) != nil {
+			return
+		}
+		for _, h := range file.Holes {
+			if h.Address < 0 || h.Count < 0 || h.Address+h.Count > 1<<16 || h.Most < 0 || h.Most > 2000 || (h.Count == 0) == (h.Most == 0) {
+				t.Errorf("taken: %+v", h)
+			}
+		}
+	})
+}
