@@ -75,10 +75,10 @@ type Line struct {
 // Timing is how a unit wants to be treated. Zero values mean the default in the comment.
 type Timing struct {
 	Timeout   time.Duration // longest wait for the first byte of an answer; default 300 ms
-	Gap       time.Duration // pause after any transaction with this unit before the next; default none beyond t3.5
+	Gap       time.Duration // the unit's own pause between two transactions with it; others are asked meanwhile; default none
 	WarmUp    time.Duration // values are Uncertain for this long after the unit (re)appears; default none
 	ReadDelay time.Duration // typical turnaround of the unit, for the bus budget; default 20 ms
-	SwitchGap time.Duration // pause before this unit is asked after another one of the bus, and the other way round
+	SwitchGap time.Duration // silence of the whole line before this unit is asked after another one; default t3.5
 }
 
 // Limits bound the planner's blocks. Zero values mean the protocol's limits.
