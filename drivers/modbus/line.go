@@ -231,9 +231,6 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 		timeout = min(timeout, max(waitLeast, hold-max(l.quiet, start.Sub(begin))-sent.Sub(start)-inWire))
 	}
 	deadline := sent.Add(timeout + inWire)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
 	l.id++
 	if hi := l.id >> 8; l.register != nil && (hi == '\r' || hi == '\n') {
 		l.id += 0x100 // A frame must not begin like the line end of a sign of life.
@@ -255,6 +252,7 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 	})
 	doubtful := m.doubtful(shapeOf(req))
 	ans, err := l.talk(m, unit, req, start, sent)
+	came := time.Now()
 	if err == nil && l.rtu && (doubtful || likeRequest(ans)) {
 		ans, err = l.only(m, unit, req, ans, deadline)
 	}
@@ -278,9 +276,9 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 	if gatewayAway(ans) {
 		m.unanswered(req, now, timeout)
 	} else {
-		m.answered(req, ans, now, now.Sub(sent)-inWire)
+		m.answered(req, ans, now, came.Sub(sent)-inWire)
 	}
-	l.answered, l.used = now.Sub(start), true
+	l.answered, l.used = came.Sub(start), true
 	return ans, nil
 }
 

@@ -230,6 +230,7 @@ func TestSignsOfLifeDisturbNothing(t *testing.T) {
 					return err == nil
 				})
 			}()
+			waitFor(t, routes[0].Waiting)
 			r := openRig(t, modbus.Config{Name: "dtu", Transport: transport, Line: fast, Inbound: routes[0], Units: []firmwareconfig.Unit{u}})
 			r.steps(60)
 			if n := checkCounting(t, r.all, 0, 1); n != 60 {
@@ -238,7 +239,7 @@ func TestSignsOfLifeDisturbNothing(t *testing.T) {
 			if h := r.bus.Health(); h.Units[0].Timeouts+h.Units[0].Errors+h.Late+h.Foreign != 0 {
 				t.Errorf("health %+v", h)
 			}
-			_ = r.bus.Close()
+			_ = conn.Close()
 			<-done
 		})
 	}
