@@ -27,6 +27,12 @@ func checkCommand() *cobra.Command {
 				return &usageError{errors.New("check needs a site file: linli check -c FILE")}
 			}
 			p, err := loadPlan(file)
+			if p != nil && len(p.unmet) > 0 {
+				var all yamlfile.Errors
+				if err == nil || errors.As(err, &all) {
+					err = append(all, p.unmet...).Err()
+				}
+			}
 			if asJSON {
 				return printCheckJSON(cmd.OutOrStdout(), p, err)
 			}

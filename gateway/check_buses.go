@@ -23,10 +23,9 @@ type busBudget struct {
 	budget *modbus.Budget
 }
 
-// budgetsOf reckons what each bus of a site will cost, before anything runs. What cannot be met is a mistake at the bus's
-// place in the file.
-func budgetsOf(s *site.Site, compute func(modbus.Config) (modbus.Budget, error)) ([]busBudget, error) {
-	var list []busBudget
+// budgetsOf reckons what each bus of a site will cost, before anything runs. unmet is what it cannot keep up with, and the
+// error what it cannot be built from, both at the bus's place in the file.
+func budgetsOf(s *site.Site, compute func(modbus.Config) (modbus.Budget, error)) (list []busBudget, unmet yamlfile.Errors, err error) {
 	var problems yamlfile.Errors
 	for i := range s.Buses {
 		b := &s.Buses[i]
@@ -40,13 +39,13 @@ func budgetsOf(s *site.Site, compute func(modbus.Config) (modbus.Budget, error))
 				problems.Addf(b.Pos, "%v", err)
 			}
 			for _, p := range budget.Problems {
-				problems.Addf(b.Pos, "%s", p)
+				unmet.Addf(b.Pos, "%s", p)
 			}
 			entry.budget = &budget
 		}
 		list = append(list, entry)
 	}
-	return list, problems.Err()
+	return list, unmet, problems.Err()
 }
 
 func busBudgetOf(b *site.Bus, compute func(modbus.Config) (modbus.Budget, error)) (modbus.Budget, error) {

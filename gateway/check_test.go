@@ -52,7 +52,7 @@ func fakeBudget(c modbus.Config) (modbus.Budget, error) {
 }
 
 func TestBudgetsArePrintedForPeople(t *testing.T) {
-	list, err := budgetsOf(budgetSite(), fakeBudget)
+	list, _, err := budgetsOf(budgetSite(), fakeBudget)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestBudgetsArePrintedForPeople(t *testing.T) {
 }
 
 func TestBudgetsForPrograms(t *testing.T) {
-	list, err := budgetsOf(budgetSite(), fakeBudget)
+	list, _, err := budgetsOf(budgetSite(), fakeBudget)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func TestBudgetsForPrograms(t *testing.T) {
 }
 
 func TestWhatABusCannotDoIsAMistakeAtItsPlace(t *testing.T) {
-	_, err := budgetsOf(budgetSite(), func(c modbus.Config) (modbus.Budget, error) {
+	_, unmet, err := budgetsOf(budgetSite(), func(c modbus.Config) (modbus.Budget, error) {
 		switch c.Name {
 		case "rs485_fire":
 			return modbus.Budget{Problems: []string{"bus rs485_fire: life safety every 1s cannot be met: 40 requests x 61 ms = 2.4s"}}, nil
@@ -106,9 +106,11 @@ func TestWhatABusCannotDoIsAMistakeAtItsPlace(t *testing.T) {
 		t.Errorf("bus %s has no line to share", c.Name)
 		return modbus.Budget{}, nil
 	})
-	want := ":0:0: unit io1: no profile\nsite.yaml:9:5: bus rs485_fire: life safety every 1s cannot be met: 40 requests x 61 ms = 2.4s"
-	if err == nil || err.Error() != want {
+	if want := ":0:0: unit io1: no profile"; err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+	if want := "site.yaml:9:5: bus rs485_fire: life safety every 1s cannot be met: 40 requests x 61 ms = 2.4s"; unmet.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", unmet, want)
 	}
 }
 

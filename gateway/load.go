@@ -24,6 +24,9 @@ type plan struct {
 	site    *site.Site
 	engine  *rules.Engine // compiled; its derived points are in the inventory
 	budgets []busBudget   // parallel to the site's buses
+	// unmet is what the buses cannot keep up with, each at its bus: a mistake for check; run reads as fast as it can,
+	// since a late reading is better than none.
+	unmet yamlfile.Errors
 }
 
 // loadPlan reads the site file and compiles its rules. Beside the site file, classes/, profiles/ and packs/ may hold
@@ -149,7 +152,7 @@ func resolveAll(file string, src []byte, local fs.FS) (*plan, error) {
 	problems.Append(at, err)
 	p := &plan{library: library, site: s}
 	if err == nil {
-		p.budgets, err = budgetsOf(s, modbus.ComputeBudget)
+		p.budgets, p.unmet, err = budgetsOf(s, modbus.ComputeBudget)
 		problems.Append(at, err)
 	}
 	// Rules are compiled even where the site file has mistakes, as far as it could be resolved: mistakes in rules

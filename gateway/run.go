@@ -60,6 +60,9 @@ func runCommand() *cobra.Command {
 			for _, w := range p.site.Warnings {
 				log.Warn("site file", zap.String("at", w.Pos.String()), zap.String("warning", w.Msg))
 			}
+			for _, u := range p.unmet {
+				log.Error("site file asks more than a bus can do; it is read as often as it can be", zap.String("at", u.Pos.String()), zap.String("why", u.Msg))
+			}
 			dir, err := filepath.Abs(stateDir(state, p.site))
 			if err != nil {
 				return err

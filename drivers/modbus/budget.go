@@ -20,7 +20,7 @@ type Budget struct {
 	// DeadReturn is the longest time until a unit that was dead is read again, with half of the units dead.
 	DeadReturn time.Duration
 	Units      []UnitBudget // most expensive first
-	// Problems are what cannot be met, each with its arithmetic; a bus with problems must not be started.
+	// Problems are what cannot be met, each with its arithmetic. Such a bus is read as often as can be.
 	Problems []string
 }
 
