@@ -21,6 +21,8 @@ const (
 	// request, for units with a slow processor, then shortly.
 	secondAnswer = 180 * time.Millisecond
 	shortAnswer  = 40 * time.Millisecond
+	// disturbedMost bounds the requests to one unit that are repeated because somebody else talked.
+	disturbedMost = 20
 	// doubtsMost bounds the addresses that are asked again because of garbled answers: with more, the line is at fault.
 	doubtsMost = 40
 )
@@ -35,7 +37,7 @@ func (s *scanner) identify(ctx context.Context) error {
 				continue
 			}
 			if f.clean == 0 {
-				if doubts++; doubts > doubtsMost || s.trafficAt(f.line).noisy() {
+				if doubts++; doubts > doubtsMost || !s.worthDoubt(f) {
 					continue
 				}
 			}
@@ -55,6 +57,24 @@ func (s *scanner) identify(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// worthDoubt reports whether an address where only garbled bytes came deserves to be asked again: not on a line where
+// everything is garbled; and where nobody answers cleanly, only if there is time and no talk at another setting that
+// explains the bytes.
+func (s *scanner) worthDoubt(f *sighting) bool {
+	if s.trafficAt(f.line).noisy() {
+		return false
+	}
+	if slices.ContainsFunc(s.found, func(o *sighting) bool { return o.line == f.line && o.clean > 0 }) || f.late > 0 {
+		return true
+	}
+	for line, t := range s.traffic {
+		if line != f.line && (len(t.text) > 0 || len(polls(t.frames)) > 0) {
+			return false
+		}
+	}
+	return s.Plan.Limit == 0 || time.Since(s.began) < s.Plan.Limit
 }
 
 // answersEverywhere reports whether all addresses asked answered, as from a TCP device that does not look at them.
@@ -84,7 +104,7 @@ func (s *scanner) doubt(ctx context.Context, f *sighting) error {
 			return nil // What was heard before were somebody else's bytes.
 		}
 		wait := patientTimeout
-		if f.clean+f.late == 0 {
+		if f.clean+f.late == 0 && i > 0 {
 			wait = max(s.Plan.Timeout, usualTimeout)
 		}
 		r, o, err := s.ask(ctx, f.address, pdu, wait)
@@ -143,6 +163,8 @@ type asker struct {
 	words map[[2]int]Answer
 	spans map[[3]int][]uint16
 	err   error // of the line; nothing is asked after it
+
+	disturbed int // requests that were repeated because somebody else talked
 }
 
 // read returns one register or bit.
@@ -183,7 +205,7 @@ func (a *asker) block(ctx context.Context, sp span) []uint16 {
 
 // request reads; once more where no answer came.
 func (a *asker) request(ctx context.Context, t firmwareconfig.Table, address, count int) (words []uint16, refused, ok bool) {
-	for range 2 {
+	for tries := 2; tries > 0; tries-- {
 		if a.err != nil {
 			return nil, false, false
 		}
@@ -191,6 +213,10 @@ func (a *asker) request(ctx context.Context, t firmwareconfig.Table, address, co
 		if err != nil {
 			a.err = err
 			return nil, false, false
+		}
+		if o == disturbed && a.disturbed < disturbedMost {
+			a.disturbed++
+			tries++ // Another master was in the way; it is not always.
 		}
 		if o != answered {
 			continue

@@ -16,7 +16,7 @@ const (
 	// quickLimit is what the quick search may take, asking again included.
 	quickLimit = 60 * time.Second
 	// searchPart is the part of the limit for the search itself; the rest is for asking again and for who it is.
-	searchPart = 0.72
+	searchPart = 0.68
 	// usualTimeout is the wait for an answer to begin where no limit presses. Units answer within 5 to 100 ms; those
 	// that are slower are found when they are asked again.
 	usualTimeout = 150 * time.Millisecond

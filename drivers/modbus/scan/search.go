@@ -26,11 +26,12 @@ func readSome(t firmwareconfig.Table, address, count int) []byte {
 type outcome uint8
 
 const (
-	silent   outcome = iota
-	answered         // a whole answer, exceptions included
-	late             // answers of the unit, but none that can be taken for the one to this request
-	absent           // a gateway says that nobody is there (exceptions 10 and 11)
-	garbled          // bytes that are no frame
+	silent    outcome = iota
+	answered          // a whole answer, exceptions included
+	late              // answers of the unit, but none that can be taken for the one to this request
+	absent            // a gateway says that nobody is there (exceptions 10 and 11)
+	garbled           // bytes that are no frame
+	disturbed         // somebody else talked meanwhile
 )
 
 // ask sends one request and sorts what comes back. Only the loss of the line is an error.
@@ -81,6 +82,8 @@ func (s *scanner) overheard(unit int, heard []byte) outcome {
 		return late
 	case rest > 0:
 		return garbled
+	case others:
+		return disturbed
 	}
 	return silent
 }
@@ -201,11 +204,10 @@ func answersIn(heard []byte, unit byte, pdu []byte) int {
 	return n
 }
 
-// foundLike reports whether an address has answered at a setting that differs in stop bits at most.
+// foundLike reports whether something came from an address at a setting that differs in stop bits at most. Garbled
+// bytes count: the address is asked again for them.
 func (s *scanner) foundLike(unit int, line firmwareconfig.Line) bool {
-	return slices.ContainsFunc(s.found, func(f *sighting) bool {
-		return f.address == unit && f.clean > 0 && sameFrames(f.line, line)
-	})
+	return slices.ContainsFunc(s.found, func(f *sighting) bool { return f.address == unit && sameFrames(f.line, line) })
 }
 
 // again asks the addresses that were silent once more, at the settings where others answered: with another function,
@@ -240,7 +242,7 @@ func (s *scanner) again(ctx context.Context) error {
 			wait := timeout
 			if s.Plan.Limit > 0 {
 				// What is left of the limit, less what asking who they are will take.
-				left := s.Plan.Limit - time.Since(s.began) - time.Duration(s.cleanUnits())*unitCost
+				left := s.Plan.Limit - time.Since(s.began) - time.Duration(s.cleanUnits())*unitCost - time.Duration(s.doubtful())*doubtCost
 				wait = min(wait, left/time.Duration(max(n, 1))-s.Plan.wire(st.Line))
 				if wait < leastTimeout {
 					return nil
@@ -256,8 +258,23 @@ func (s *scanner) again(ctx context.Context) error {
 	return nil
 }
 
-// unitCost is about what asking one unit who it is takes at 9600 baud.
-const unitCost = 1200 * time.Millisecond
+// unitCost is about what asking one unit who it is takes at 9600 baud, doubtCost what asking an address again takes
+// from which garbled bytes came.
+const (
+	unitCost  = 1800 * time.Millisecond
+	doubtCost = 800 * time.Millisecond
+)
+
+// doubtful counts the addresses that will be asked again because of garbled bytes.
+func (s *scanner) doubtful() int {
+	n := 0
+	for _, f := range s.found {
+		if f.clean == 0 && s.worthDoubt(f) {
+			n++
+		}
+	}
+	return min(n, doubtsMost)
+}
 
 func (s *scanner) cleanUnits() int {
 	n := 0
