@@ -22,6 +22,8 @@ type fakeLine struct {
 	// hum is noise that comes with every request.
 	hum []byte
 	err error // of every Ask from now on
+	// extra is what each request costs beyond the wire.
+	extra time.Duration
 
 	began  time.Time
 	asked  []question // everything that was sent
@@ -123,7 +125,7 @@ func (f *fakeLine) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.
 			return ctx.Err()
 		}
 	}
-	if err := wait(f.chars(4 + 3 + len(pdu))); err != nil { // silence and request
+	if err := wait(f.extra + f.chars(4+3+len(pdu))); err != nil { // silence and request
 		return drivers.Reply{}, err
 	}
 	var heard []byte

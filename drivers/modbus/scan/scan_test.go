@@ -72,7 +72,11 @@ func TestQuickScanHoldsItsMinute(t *testing.T) {
 			}
 		},
 		"at two settings": func(f *fakeLine) { f.add(n81, th(1)).add(n81, th(2)).add(e81, th(3)) },
-		"a hum":           func(f *fakeLine) { f.hum = []byte{0xFF, 0xFE, 0x80}; f.add(n81, th(5)) },
+		"at four settings": func(f *fakeLine) {
+			f.add(n81, th(1)).add(e81, th(2)).add(firmwareconfig.Line{Baud: 4800, Format: "8N1"}, th(3)).add(firmwareconfig.Line{Baud: 19200, Format: "8E1"}, th(4))
+		},
+		"an adapter that is slow": func(f *fakeLine) { f.extra = 100 * time.Millisecond; f.add(n81, th(1)) },
+		"a hum":                   func(f *fakeLine) { f.hum = []byte{0xFF, 0xFE, 0x80}; f.add(n81, th(5)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, f := scanLine(t, scan.Options{Kind: scan.Serial}, build, nil)
