@@ -42,7 +42,8 @@ func readWords(ctx context.Context, a Asker, unit int, t Table, address, n int) 
 		if err == nil {
 			var words []uint16
 			words, err = wordsOf(t, n, answer)
-			if err == nil || errors.As(err, new(*RefusedError)) {
+			var refused *RefusedError
+			if err == nil || errors.As(err, &refused) && refused.Code != 5 && refused.Code != 6 { // Busy units are asked again.
 				return words, err
 			}
 		}

@@ -1,9 +1,16 @@
 // Package firmwareconfig holds what is known about devices as data: classes (classes/*.yaml) and device profiles
-// (profiles/*.yaml), with their loader and their linter, which are one and the same: what loads is right.
+// (profiles/*.yaml), with their loader and their linter; and it compares and writes the settings of real units that
+// profiles describe (Configurer, Verify).
 //
 // A class promises canonical points; a profile describes one model of device as its Modbus registers. A new model
-// needs a file here, no Go. The package reads files from the file systems it is given and does nothing else: no
-// devices, no clock, no logging. It has no state; a Library is read-only once loaded and may be shared.
+// needs a file here, no Go. Loading reads files from the file systems it is given and does nothing else: no devices, no
+// clock, no logging. It has no state; a Library is read-only once loaded and may be shared.
+//
+// Settings are read and written through an Asker that the caller gives; the package opens no line. Verify and
+// Configurer.Plan write nothing. Configurer.Apply writes nothing to a unit that its signature does not tell from its
+// look-alikes, nothing that is right already and nothing twice, reads back what it wrote, and stops at the first
+// surprise. It keeps no state between calls: planning anew goes on from what the units have. A Configurer belongs to one
+// goroutine; Verify may be called from several, where its Asker may.
 //
 // Both kinds of file are read by yamlfile: unknown keys are mistakes, and all mistakes are reported together with
 // their places. A file is named after the id it defines. Ids, point and channel names are [a-z][a-z0-9_]{0,31}.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	firmwareconfig "linli/firmware-config"
+	"linli/internal/telemetry"
 )
 
 func showProfile(out io.Writer, p *firmwareconfig.Profile) error {
@@ -39,8 +40,8 @@ func showProfile(out io.Writer, p *firmwareconfig.Profile) error {
 		ch := &p.Channels[i]
 		points := provides[ch.Name]
 		slices.Sort(points)
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s · %s\n", ch.Name, ch.Table, placeOf(ch), typeOf(ch), dash(ch.Unit),
-			dash(strings.Join(points, ", ")), dash(strings.Join(channelNotes(ch), ", ")), ch.Title.Zh, ch.Title.En)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", ch.Name, ch.Table, placeOf(ch), typeOf(ch), dash(ch.Unit),
+			dash(strings.Join(points, ", ")), dash(strings.Join(channelNotes(ch), ", ")), bothTitles(ch.Title))
 	}
 	if len(p.Params) > 0 {
 		fmt.Fprintln(w, "\nSETTING\tTABLE\tADDRESS\tTYPE\tUNIT\tVALUES\tDEFAULT\tNOTES")
@@ -72,6 +73,14 @@ func showProfile(out io.Writer, p *firmwareconfig.Profile) error {
 		fmt.Fprintf(out, "not to be confused with: %s\n", strings.Join(p.LookAlikes, ", "))
 	}
 	return nil
+}
+
+// bothTitles returns a title in both languages, once where they are the same.
+func bothTitles(t telemetry.Text) string {
+	if t.Zh == t.En {
+		return dash(t.Zh)
+	}
+	return t.Zh + " · " + t.En
 }
 
 // placeOf returns a channel's address, with the bits where it is a part of a register.
@@ -107,6 +116,9 @@ func typeOf(ch *firmwareconfig.Channel) string {
 
 func channelNotes(ch *firmwareconfig.Channel) []string {
 	var notes []string
+	if ch.Status != "" {
+		notes = append(notes, ch.Status)
+	}
 	if s := ch.ScaleFrom; s != nil {
 		notes = append(notes, fmt.Sprintf("scale from %s %d", s.Table, s.Address))
 	}
@@ -152,6 +164,9 @@ func paramValues(m *firmwareconfig.Param) string {
 
 func paramNotes(m *firmwareconfig.Param) []string {
 	var notes []string
+	if m.Status != "" {
+		notes = append(notes, m.Status)
+	}
 	if m.Role != firmwareconfig.ParamPlain {
 		notes = append(notes, "changes how the unit is reached")
 	}
@@ -184,6 +199,8 @@ func showProfileJSON(out io.Writer, p *firmwareconfig.Profile) error {
 		Max     *float64 `json:"max,omitempty"`
 		TitleZh string   `json:"title_zh,omitempty"`
 		TitleEn string   `json:"title_en,omitempty"`
+		Status  string   `json:"status,omitempty"`
+		Source  string   `json:"source,omitempty"`
 	}
 	type scaleFrom struct {
 		Table    string             `json:"table"`
@@ -219,7 +236,7 @@ func showProfileJSON(out io.Writer, p *firmwareconfig.Profile) error {
 	lay := func(ch *firmwareconfig.Channel) layout {
 		l := layout{Name: ch.Name, Table: ch.Table.String(), Address: ch.Address, Type: ch.Encoding.String(), Count: ch.Count, OneChar: ch.OneChar,
 			Words: little(ch.LittleWords), Bytes: little(ch.LittleBytes), Bit: ch.Bit, Width: ch.Width, Scale: ch.Scale, Offset: ch.Offset,
-			Unit: ch.Unit, Min: ch.Min, Max: ch.Max, TitleZh: ch.Title.Zh, TitleEn: ch.Title.En}
+			Unit: ch.Unit, Min: ch.Min, Max: ch.Max, TitleZh: ch.Title.Zh, TitleEn: ch.Title.En, Status: ch.Status, Source: ch.Source}
 		if ch.Encoding == firmwareconfig.EncBool || ch.Encoding == firmwareconfig.EncString {
 			l.Scale = 0
 		}
