@@ -164,24 +164,27 @@ type rehearsal struct {
 	busy   float64
 	shares []float64                // of the line's time, by unit
 	cycles map[*block]time.Duration // the longest time between two readings
-	own    map[*block]int           // requests of its own
-	window time.Duration
+	reads  map[*block]int
+	own    map[*block]int // of reads: not along with another block
 }
 
 // rehearse runs the scheduler in virtual time. The bus is of no use afterwards.
 func (b *Bus) rehearse() rehearsal {
-	longest := time.Duration(0)
-	r := rehearsal{shares: make([]float64, len(b.units)), cycles: map[*block]time.Duration{}, own: map[*block]int{}}
+	var longest, round time.Duration
+	r := rehearsal{shares: make([]float64, len(b.units)), cycles: map[*block]time.Duration{}, reads: map[*block]int{}, own: map[*block]int{}}
 	for _, u := range b.units {
 		u.online, u.met = true, true
 		for _, bl := range u.blocks {
 			longest = max(longest, bl.every)
+			round += u.cost(bl.span).total()
 		}
 	}
-	from := telemetry.Mono(min(max(longest, rehearsedLeast), rehearsed))
-	r.window = time.Duration(from)
-	end := from.Add(r.window)
+	// On a line that is asked too much of, a few rounds of everything take longer than any interval.
+	from := telemetry.Mono(min(max(longest, 3*round, rehearsedLeast), rehearsed))
+	window := time.Duration(from)
+	end := from.Add(window)
 	last := map[*block]telemetry.Mono{}
+	settled := map[*block]bool{} // it has left the round at the start for its grid
 	var now telemetry.Mono
 	var busy time.Duration
 	b.start(now)
@@ -202,31 +205,47 @@ func (b *Bus) rehearse() rehearsal {
 		if began >= from {
 			took := min(now, end).Sub(began)
 			busy += took
-			r.shares[u.index] += float64(took) / float64(r.window)
+			r.shares[u.index] += float64(took) / float64(window)
 			r.own[bl]++
 		}
 		for i, p := range b.party {
-			if at, ok := last[p]; ok && now >= from {
-				r.cycles[p] = max(r.cycles[p], now.Sub(at))
+			if at, ok := last[p]; ok {
+				if settled[p] && now >= from {
+					r.cycles[p] = max(r.cycles[p], now.Sub(at))
+				}
+				settled[p] = true
 			}
-			last[p] = now
+			if last[p] = now; began >= from {
+				r.reads[p]++
+			}
 			p.schedule(now, i > 0)
 		}
 	}
-	r.busy = float64(busy) / float64(r.window)
+	r.busy = float64(busy) / float64(window)
+	for _, u := range b.units {
+		for _, bl := range u.blocks {
+			if r.reads[bl] == 0 { // Too rare to be seen.
+				share := float64(u.cost(bl.span).total()) / float64(bl.every)
+				r.busy += share
+				r.shares[u.index] += share
+				r.reads[bl], r.own[bl] = 1, 1
+			}
+		}
+	}
 	return r
 }
 
 // groupBudgets sums up what was rehearsed by what the points want.
 func (b *Bus) groupBudgets(r rehearsal) []GroupBudget {
 	var out []GroupBudget
-	own := map[int]int{}
+	var own, reads, blocks []int
 	for _, u := range b.units {
 		for _, bl := range u.blocks {
 			i := slices.IndexFunc(out, func(g GroupBudget) bool { return g.LifeSafety == bl.life && g.Every == bl.every })
 			if i < 0 {
 				i = len(out)
 				out = append(out, GroupBudget{LifeSafety: bl.life, Every: bl.every, Cycle: bl.every})
+				own, reads, blocks = append(own, 0), append(reads, 0), append(blocks, 0)
 			}
 			g := &out[i]
 			g.Time += u.cost(bl.span).total()
@@ -234,16 +253,12 @@ func (b *Bus) groupBudgets(r rehearsal) []GroupBudget {
 			for _, it := range bl.items {
 				g.Points += len(it.points)
 			}
-			if bl.every > r.window {
-				own[i] += int(bl.every / r.window) // Too rare to be seen.
-			} else {
-				own[i] += r.own[bl]
-			}
+			own[i], reads[i], blocks[i] = own[i]+r.own[bl], reads[i]+r.reads[bl], blocks[i]+1
 		}
 	}
 	for i := range out {
-		rounds := max(1, int(r.window/out[i].Every))
-		out[i].Requests = (own[i] + rounds - 1) / rounds
+		// Of all readings, the part that took a request of its own.
+		out[i].Requests = (own[i]*blocks[i] + reads[i]/2) / reads[i]
 	}
 	slices.SortStableFunc(out, func(a, b GroupBudget) int {
 		if a.LifeSafety != b.LifeSafety {
