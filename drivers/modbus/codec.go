@@ -95,15 +95,23 @@ func (c *codec) size() uint {
 	}
 }
 
-// reading is a channel's value in the channel's unit.
+// reading is a channel's value in the channel's unit. It is passed in registers: the compiler takes structs of at most
+// four fields and four words apart, and copies larger ones through memory, which took most of the time of decoding.
 type reading struct {
-	f       float64
-	i       int64 // with exact
-	text    string
+	f    float64
+	i    int64   // with exact
+	text *string // of a string, else nil; valid until the next reading of the same codec
+	marks
+}
+
+// marks say what a reading is worth.
+type marks struct {
 	exact   bool
-	isText  bool
 	quality telemetry.Quality // Good, OverRange, UnderRange or BadSensor
 }
+
+// noReading is what a sensor without a value gives.
+func noReading() reading { return reading{marks: marks{quality: telemetry.BadSensor}} }
 
 // setScale takes the content of the register that ScaleFrom names.
 func (c *codec) setScale(code uint16) {
@@ -183,9 +191,9 @@ func (c *codec) decodeRaw(raw uint64) reading {
 	ch := c.ch
 	part := c.part(raw)
 	if len(ch.Invalid) > 0 && c.invalid(raw, part) || ch.ScaleFrom != nil && !c.scaled {
-		return reading{quality: telemetry.BadSensor}
+		return noReading()
 	}
-	r := reading{quality: telemetry.Good, exact: c.exact}
+	r := reading{marks: marks{quality: telemetry.Good, exact: c.exact}}
 	switch ch.Encoding {
 	case firmwareconfig.EncBool:
 		if part != 0 != ch.Invert {
@@ -200,7 +208,7 @@ func (c *codec) decodeRaw(raw uint64) reading {
 	case firmwareconfig.EncBCD16, firmwareconfig.EncBCD32:
 		n, ok := fromBCD(part)
 		if !ok {
-			return reading{quality: telemetry.BadSensor}
+			return noReading()
 		}
 		r.i, r.f = n, float64(n)
 	default:
@@ -220,11 +228,11 @@ func (c *codec) decodeRaw(raw uint64) reading {
 	r.f = c.scale.mul(r.f) + ch.Offset
 	switch {
 	case math.IsNaN(r.f) || math.IsInf(r.f, 0):
-		return reading{quality: telemetry.BadSensor}
+		return noReading()
 	case ch.Max != nil && r.f > *ch.Max:
-		r = reading{f: *ch.Max, quality: telemetry.OverRange}
+		return reading{f: *ch.Max, marks: marks{quality: telemetry.OverRange}}
 	case ch.Min != nil && r.f < *ch.Min:
-		r = reading{f: *ch.Min, quality: telemetry.UnderRange}
+		return reading{f: *ch.Min, marks: marks{quality: telemetry.UnderRange}}
 	}
 	return r
 }
@@ -288,9 +296,9 @@ func (c *codec) decodeText(data []byte) reading {
 		c.text = string(text)
 	}
 	if !utf8.ValidString(c.text) || strings.ContainsFunc(c.text, unicode.IsControl) {
-		return reading{quality: telemetry.BadSensor}
+		return noReading()
 	}
-	return reading{text: c.text, isText: true, quality: telemetry.Good}
+	return reading{text: &c.text, marks: marks{quality: telemetry.Good}}
 }
 
 // fromBCD returns the number whose decimal digits are raw's nibbles.

@@ -33,9 +33,9 @@ func (n *binder) value(r reading) (telemetry.Value, telemetry.Quality) {
 	if q.Bad() {
 		return telemetry.Value{}, q
 	}
-	if text := n.b.Def.Kind == telemetry.KindText; text || r.isText {
-		if text && r.isText {
-			return telemetry.TextValue(r.text), q
+	if text := n.b.Def.Kind == telemetry.KindText; text || r.text != nil {
+		if text && r.text != nil {
+			return telemetry.TextValue(*r.text), q
 		}
 		return telemetry.Value{}, telemetry.BadSensor
 	}
