@@ -29,12 +29,11 @@ type lateness struct {
 
 // lateUnit is a unit of a late peer.
 type lateUnit struct {
-	mu    sync.Mutex
-	how   lateness
-	seq   uint32 // requests so far
-	held  []heldAnswer
-	hit   int // requests that were not answered in time
-	reads int
+	mu   sync.Mutex
+	how  lateness
+	seq  uint32 // requests so far
+	held []heldAnswer
+	hit  int // requests that were not answered in time
 }
 
 type heldAnswer struct {
@@ -315,6 +314,26 @@ func TestLateAnswersForReal(t *testing.T) {
 		t.Run(transport, func(t *testing.T) {
 			t.Parallel()
 			lateForReal(t, transport, 3000, 61)
+		})
+	}
+}
+
+// A gateway that does not repeat transaction ids is read where that is allowed, over a new connection after each timeout,
+// and its late answers are no values either.
+func TestGatewayWithoutTransactionIDs(t *testing.T) {
+	for _, ignore := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			l := &lateUnit{how: lateness{every: 10, lost: true}}
+			p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
+				r.id = 0
+				return handleLate(l, false)(c, r)
+			}}
+			r := newRig(t, modbus.Config{Transport: modbus.TCP, IgnoreTID: ignore, Units: []firmwareconfig.Unit{lateSite(0)}}, p)
+			asked, good := l.drive(t, 1000, r.step)
+			t.Logf("ignoring ids %v: %d reads, %d values, %d connections", ignore, asked, good, p.dials)
+			if ignore && (good < asked-l.hit || p.dials < l.hit) || !ignore && good > 0 {
+				t.Errorf("ignoring ids %v: %d values of %d reads over %d connections", ignore, good, asked, p.dials)
+			}
 		})
 	}
 }
