@@ -159,6 +159,12 @@ func (o *configOptions) choose(s *site.Site) ([]*configUnit, error) {
 		case u.home().Baud == 0:
 			return nil, fmt.Errorf("--from %s: the line of bus %s is the converter's: only an ADDRESS can be given", o.from, u.bus.ID)
 		}
+		for _, other := range all {
+			if other != u && other.bus == u.bus && other.unit.Address == place.Address && place.Line == u.home() {
+				return nil, fmt.Errorf("--from %s: the site file has %s there, which would be taken for %s and moved. Connect %s alone, with a site file that has no other unit at that address",
+					o.from, other.unit.ID, u.unit.ID, u.unit.ID)
+			}
+		}
 		u.at = place
 	}
 	return chosen, nil

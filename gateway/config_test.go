@@ -205,6 +205,8 @@ func TestConfigUsage(t *testing.T) {
 		{[]string{"apply", "-c", b.file, "th1", "--from", "0"}, exitUsage, "begins with no unit address"},
 		{[]string{"apply", "-c", b.file, "th1", "--from", "1@fast"}, exitUsage, `"fast" is no baud rate`},
 		{[]string{"apply", "-c", b.file, "th1", "--from", "1@9600/9N1"}, exitUsage, `"9N1" is none of 8N1`},
+		{[]string{"apply", "-c", b.file, "th1", "--from", "4"}, exitNo, "--from 4: the site file has th2 there, which would be taken for th1 and moved"},
+		{[]string{"apply", "-c", b.file, "th1", "--from", "4@9600/8N1"}, exitNo, "the site file has th2 there"},
 		{[]string{"apply", "-c", b.file, "hum", "--from", "1@4800"}, exitNo, "the line of bus tcp_1 is the converter's"},
 	} {
 		code, _, stderr := linli(t, append([]string{"config"}, c.args...)...)

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -494,6 +495,38 @@ func TestDriverAndSimulatorAgree(t *testing.T) {
 		}
 		if q != telemetry.Good || math.Abs(got.Float()-want) > tolerance {
 			rt.Errorf("% x reads as %v %v, set was %v", data, got, q, want)
+		}
+	})
+}
+
+// The same for text.
+func TestDriverAndSimulatorAgreeOnText(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		ch := firmwareconfig.Channel{Name: "x", Table: firmwareconfig.InputRegister, Encoding: firmwareconfig.EncString,
+			Count:       rapid.IntRange(1, 125).Draw(rt, "count"),
+			LittleBytes: rapid.Bool().Draw(rt, "little bytes"),
+			OneChar:     rapid.Bool().Draw(rt, "one a register")}
+		room := 2 * ch.Count
+		if ch.OneChar {
+			room = ch.Count
+		}
+		text := strings.Trim(rapid.StringOfN(rapid.RuneFrom([]rune("AZaz09-_. 邻é")), 0, room, room).Draw(rt, "text"), " ")
+		c := simulate.New(&telemetry.Inventory{})
+		c.AddBus("b", []firmwareconfig.Unit{{ID: "u", Address: 1, Profile: &firmwareconfig.Profile{ID: "p", Channels: []firmwareconfig.Channel{ch}}}})
+		if err := c.SetText("u", 0, text); err != nil {
+			rt.Fatal(err)
+		}
+		words, err := c.Peek("u", ch.Table, 0, ch.Count)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		var data []byte
+		for _, w := range words {
+			data = append(data, byte(w>>8), byte(w))
+		}
+		got, q := modbus.NewCodec(&ch, firmwareconfig.Binding{Def: def("x", telemetry.KindText)}).Decode(data)
+		if q != telemetry.Good || got != telemetry.TextValue(text) {
+			rt.Errorf("% x reads as %v %v, set was %q", data, got, q, text)
 		}
 	})
 }
