@@ -16,9 +16,10 @@ import (
 // by its shape, or will never come. The same is done over TCP, where gateways put fresh transaction ids on late answers
 // of the line behind them.
 //
-// What remains impossible: a unit that answers nothing but requests of one single shape, refuses all others silently,
-// and is late every time; a unit that is late by more than owedMost requests; and one that answers a request twice,
-// the second time within the answer to a later one of the same shape and instead of that answer.
+// What remains impossible: a unit that answers nothing but requests of one single shape, ignores all others, and is
+// late every time; one that is late by more than missedMost requests, or by several while it answers those between in
+// time and the overtaken one instead of the next; one that answers a request twice, the second time within the answer
+// to a later one of the same shape; and another master's exchange with a unit whose request we did not hear.
 
 const (
 	// owedMost bounds what is remembered for a unit. That many fences have different shapes.
