@@ -45,10 +45,11 @@ func (s *scanner) judgeUnits() {
 		u := s.addUnit(f)
 		switch {
 		case two:
-			u.Conflict = true
-			u.Remarks = append(u.Remarks, "two units at this address?")
+			// Who answered what is not to be known.
+			u.Conflict, u.Sure, u.Candidates, u.Identity = true, Unknown, nil, nil
+			u.Remarks = []string{"two units at this address?"}
 			if sure == Certain {
-				u.Remarks[len(u.Remarks)-1] = "two units at this address"
+				u.Remarks = []string{"two units at this address"}
 			}
 			s.blame(Fault{Kind: TwoUnits, Sure: sure, Addresses: []int{f.address}, Line: f.line, Text: text,
 				Do: "unplug one of them, give the other a free address, then plug it in again"})
@@ -288,12 +289,12 @@ func (s *scanner) judgeKnown() {
 			}
 			u.Remarks = append(u.Remarks, "the site file says "+k.Profile.ID)
 			s.blame(Fault{Kind: WrongProfile, Sure: u.Candidates[0].Sure, Addresses: []int{u.Address}, Line: u.Line,
-				Text: fmt.Sprintf("%s (unit %d) is %s in the site file, but answers as %s", k.ID, u.Address, k.Profile.ID, u.Candidates[0].Profile),
+				Text: fmt.Sprintf("unit %d (%s) is %s in the site file, but answers as %s", u.Address, k.ID, k.Profile.ID, u.Candidates[0].Profile),
 				Do:   "look at its label, and correct the profile in the site file"})
 		}
 		if !found && asked && len(s.report.Asked) == len(s.Plan.Stages) && k.Profile != nil {
 			s.blame(Fault{Kind: MissingUnit, Sure: Likely, Addresses: []int{k.Address},
-				Text: fmt.Sprintf("%s (unit %d, %s) of the site file does not answer", k.ID, k.Address, k.Profile.ID),
+				Text: fmt.Sprintf("unit %d (%s, %s) of the site file does not answer", k.Address, k.ID, k.Profile.ID),
 				Do:   "check its supply, its wires A and B, its address and its setting"})
 		}
 	}

@@ -48,8 +48,8 @@ func (s *scanner) identify(ctx context.Context) error {
 			if err := s.doubt(ctx, f); err != nil {
 				return err
 			}
-			if f.clean == 0 {
-				continue
+			if two, _, _ := s.twoUnits(f); two || f.clean == 0 {
+				continue // Who answers what would not be known.
 			}
 			if err := s.who(ctx, f); err != nil {
 				return err
@@ -310,10 +310,20 @@ func (s *scanner) askIdentity(ctx context.Context, f *sighting) (*Identity, erro
 	got := false
 	for category := byte(1); category <= 2; category++ {
 		object, level := byte(0), byte(0)
-		for range 4 { // More pieces than any device has.
+		for range 6 { // More pieces than any device has, and some that somebody else's talk breaks.
 			r, o, err := s.ask(ctx, f.address, []byte{0x2B, 0x0E, category, object}, patientTimeout)
 			if err != nil {
 				return nil, err
+			}
+			if o == disturbed || o == late || o == garbled {
+				// Somebody else's talk broke it. A read that is answered shows that nothing of it is still to come.
+				_, o, err := s.ask(ctx, f.address, readOne(firmwareconfig.HoldingRegister, 0), patientTimeout)
+				if err != nil {
+					return nil, err
+				}
+				if o == answered {
+					continue
+				}
 			}
 			if o != answered {
 				break

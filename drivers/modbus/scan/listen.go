@@ -143,8 +143,10 @@ func isRequest(f frame, before *frame) bool {
 		return !after
 	case fc == 15 || fc == 16:
 		return len(f.pdu) > 5
+	case fc == 0x2B:
+		return len(f.pdu) == 4
 	}
-	return !after
+	return false
 }
 
 // sortText returns the runs of text in b, and how many bytes are none.

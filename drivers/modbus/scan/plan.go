@@ -316,6 +316,16 @@ func (p *Plan) Estimate() time.Duration {
 	return d + p.Listen
 }
 
+// againTakes returns how long asking the silent addresses again takes at the first setting.
+func (p *Plan) againTakes() time.Duration {
+	st := p.Stages[0]
+	d := time.Duration(len(st.Units)) * (p.wire(st.Line) + max(patientTimeout, p.Timeout))
+	if p.Share > 0 {
+		d = time.Duration(float64(d) / p.Share)
+	}
+	return d
+}
+
 // Print writes the plan for people.
 func (p *Plan) Print(w io.Writer) {
 	units := map[string]bool{}
@@ -342,10 +352,17 @@ func (p *Plan) Print(w io.Writer) {
 	if p.Limit > 0 {
 		line += fmt.Sprintf(" (%s with asking again)", roughly(p.Limit))
 	}
+	if p.Limit == 0 && p.Kind != TCP {
+		line += fmt.Sprintf("; where units answer, the silent addresses are asked again there, %s a setting", roughly(p.againTakes()))
+	}
 	if p.Share > 0 {
 		line += fmt.Sprintf(", using %.0f %% of the line's time beside the gateway's polling", 100*p.Share)
 	}
-	fmt.Fprintf(w, "%s; then a second or two for each unit found, to ask who it is.\n", line)
+	each := "a second or two"
+	if p.Share > 0 {
+		each = fmt.Sprintf("some %.0f s", unitCost.Seconds()/p.Share)
+	}
+	fmt.Fprintf(w, "%s; then %s for each unit found, to ask who it is.\n", line, each)
 }
 
 // roughly rounds a duration for people.

@@ -116,7 +116,7 @@ func TestThePlanSaysWhatItTakes(t *testing.T) {
 		"quick": {scan.Options{Kind: scan.Serial}, 45 * time.Second, 30 * time.Second, []string{"units 1-32", "9600 8N1, 4800 8N1", "256 requests", "(60 s with asking again)"}},
 		"full":  {scan.Options{Kind: scan.Serial, Full: true}, time.Hour, 10 * time.Minute, []string{"units 1-247", "and 28 more", "min"}},
 		"running": {scan.Options{Kind: scan.Serial, Own: e81, Running: true}, 60 * time.Second, 20 * time.Second,
-			[]string{"at 9600 8E1:", "32 requests", "20 % of the line's time"}},
+			[]string{"at 9600 8E1:", "32 requests", "silent addresses are asked again there, 53 s", "20 % of the line's time"}},
 		"suspended": {scan.Options{Kind: scan.Serial, Running: true, Suspend: 30 * time.Second}, 30 * time.Second, 15 * time.Second, []string{"256 requests", "(28 s"}},
 		"tcp":       {scan.Options{Kind: scan.TCP}, 40 * time.Second, 30 * time.Second, []string{"units 1-32: 32 requests"}},
 	} {
@@ -359,7 +359,7 @@ func TestFaults(t *testing.T) {
 		"a gateway without units": {scan.Options{Kind: scan.TCP}, func(f *fakeLine) { f.add(n81, always(-1, 11)) }, nil, []string{scan.Nothing}, ""},
 		"the site file is wrong": {scan.Options{Kind: scan.Serial, Running: true, Own: n81}, func(f *fakeLine) { f.add(n81, th(1)) },
 			[]firmwareconfig.Unit{{ID: "m1", Address: 1, Profile: profiles()[0]}, {ID: "m2", Address: 2, Profile: profiles()[0]}},
-			[]string{scan.WrongProfile, scan.MissingUnit}, "m1 (unit 1) is acme_pm3000 in the site file, but answers as th_sensor"},
+			[]string{scan.WrongProfile, scan.MissingUnit}, "unit 1 (m1) is acme_pm3000 in the site file, but answers as th_sensor"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, f := scanLine(t, c.o, c.build, func(cfg *scan.Config) { cfg.Known = c.known })
