@@ -13,6 +13,9 @@ import (
 // This file is the part of the line's discipline that a line without transaction ids needs: what is read between the
 // frames, and which of the frames that come is believed.
 
+// dozeMost is the longest silence that is slept through in the kernel, where a context does not end it.
+const dozeMost = 5 * time.Millisecond
+
 // ready brings the line into the state in which a request to unit may be sent: quiet for t3.5, nothing left to read.
 func (l *line) ready(ctx context.Context, unit byte) error {
 	if !l.rtu {
@@ -40,6 +43,9 @@ func (l *line) ready(ctx context.Context, unit byte) error {
 				}
 			}
 			wait = idleLook
+		} else if d, ok := l.p.(interface{ doze(time.Duration) }); ok && wait <= dozeMost && l.foreigner < 0 {
+			d.doze(wait) // what came meanwhile is looked at next
+			continue
 		}
 		if l.foreigner >= 0 {
 			wait = time.Until(end) // for the answer that the other master gets
