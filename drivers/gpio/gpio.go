@@ -20,8 +20,9 @@
 // takes a fall as a new start. Edges while the line was not ours are not counted. At most one sample per 100 ms.
 //
 // A Wiegand frame becomes one sample of a keyed hash (see cardHash); no card number is kept or logged. A frame of wrong
-// length or parity is counted and gives no sample. Keys of a keypad are counted and otherwise ignored. The point of a
-// reader is an event: it is not confirmed and does not go bad, a reader that cannot be read shows in the unit's health.
+// length or parity is counted and gives no sample. Keys of a keypad are counted and otherwise ignored. The card point of
+// a reader is an event: it is not confirmed and does not go bad. What tells that a reader cannot be read (its lines are
+// somebody else's, the site's secret is missing) is a bool point bound to the same line: true while that is so.
 //
 // # Outputs
 //
@@ -40,6 +41,10 @@
 // Safe sets every output to its on_stop state from another process, for the drivers that keep the level, where a siren
 // would sound on; on the others nothing that a process sets outlives it. Choose relays whose undriven state is the safe
 // one.
+//
+// A chip behind I2C or USB is as fast as its driver: each look waits for the bus, and the kernel has no way to give up on
+// a driver that hangs. Step is not bounded then, and with it hang this chip's points, its outputs and its Close; other
+// buses go on. Nothing that protects life, and no siren, belongs on such a chip.
 //
 // Two limits of the kernel are worth knowing: a bias that the chip does not have is ignored silently, and a pulse
 // shorter than the interrupt takes to be served (some 10 to 100 µs) may show as two edges of the same level; inputs then
@@ -75,6 +80,10 @@ type Config struct {
 	// Lines are parallel to the channels of Unit's profile: a Binding's channel is the index of its line.
 	Lines []firmwareconfig.GPIOLine
 	Unit  firmwareconfig.Unit
+	// Key gives the site's secret for the Wiegand lines whose own Key is empty. It is asked when such a line is to be
+	// taken, until it gives one: a reader without it is not opened and says why, and everything else runs. nil: every
+	// such line has its own.
+	Key   func() ([]byte, error)
 	Clock *telemetry.Clock
 	Log   *zap.Logger // nil: none
 	Host  Host        // nil: the kernel's
@@ -132,7 +141,7 @@ func (c *Config) Validate() error {
 			add("line %s: debounce of %v: at most 1m", l.ID, l.Debounce)
 		}
 		if l.Kind == firmwareconfig.GPIOWiegand {
-			if len(l.Key) < keyMin {
+			if len(l.Key) < keyMin && (len(l.Key) > 0 || c.Key == nil) {
 				add("line %s: a Wiegand reader needs a key of at least %d bytes to hash card numbers with", l.ID, keyMin)
 			}
 			for _, n := range l.Bits {
@@ -203,7 +212,9 @@ func New(c Config) (*Bus, error) {
 		if spec.Kind == firmwareconfig.GPIOWiegand && len(spec.Bits) == 0 {
 			spec.Bits = []int{26, 34, 37}
 		}
-		b.lines = append(b.lines, newLine(spec))
+		l := newLine(spec)
+		l.key = c.Key
+		b.lines = append(b.lines, l)
 	}
 	for _, l := range slices.Clone(b.lines) {
 		if l.spec.Feedback != "" {

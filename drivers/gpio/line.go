@@ -3,6 +3,7 @@ package gpio
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -42,6 +43,7 @@ const (
 type line struct {
 	spec   firmwareconfig.GPIOLine
 	points []*point
+	key    func() ([]byte, error) // of a reader whose spec has none; nil otherwise
 
 	lines   Lines // nil while the line is not ours
 	polled  bool  // the chip tells no edges
@@ -124,6 +126,9 @@ func (l *line) request() Request {
 
 // take takes the lines, asking for less where the chip lacks something, and starts to wait for edges.
 func (l *line) take(chip Chip, wake func()) error {
+	if err := l.unlock(); err != nil {
+		return err
+	}
 	r := l.request()
 	if l.out != nil {
 		r = l.out.request()
@@ -165,6 +170,22 @@ func (l *line) take(chip Chip, wake func()) error {
 		l.cancel, l.done = cancel, make(chan struct{})
 		go l.wait(ctx, lines, wake)
 	}
+	return nil
+}
+
+// unlock sees to it that a reader has the secret with which it hashes.
+func (l *line) unlock() error {
+	if l.spec.Kind != firmwareconfig.GPIOWiegand || len(l.spec.Key) > 0 {
+		return nil
+	}
+	key, err := l.key()
+	if err == nil && len(key) < keyMin {
+		err = fmt.Errorf("the key of the card readers is shorter than %d bytes", keyMin)
+	}
+	if err != nil {
+		return err
+	}
+	l.spec.Key = key
 	return nil
 }
 

@@ -44,6 +44,9 @@ func newPoint(ch *firmwareconfig.Channel, b firmwareconfig.Binding) *point {
 // lifeSafety reports whether the point protects life.
 func (p *point) lifeSafety() bool { return p.b.Def != nil && p.b.Def.LifeSafety }
 
+// event reports whether the point's samples are events.
+func (p *point) event() bool { return p.b.Def != nil && p.b.Def.Event }
+
 // bool returns the point's value for a level.
 func (p *point) bool(level bool) telemetry.Value { return telemetry.BoolValue(level != p.invert) }
 
@@ -91,7 +94,7 @@ func (p *point) stale(now telemetry.Mono) bool {
 
 // bad appends that the point has no value, where that was not told within confirmEvery.
 func (p *point) bad(dst []telemetry.Sample, t telemetry.Mono, q telemetry.Quality) []telemetry.Sample {
-	if p.b.Def != nil && p.b.Def.Event {
+	if p.event() {
 		return dst // What happens has no state: a sample would be an event.
 	}
 	if p.same(q, telemetry.Value{}) && t.Sub(p.at) < confirmEvery {

@@ -1,10 +1,12 @@
 package gpio_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	"linli/drivers/gpio"
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/telemetry"
 )
@@ -106,6 +108,87 @@ func TestReaderLate(t *testing.T) {
 		pause(ms(200))
 		if s := r.bus.Stats(); len(r.of(0)) != 1 || s.Cards != 1 || s.BadFrames != 0 {
 			t.Errorf("stats: %+v", s)
+		}
+	})
+}
+
+// readerConfig is a contact and a reader, with points 0 and 1; point 2 tells whether the reader cannot be read.
+func readerConfig(readerKey []byte) gpio.Config {
+	c := config(firmwareconfig.GPIOLine{ID: "door", Line: "A", Kind: input},
+		firmwareconfig.GPIOLine{ID: "reader", Line: "D0", Second: "D1", Kind: wiegand, Key: readerKey})
+	c.Unit.Bindings = append(c.Unit.Bindings, firmwareconfig.Binding{Channel: 1, Point: 2, Def: &telemetry.PointDef{Name: "fault", Kind: telemetry.Bool}, UnitFactor: 1})
+	return c
+}
+
+// A reader whose line somebody else has says so in a point of its own: its cards are events, which cannot go bad.
+func TestReaderInUse(t *testing.T) {
+	bubble(t, []string{"A", "D0", "D1"}, func(t *testing.T, chip *fakeChip) {
+		chip.Set("D0", true)
+		chip.Set("D1", true)
+		start := chip.clock.Mono()
+		chip.with(func() { chip.lines["D1"].by = "bad-daemon" })
+		r := newRig(t, readerConfig(key), chip)
+		after(chip, start, 10*time.Second)
+		if n := len(r.of(2)); n < 2 || n > 4 {
+			t.Errorf("told %d times in 10 s that the reader is at fault, want it confirmed every 5 s", n)
+		}
+		if u := r.bus.Health().Units[0]; u.Online || !strings.Contains(u.LastError, "reader: ") || !strings.Contains(u.LastError, "bad-daemon") || !r.bus.Health().Up {
+			t.Errorf("health: %+v", r.bus.Health())
+		}
+		chip.with(func() { chip.lines["D1"].by = "" })
+		after(chip, start, 20*time.Second)
+		send(chip, framed("011101100000011001000011"), 50*time.Microsecond, ms(1))
+		pause(ms(200))
+		if n := len(r.of(1)); n != 1 {
+			t.Errorf("%d cards, want one", n)
+		}
+		if n := len(r.of(2)); n < 4 {
+			t.Errorf("told %d times, want that all is well confirmed too", n)
+		}
+		chip.Unplug()
+		after(chip, start, 30*time.Second)
+		got := r.changes(2, start)
+		if len(got) != 3 || got[0] != "0s true" || got[1] != "12s false" || !strings.HasPrefix(got[2], "20.") || !strings.HasSuffix(got[2], " true") {
+			t.Errorf("got %q, want the fault at once, its end once the line is free, and again when the chip is gone", got)
+		}
+	})
+}
+
+// A reader without the site's secret is not opened; the rest of its chip runs, and it follows once there is one.
+func TestReaderWithoutKey(t *testing.T) {
+	bubble(t, []string{"A", "D0", "D1"}, func(t *testing.T, chip *fakeChip) {
+		chip.Set("D0", true)
+		chip.Set("D1", true)
+		start := chip.clock.Mono()
+		secret, problem := []byte(nil), errors.New("no such file: site.key")
+		c := readerConfig(nil)
+		c.Key = func() ([]byte, error) {
+			chip.mu.Lock()
+			defer chip.mu.Unlock()
+			return secret, problem
+		}
+		r := newRig(t, c, chip)
+		after(chip, start, ms(100))
+		chip.Set("A", true)
+		after(chip, start, time.Second)
+		expect(t, r.changes(0, start), "0s false", "100ms true")
+		if h := r.bus.Health(); !h.Up || h.Units[0].Online || h.Units[0].LastError != "reader: no such file: site.key" {
+			t.Errorf("health: %+v", h)
+		}
+		if chip.lines["D0"].by != "" {
+			t.Error("the line was taken")
+		}
+		chip.with(func() { secret, problem = key[:8], nil })
+		after(chip, start, 10*time.Second)
+		if h := r.bus.Health(); !strings.Contains(h.Units[0].LastError, "shorter than 16") {
+			t.Errorf("with a short key: %+v", h)
+		}
+		chip.with(func() { secret = key })
+		after(chip, start, 20*time.Second)
+		send(chip, framed("011101100000011001000011"), 50*time.Microsecond, ms(1))
+		pause(ms(100))
+		if h := r.bus.Health(); !h.Units[0].Online || len(r.of(1)) != 1 || r.last(2).Value.Bool() {
+			t.Errorf("with the key: %+v, %d cards, fault %v", h, len(r.of(1)), r.last(2))
 		}
 	})
 }

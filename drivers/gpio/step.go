@@ -166,6 +166,7 @@ func (w *work) line(l *line) {
 		w.tellCount(l, fresh)
 	case firmwareconfig.GPIOWiegand:
 		w.endFrame(l)
+		w.tellReader(l, false)
 	case firmwareconfig.GPIOOutput:
 	default:
 		if l.untold && l.bucket.take(w.now) {
@@ -351,8 +352,21 @@ func (w *work) lose(l *line, err error) {
 
 // bad tells that the line's points cannot be had.
 func (w *work) bad(l *line) {
+	if l.spec.Kind == firmwareconfig.GPIOWiegand {
+		w.tellReader(l, true)
+		return
+	}
 	for _, p := range l.points {
 		w.dst = p.bad(w.dst, w.now, telemetry.BadComm)
+	}
+}
+
+// tellReader tells whether a reader cannot be read: its card point is an event, which has no bad quality to tell it by.
+func (w *work) tellReader(l *line, fault bool) {
+	for _, p := range l.points {
+		if v := p.bool(fault); !p.event() && (!p.same(telemetry.Good, v) || p.stale(w.now)) {
+			w.dst = p.tell(w.dst, w.now, telemetry.Good, v)
+		}
 	}
 }
 
@@ -391,7 +405,9 @@ func (w *work) judge(l *line) {
 		w.stats.Cards++
 		hash := telemetry.TextValue(cardHash(l.spec.Key, code, n))
 		for _, p := range l.points {
-			w.dst = p.tell(w.dst, at, telemetry.Good, hash)
+			if p.event() {
+				w.dst = p.tell(w.dst, at, telemetry.Good, hash)
+			}
 		}
 	case frameKey:
 		w.stats.Keys++
