@@ -96,24 +96,16 @@ func driverConfig(b *site.Bus, clock *telemetry.Clock, log *zap.Logger) (modbus.
 	return cfg, nil
 }
 
-// gpioConfig returns the driver's settings of a GPIO chip, with the secret that its Wiegand readers need.
+// gpioConfig returns the driver's settings of a GPIO chip. The secret of its Wiegand readers is read when they are
+// opened: a file that is missing costs the readers, not the gateway.
 func gpioConfig(b *site.Bus, clock *telemetry.Clock, log *zap.Logger) (gpio.Config, error) {
 	cfg := gpio.Config{Name: b.ID, Chip: b.Chip, Lines: append([]firmwareconfig.GPIOLine(nil), b.Lines...), Clock: clock, Log: log.Named("gpio")}
 	if len(b.Units) != 1 {
 		return cfg, fmt.Errorf("a GPIO chip with %d units", len(b.Units))
 	}
 	cfg.Unit = b.Units[0]
-	if b.KeyFile == "" {
-		return cfg, nil
-	}
-	key, err := readKey(b.KeyFile)
-	if err != nil {
-		return cfg, err
-	}
-	for i := range cfg.Lines {
-		if cfg.Lines[i].Kind == firmwareconfig.GPIOWiegand {
-			cfg.Lines[i].Key = key
-		}
+	if b.KeyFile != "" {
+		cfg.Key = func() ([]byte, error) { return readKey(b.KeyFile) }
 	}
 	return cfg, nil
 }

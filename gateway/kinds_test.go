@@ -6,16 +6,22 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
+	periph "periph.io/x/conn/v3/gpio"
 
+	"linli/drivers/gpio"
 	"linli/drivers/modbus"
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/site"
+	"linli/internal/telemetry"
+	"linli/rules"
 )
 
 // noHoles remembers nothing.
@@ -149,20 +155,113 @@ func TestTheKeyOfCardReaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(cfg.Lines[1].Key) != "0123456789abcdef0123" || cfg.Lines[0].Key != nil {
-		t.Errorf("keys %q and %q, want it at the reader alone", cfg.Lines[0].Key, cfg.Lines[1].Key)
-	}
-	if b.Lines[1].Key != nil {
-		t.Error("the secret went into the site, which is shown to people")
+	if key, err := cfg.Key(); err != nil || string(key) != "0123456789abcdef0123" {
+		t.Errorf("key %q, %v", key, err)
 	}
 	for key, want := range map[string]string{
 		filepath.Join(dir, "nowhere.key"): "nowhere.key",
 		short:                             "short.key is shorter than 16 characters",
 	} {
-		_, _, err := newBuses(&site.Site{Buses: []site.Bus{*bus(key)}}, newClock(), zap.NewNop(), nil)
-		if err == nil || !strings.Contains(err.Error(), "set up bus box: ") || !strings.Contains(err.Error(), want) {
+		b := bus(key)
+		if _, _, err := newBuses(&site.Site{Buses: []site.Bus{*b}}, newClock(), zap.NewNop(), nil); err != nil {
+			t.Errorf("a bad key file keeps the gateway from starting: %v", err)
+		}
+		cfg, err := gpioConfig(b, newClock(), zap.NewNop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cfg.Key(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want something about %s", err, want)
 		}
+	}
+}
+
+// readerSite is a site with a contact and a card reader on one chip.
+const readerSite = `version: 1
+site: test
+zones: [{id: hall, kind: area}]
+buses:
+  - id: box
+    gpio:
+      chip: bench
+      key_file: nowhere.key
+    lines: [{id: door, input: 1}, {id: reader, wiegand: {d0: 2, d1: 3}}]
+devices:
+  - {id: door_1, class: door, zone: hall, points: {open: box.door}}
+  - {id: reader_1, class: card_reader, zone: hall, points: {card: box.reader}}
+rules: [{pack: gateway}]
+`
+
+// benchChip is a GPIO chip whose line 3 somebody else has, and whose others are low.
+type benchChip struct{}
+
+func (benchChip) Open(string) (gpio.Chip, error) { return benchChip{}, nil }
+func (benchChip) Close() error                   { return nil }
+func (benchChip) Request(r gpio.Request) (gpio.Lines, error) {
+	if slices.Contains(r.Lines, "3") {
+		return nil, errors.New(`line 3: in use by "bad-daemon"`)
+	}
+	return benchLines{}, nil
+}
+
+type benchLines struct{}
+
+func (benchLines) Wait(ctx context.Context, _ []gpio.Edge) (int, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
+func (benchLines) Read(levels []periph.Level) error { clear(levels); return nil }
+func (benchLines) Set(periph.Level) error           { return nil }
+func (benchLines) Close() error                     { return nil }
+
+// TestADeadCardReaderRaisesAnAlert: whether its secret is missing or its line is taken, and it alone.
+func TestADeadCardReaderRaisesAnAlert(t *testing.T) {
+	for name, key := range map[string]func() ([]byte, error){
+		"no secret":   func() ([]byte, error) { return readKey("nowhere.key") },
+		"line in use": func() ([]byte, error) { return []byte("0123456789abcdef"), nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, err := resolvePlan("site.yaml", []byte(readerSite), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				clock := telemetry.NewClock("boot", 0, time.Now())
+				cfg, err := gpioConfig(&p.site.Buses[0], clock, zap.NewNop())
+				if err != nil {
+					t.Fatal(err)
+				}
+				cfg.Key, cfg.Host = key, benchChip{}
+				bus, err := gpio.New(cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer bus.Close()
+				var opened []string
+				began, after := time.Now(), time.Duration(0)
+				for time.Since(began) < 2*time.Minute {
+					now := clock.Now()
+					samples, next := bus.Step(t.Context(), now.Mono, nil)
+					var out rules.Output
+					p.engine.Step(now, samples, &out)
+					for _, x := range out.Transitions {
+						opened, after = append(opened, x.Subject+" "+x.Alert), time.Since(began)
+					}
+					time.Sleep(min(next.Sub(now.Mono), time.Second))
+				}
+				if got := strings.Join(opened, ", "); got != "reader_1 DeviceFault" || after > 61*time.Second {
+					t.Errorf("alerts %q after %v, want DeviceFault of the reader after 60 s", got, after)
+				}
+			})
+		})
+	}
+}
+
+func TestTheWarningAboutAKeyStandsAtTheKey(t *testing.T) {
+	file := writeFile(t, "site.yaml", readerSite)
+	code, stdout, _ := linli(t, "check", "-c", file)
+	if code != exitGood || !strings.Contains(stdout, "site.yaml:8:17: warning: read the key of the card readers: ") || !strings.Contains(stdout, "are not opened") {
+		t.Errorf("exit code %d\n%s", code, stdout)
 	}
 }
 

@@ -61,7 +61,7 @@ func fileWarnings(file string, src []byte, s *site.Site) yamlfile.Errors {
 	for i := range s.Buses {
 		if b := &s.Buses[i]; b.KeyFile != "" {
 			if _, err := readKey(b.KeyFile); err != nil {
-				warnings.Addf(b.Pos, "%v", err)
+				warnings.Addf(b.KeyPos, "%v; until it is there the card readers of this chip are not opened", err)
 			}
 		}
 	}

@@ -19,6 +19,8 @@ type source struct {
 	constant telemetry.Value
 	// profiles: the point is bound as the unit's profile says; the file says only what an output does at start and stop.
 	profiles bool
+	// reader: the point tells whether the card reader of that channel can be read, not what it reads.
+	reader bool
 }
 
 func (r *resolver) devices() {
@@ -76,6 +78,7 @@ func (r *resolver) device(d *device, seen map[string]yamlfile.Pos) {
 			}
 		}
 	}
+	r.readerFault(class, sources)
 	r.complete(d, class, sources, whole != nil && whole.profile == nil)
 
 	out := telemetry.Device{ID: d.ID.Value, Class: class, Zone: zone, Title: deviceTitle(d, class)}
@@ -288,6 +291,15 @@ func (r *resolver) bind(s *source, deviceID string, device int, def *telemetry.P
 	from := s.unit.id + "." + s.channel
 	if s.linear != nil && def.Kind == telemetry.Enum {
 		r.failf(s.pos, "%s: a map is for numbers, %s is enum", from, def.Name)
+		return
+	}
+	if s.reader {
+		if device >= 0 {
+			u := &r.site.Buses[s.unit.bus].Units[s.unit.index]
+			u.Bindings = append(u.Bindings, firmwareconfig.Binding{
+				Channel: s.unit.profile.Channel(s.channel), Point: r.inv.ProvidePoint(device, defIndex), Def: def, UnitFactor: 1,
+			})
+		}
 		return
 	}
 	b, err := s.unit.profile.Bind(def, firmwareconfig.PointBinding{Channel: s.channel, Invert: s.invert, Map: s.linear})

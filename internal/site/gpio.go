@@ -27,7 +27,7 @@ func (r *resolver) gpio(b *bus, out *Bus, taken *endpoints, unitSeen map[string]
 	if b.Timeout.Pos.Line > 0 {
 		r.failf(b.Timeout.Pos, "timeout is for Modbus: a GPIO line has nobody to wait for")
 	}
-	out.KeyFile = r.path(c.KeyFile)
+	out.KeyFile, out.KeyPos = r.path(c.KeyFile), c.KeyFile.Pos
 	if present(r, c.Chip) {
 		out.Chip = c.Chip.Value
 		other, twice := taken.chip[out.Chip]
@@ -238,6 +238,27 @@ func (r *resolver) outputState(key string, v yamlfile.At[string]) firmwareconfig
 		}
 	}
 	return firmwareconfig.OutputHold
+}
+
+// pointFault is the point of a reader's class that the driver provides.
+const pointFault = "fault"
+
+// readerFault lets a card reader on a GPIO chip tell that it cannot be read: events cannot go bad. What the file itself
+// says about the point goes over it.
+func (r *resolver) readerFault(class *telemetry.Class, sources []*source) {
+	fault := class.Point(pointFault)
+	if fault < 0 || sources[fault] != nil || class.Points[fault].Kind != telemetry.Bool || class.Points[fault].Writable {
+		return
+	}
+	for i, s := range sources {
+		if s == nil || s.unit == nil || s.unit.gpio == nil || !class.Points[i].Event {
+			continue
+		}
+		if channel := s.unit.profile.Channel(s.channel); s.unit.gpio[channel].Wiegand != nil {
+			sources[fault] = &source{pos: s.pos, unit: s.unit, channel: s.channel, reader: true}
+			return
+		}
+	}
 }
 
 // bindGPIO checks what is particular about binding a point to a line of a chip, or an event to anything.

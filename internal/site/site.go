@@ -87,10 +87,11 @@ type Bus struct {
 	IgnoreTID    bool
 	// Chip is the GPIO chip, by label or name, of transport gpio; Lines are parallel to the channels of Units[0].Profile.
 	// That unit has the bus's id and stands for the chip. KeyFile holds the secret of Wiegand readers, "" where there
-	// are none; who builds the driver reads it into their Key.
+	// are none; who builds the driver reads it. KeyPos is where the site file names it.
 	Chip    string
 	Lines   []firmwareconfig.GPIOLine
 	KeyFile string
+	KeyPos  yamlfile.Pos
 	// Health is the device that the bus itself is (class field_bus), UnitHealth those of its units (class bus_unit),
 	// parallel to Units: indexes in Inventory.Devices. -1 stands for none: the unit of a GPIO bus is no device of its
 	// own, and a library without these classes has none at all.

@@ -3,11 +3,13 @@ package site_test
 import (
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/site"
+	"linli/internal/telemetry"
 )
 
 const southbound = `version: 1
@@ -153,5 +155,34 @@ func TestSettings(t *testing.T) {
 	}
 	if s := load(t, "testdata/minimal.yaml"); s.Verify != 24*time.Hour || len(s.Settings) > 0 {
 		t.Errorf("by default: settings %+v, verified each %v", s.Settings, s.Verify)
+	}
+}
+
+// TestAReadersFaultComesFromItsDriver: cards are events, so that a reader needs another point to go bad; unless the file
+// has bound that point to something else.
+func TestAReadersFaultComesFromItsDriver(t *testing.T) {
+	lib := testLibrary()
+	lib.Classes["card_reader"] = &telemetry.Class{ID: "card_reader", Points: []telemetry.PointDef{
+		{Name: "card", Kind: telemetry.KindText, Event: true},
+		{Name: "fault", Kind: telemetry.Bool, Optional: true, Default: telemetry.BoolValue(false)},
+	}}
+	for points, want := range map[string]string{
+		"card: box_io.reader":                       "box_io/box_io.reader -> reader.card\nbox_io/box_io.reader -> reader.fault\n",
+		"card: box_io.reader, fault: box_io.door_a": "box_io/box_io.reader -> reader.card\nbox_io/box_io.door_a -> reader.fault\n",
+	} {
+		src := strings.Replace(southbound, "points: {card: box_io.reader}", "points: {"+points+"}", 1)
+		s, err := site.Load("/etc/linli/site.yaml", []byte(src), lib, testPacks(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, line := range strings.SplitAfter(bindings(&site.Site{Buses: s.Buses[3:], Inventory: s.Inventory}), "\n") {
+			if strings.Contains(line, " reader.") {
+				got += line
+			}
+		}
+		if got != want {
+			t.Errorf("%s\ngot\n%swant\n%s", points, got, want)
+		}
 	}
 }
