@@ -39,7 +39,8 @@ type Writer interface {
 // Like Step its methods belong to the bus's supervisor; callers use a Line.
 type Host interface {
 	// Ask sends one request PDU (function code first) to a unit and waits at most timeout (0: the bus's usual one) for
-	// the answer to begin. Exceptions are answers. It never repeats anything.
+	// the answer to begin. Exceptions are answers. It never repeats anything. Where pdu Changes something and was sent,
+	// but got no whole answer, the error is an *OutcomeUnknownError; where ctx ended before it was sent, ErrClosed.
 	Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Duration) (Reply, error)
 	// Hear listens for d without asking.
 	Hear(ctx context.Context, d time.Duration) ([]byte, error)

@@ -36,6 +36,7 @@ type Polling interface {
 type guest struct {
 	unit  int     // whom it asks; -1 for nobody
 	share float64 // of the line's time; 0 for as soon as possible
+	late  bool    // goes also after EndGuests: it gives the bus back
 	run   func(ctx context.Context, h Host) error
 	taken atomic.Bool
 	done  chan error // buffered
@@ -51,6 +52,9 @@ func (g *guest) fail(err error) {
 func (l *Line) visit(ctx context.Context, g *guest) error {
 	if _, ok := l.bus.(Host); !ok {
 		return ErrNotHost
+	}
+	if l.noGuests.Load() && !g.late {
+		return ErrClosed
 	}
 	g.done = make(chan error, 1)
 	queue := l.guests
@@ -68,7 +72,7 @@ func (l *Line) visit(ctx context.Context, g *guest) error {
 			return fmt.Errorf("not begun: %w", ctx.Err())
 		}
 		// It is on the line, and ends within its timeout. To break it off would cost the bus its connection.
-		return ctx.Err()
+		return fmt.Errorf("%w: %w", errBegun, ctx.Err())
 	}
 }
 
@@ -76,7 +80,9 @@ func (l *Line) visit(ctx context.Context, g *guest) error {
 // line's time that such requests may take together (above 0, at most 1): after one that took d the next waits for
 // d*(1/share-1), and goes only while no write waits and no life-safety read is due. With share 0 it goes as soon as
 // possible: after the transaction in flight and the writes that wait. Where ctx ends first its error is returned, and
-// what came, if it had been begun, is lost. ErrNotHost where the bus is none.
+// what came, if it had been begun, is lost. ErrNotHost where the bus is none, ErrClosed where it was not begun before
+// the bus ended or EndGuests. A request of a function that changes something and was begun, without a whole answer, is
+// an *OutcomeUnknownError.
 func (l *Line) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Duration, share float64) (Reply, error) {
 	if !(share >= 0 && share <= 1) {
 		return Reply{}, fmt.Errorf("share %v of the line: want 0 to 1", share)
@@ -92,8 +98,40 @@ func (l *Line) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Dura
 	select {
 	case reply = <-got:
 	default:
+		if err != nil && errors.Is(err, errBegun) && Changes(pdu) {
+			err = &OutcomeUnknownError{Err: err}
+		}
 	}
 	return reply, err
+}
+
+// errBegun says that what a caller gave up was on the line.
+var errBegun = errors.New("given up while it was on its way")
+
+// Changes reports whether a Modbus request PDU may change something at the unit: every function that is not known only
+// to read.
+func Changes(pdu []byte) bool {
+	if len(pdu) == 0 {
+		return false
+	}
+	switch pdu[0] {
+	case 1, 2, 3, 4, 7, 11, 12, 17, 20, 24, 43:
+		return false
+	case 8: // Sub-function 0 only returns what was sent.
+		return len(pdu) < 3 || pdu[1] != 0 || pdu[2] != 0
+	}
+	return true
+}
+
+// EndGuests ends the time of tools: their requests that wait, and all further ones, fail with ErrClosed, but a Suspend
+// that resumes is let through. Writes of outputs go on. One that is on its way ends before any write that is asked for
+// afterwards. It may be called from any goroutine, and more than once.
+func (l *Line) EndGuests() {
+	l.noGuests.Store(true)
+	select {
+	case l.ended <- struct{}{}:
+	default:
+	}
 }
 
 // Hear listens on the line for d, at most 10 s (see Host.Hear). The bus's own transactions go on: it listens between
@@ -122,7 +160,7 @@ func (l *Line) Hear(ctx context.Context, d time.Duration) ([]byte, error) {
 
 // Suspend stops the bus's polling for d (see Host.Suspend).
 func (l *Line) Suspend(ctx context.Context, d time.Duration, baud int, format string) error {
-	return l.visit(ctx, &guest{unit: -1, run: func(ctx context.Context, h Host) error {
+	return l.visit(ctx, &guest{unit: -1, late: d <= 0, run: func(ctx context.Context, h Host) error {
 		return h.Suspend(ctx, d, baud, format)
 	}})
 }
@@ -132,7 +170,13 @@ func (l *Line) Suspend(ctx context.Context, d time.Duration, baud int, format st
 func (l *Line) waiting(now telemetry.Mono) telemetry.Mono {
 	next := telemetry.Never
 	for i, queue := range [2]chan *guest{l.guests, l.sharers} {
-		for l.turn[i] == nil || l.turn[i].taken.Load() {
+		for {
+			if g := l.turn[i]; g != nil && l.noGuests.Load() && !g.late {
+				g.fail(ErrClosed)
+			}
+			if g := l.turn[i]; g != nil && !g.taken.Load() {
+				break
+			}
 			l.turn[i] = nil
 			select {
 			case l.turn[i] = <-queue:
@@ -191,9 +235,6 @@ func (l *Line) host(ctx context.Context, clock *telemetry.Clock) {
 			g.done <- ErrNotHost
 		default:
 			err := g.run(ctx, h)
-			if err != nil && errors.Is(err, ctx.Err()) {
-				err = ErrClosed
-			}
 			if g.share > 0 {
 				end := clock.Mono()
 				l.shareFree = end.Add(time.Duration(float64(end.Sub(now)) * (1/g.share - 1)))

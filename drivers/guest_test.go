@@ -287,3 +287,93 @@ func TestLifeSafetyReadsHaveTheirTurnBetweenWrites(t *testing.T) {
 		}
 	})
 }
+
+// When the time of tools is over what they asked for does not run after the outputs were set for the stop.
+func TestEndGuests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &hostBus{fakeBus: &fakeBus{takes: 100 * time.Millisecond}, askTakes: time.Second}
+		line, end := host(t, b)
+		begun := make(chan error, 1)
+		go func() { _, err := line.Ask(t.Context(), 1, []byte{6, 0, 0, 0, 1}, 0, 0); begun <- err }()
+		time.Sleep(500 * time.Millisecond)
+		errs := make(chan error, 20)
+		for i := range 20 {
+			go func() {
+				if i == 19 {
+					_, err := line.Hear(t.Context(), time.Second)
+					errs <- err
+					return
+				}
+				_, err := line.Ask(t.Context(), 1, []byte{6, 0, 0, 0, 1}, 0, float64(i%2)/2)
+				errs <- err
+			}()
+		}
+		synctest.Wait()
+		line.EndGuests()
+		if err := line.Write(t.Context(), 1, telemetry.BoolValue(false)); err != nil {
+			t.Errorf("a write after the tools: %v", err)
+		}
+		if err := <-begun; err != nil {
+			t.Errorf("the request on its way: %v", err)
+		}
+		for range 20 {
+			if err := <-errs; !errors.Is(err, drivers.ErrClosed) {
+				t.Errorf("a request that waited: %v", err)
+			}
+		}
+		if _, err := line.Ask(t.Context(), 1, []byte{3}, 0, 0); !errors.Is(err, drivers.ErrClosed) {
+			t.Errorf("a later request: %v", err)
+		}
+		if err := line.Suspend(t.Context(), time.Minute, 0, ""); !errors.Is(err, drivers.ErrClosed) || b.suspended != 0 {
+			t.Errorf("a later suspension: %v", err)
+		}
+		b.suspended = time.Minute
+		if err := line.Suspend(t.Context(), 0, 0, ""); err != nil || b.suspended != 0 {
+			t.Errorf("resuming: %v", err)
+		}
+		end()
+		if len(b.asks) != 1 {
+			t.Errorf("%d requests were carried out, want one", len(b.asks))
+		}
+	})
+}
+
+// Guests that wait for a unit's pause hear of the end at once, not after the pause.
+func TestEndGuestsWakesASleepingBus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &hostBus{fakeBus: &fakeBus{every: time.Hour}, free: telemetry.Mono(time.Hour)}
+		line, end := host(t, b)
+		got := make(chan error, 1)
+		go func() { _, err := line.Ask(t.Context(), 1, []byte{3}, 0, 0); got <- err }()
+		time.Sleep(time.Second)
+		start := time.Now()
+		line.EndGuests()
+		if err := <-got; !errors.Is(err, drivers.ErrClosed) || time.Since(start) > 0 {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		end()
+	})
+}
+
+// Who gives up a request that is on the line, or loses the bus under it, does not know what became of it.
+func TestAskThatChangesIsUnknownOnceBegun(t *testing.T) {
+	for _, c := range []struct {
+		pdu     []byte
+		unknown bool
+	}{
+		{[]byte{6, 0, 0, 0, 1}, true}, {[]byte{5, 0, 0, 0xFF, 0}, true}, {[]byte{0x41}, true}, {[]byte{8, 0, 1, 0, 0}, true},
+		{[]byte{3, 0, 0, 0, 1}, false}, {[]byte{8, 0, 0, 1, 2}, false}, {[]byte{43, 14, 1, 0}, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := &hostBus{fakeBus: &fakeBus{takes: 10 * time.Millisecond}, askTakes: time.Minute}
+			line, end := host(t, b)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_, err := line.Ask(ctx, 1, c.pdu, 0, 0)
+			if got := errors.As(err, new(*drivers.OutcomeUnknownError)); got != c.unknown || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("% x given up: %v", c.pdu, err)
+			}
+			end()
+		})
+	}
+}

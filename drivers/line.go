@@ -25,6 +25,9 @@ type Line struct {
 	sharers chan *guest // within their share of the line's time
 	refused atomic.Uint64
 
+	noGuests atomic.Bool
+	ended    chan struct{} // holds one value: wakes the supervisor after EndGuests
+
 	mu     sync.Mutex // guards closed and sends on the queues
 	closed bool
 
@@ -45,7 +48,7 @@ type write struct {
 
 // NewLine returns a Line over bus.
 func NewLine(bus Bus) *Line {
-	return &Line{bus: bus, writes: make(chan *write, writesWaiting),
+	return &Line{bus: bus, writes: make(chan *write, writesWaiting), ended: make(chan struct{}, 1),
 		guests: make(chan *guest, guestsWaiting), sharers: make(chan *guest, guestsWaiting)}
 }
 

@@ -75,6 +75,7 @@ func Supervise(ctx context.Context, clock *telemetry.Clock, bus Bus, emit func([
 		case <-ctx.Done():
 		case <-timer.C:
 		case <-wake:
+		case <-line.ended:
 		case w := <-line.writes:
 			line.do(ctx, w)
 		case line.turn[0] = <-guests:

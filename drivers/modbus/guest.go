@@ -25,8 +25,8 @@ type guests struct {
 	stranger [256]telemetry.Mono // when a unit that is not ours may be asked again: its late answer may still come
 }
 
-// Ask sends a guest's request (see drivers.Host). On a line with life-safety points it waits for an answer at most as
-// long as the bus's own requests do, unless the bus is suspended. Where the link is down it is tried once. A unit of
+// Ask sends a guest's request (see drivers.Host). On a line with life-safety points or outputs it waits for an answer at
+// most as long as the bus's own requests do, unless the bus is suspended. Where the link is down it is tried once. A unit of
 // the bus is left its pauses; one that was given up and answers is read at once.
 func (b *Bus) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Duration) (drivers.Reply, error) {
 	reply, err := b.ask(ctx, unit, pdu, timeout)
@@ -45,18 +45,16 @@ func (b *Bus) ask(ctx context.Context, unit byte, pdu []byte, timeout time.Durat
 		timeout = defaultTimeout
 	}
 	timeout = min(timeout, askMost)
-	if b.line.hold > 0 {
-		timeout = min(timeout, holdMax)
-	}
+	timeout = min(timeout, b.mostFor(u))
 	if err := b.reach(ctx); err != nil {
-		return drivers.Reply{}, err
+		return drivers.Reply{}, unsent(ctx, err)
 	}
 	free := b.Free(unit, b.now())
 	if u != nil {
 		free = max(free, b.hushed(u)) // Others are asked all the time: it comes only if the line is kept for it.
 	}
 	if err := pause(ctx, min(free.Sub(b.now()), askMost)); err != nil {
-		return drivers.Reply{}, err
+		return drivers.Reply{}, unsent(ctx, err)
 	}
 	began := b.now()
 	reply, err := b.line.ask(ctx, unit, pdu, timeout)
@@ -73,12 +71,41 @@ func (b *Bus) ask(ctx context.Context, unit byte, pdu []byte, timeout time.Durat
 				b.guests.stranger[unit] = t.Add(timeout)
 			}
 		}
+		switch {
+		case errors.Is(err, errNotSent):
+			err = unsent(ctx, err)
+		case drivers.Changes(pdu):
+			err = &drivers.OutcomeUnknownError{Err: err}
+		}
 		return reply, err
 	}
 	if u != nil {
 		b.wokenBy(u, pdu)
 	}
 	return reply, nil
+}
+
+// unsent returns the error of what was never sent: where ctx has ended the bus is closing.
+func unsent(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", drivers.ErrClosed, err)
+	}
+	return err
+}
+
+// mostFor returns the longest that a guest's request to u (nil for a unit that is not ours) may wait for its answer: an
+// order, and the next life-safety read, stand behind it. A unit alone on its line takes what it needs anyway.
+func (b *Bus) mostFor(u *unit) time.Duration {
+	outputs := len(b.out) > 0 && b.guests.set == b.guests.own // With other settings nothing is written.
+	switch {
+	case b.line.hold > 0:
+		return holdMax
+	case outputs && u != nil && b.guests.hold == 0:
+		return max(holdMax, u.timeout)
+	case outputs:
+		return holdMax
+	}
+	return askMost
 }
 
 // wokenBy takes in that a unit of the bus answered a guest: if it was given up it is probed at once, and what the guest

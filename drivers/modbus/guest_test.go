@@ -234,3 +234,38 @@ func TestGuestOfAUnitThatWantsSilence(t *testing.T) {
 		p.close()
 	})
 }
+
+// An order does not stand behind a tool's patience; and what a tool wrote without hearing of it is not called undone.
+func TestAskOnALineWithOutputs(t *testing.T) {
+	for _, outputs := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newTables()
+			x := u16("x", 0)
+			x.Writable = outputs
+			p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
+				if r.unit == 1 {
+					_, _ = c.Write(r.frame(true, d.answer(r.pdu)))
+				}
+				return true
+			}}
+			r := newRig(t, modbus.Config{Transport: modbus.RTU, Units: []firmwareconfig.Unit{unitOf("a", 1, 0, x)}}, p)
+			r.step()
+			start := time.Now()
+			_, err := r.bus.Ask(t.Context(), 9, []byte{3, 0, 0, 0, 1}, 4*time.Second)
+			if took := time.Since(start); err == nil || errors.As(err, new(*drivers.OutcomeUnknownError)) || outputs != (took < 350*time.Millisecond) {
+				t.Errorf("outputs %v: %v after %v", outputs, err, took)
+			}
+			if _, err := r.bus.Ask(t.Context(), 9, []byte{6, 0, 0, 0, 1}, 100*time.Millisecond); !errors.As(err, new(*drivers.OutcomeUnknownError)) {
+				t.Errorf("a write without an answer: %v", err)
+			}
+			if _, err := r.bus.Ask(t.Context(), 9, nil, 100*time.Millisecond); errors.As(err, new(*drivers.OutcomeUnknownError)) {
+				t.Errorf("what was never sent: %v", err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if _, err := r.bus.Ask(ctx, 9, []byte{6, 0, 0, 0, 1}, 100*time.Millisecond); !errors.Is(err, drivers.ErrClosed) {
+				t.Errorf("closing before it was sent: %v", err)
+			}
+		})
+	}
+}
