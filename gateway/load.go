@@ -20,6 +20,7 @@ import (
 // plan is a site file with everything it refers to, checked as a whole: what `linli check` accepts and `linli run`
 // starts from.
 type plan struct {
+	source  []byte // the site file as it was read; nil where it comes from no file
 	library *firmwareconfig.Library
 	site    *site.Site
 	engine  *rules.Engine // compiled; its derived points are in the inventory
@@ -41,6 +42,7 @@ func loadPlan(file string) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.source = src
 	p.site.Warnings = append(p.site.Warnings, fileWarnings(file, src, p.site)...)
 	p.site.Warnings = append(p.site.Warnings, p.engine.Warnings()...)
 	return p, nil

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,7 +27,7 @@ func outputsCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	var file string
+	var file, state string
 	var asJSON, ifCrashed bool
 	cmd.PersistentFlags().StringVarP(&file, "config", "c", "", "site file")
 	cmd.PersistentFlags().BoolVar(&asJSON, "json", false, "print for programs")
@@ -49,7 +51,8 @@ func outputsCommand() *cobra.Command {
 		Short: "Set every output to its on_stop state, while no gateway runs",
 		Long: "Set every output to what its on_stop says, within 10 s, all buses side by side; those that hold are left alone. It is\n" +
 			"for the time when no gateway runs: systemd calls it after a crash (--if-crashed), because a gateway that was stopped\n" +
-			"has done so itself. Exit code 1: an output could not be set.",
+			"has done so itself. Of a site file with mistakes the one is taken from which the gateway last started, which is kept\n" +
+			"in the state directory. Exit code 1: an output could not be set, or the site file has mistakes.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
@@ -65,7 +68,7 @@ func outputsCommand() *cobra.Command {
 					return nil
 				}
 			}
-			s, mistakes := siteAsFarAsItGoes(file)
+			s, mistakes := siteForSafe(file, state, cmd.ErrOrStderr())
 			if s == nil {
 				return mistakes
 			}
@@ -74,29 +77,51 @@ func outputsCommand() *cobra.Command {
 					return fmt.Errorf("the gateway of this site is running and commands the outputs itself: stop it first, or use linli write")
 				}
 			}
-			if mistakes != nil {
-				fmt.Fprintf(cmd.ErrOrStderr(), "%v\nthe site file has mistakes: the outputs that could be read are set all the same\n", mistakes)
-			}
 			return makeSafe(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), s, asJSON, mistakes != nil)
 		},
 	}
 	safe.Flags().BoolVar(&ifCrashed, "if-crashed", false, "do nothing after a clean stop, as SERVICE_RESULT tells (for systemd)")
+	safe.Flags().StringVar(&state, "state", "", "state directory of the gateway (default: the site file's, or "+defaultState+")")
 	cmd.AddCommand(list, safe)
 	return cmd
 }
 
-// siteAsFarAsItGoes resolves a site file for outputs safe: what stands in the way of a start (a wrong rule, a wrong zone)
-// must not keep a siren sounding. The Site is nil where nothing can be read.
-func siteAsFarAsItGoes(file string) (*site.Site, error) {
+// siteForSafe returns the site whose outputs are to be made safe, and the mistakes of its file: what stands in the way of
+// a start must not keep a siren sounding. Where the file has mistakes it is the one from which the gateway last started,
+// and only where that is not known what can be read of the file. The Site is nil where there is nothing.
+func siteForSafe(file, state string, stderr io.Writer) (*site.Site, error) {
+	s := &site.Site{}
 	src, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("read the site file: %w", err)
+		err = fmt.Errorf("read the site file: %w", err)
+	} else {
+		var p *plan
+		if p, err = resolveAll(file, src, os.DirFS(filepath.Dir(file))); err == nil {
+			return p.site, nil
+		}
+		if p != nil {
+			s = p.site
+		}
 	}
-	p, err := resolveAll(file, src, os.DirFS(filepath.Dir(file)))
-	if p == nil {
-		return nil, err
+	fmt.Fprintf(stderr, "%v\n", err)
+	dir := stateDir(state, s)
+	last, when, lastErr := lastGood(dir, file)
+	switch {
+	case lastErr == nil:
+		fmt.Fprintf(stderr, "the site file cannot be used: taking the one from which the gateway started at %s\n", when.Local().Format(time.DateTime))
+		return last.site, err
+	case errors.Is(lastErr, fs.ErrNotExist):
+		fmt.Fprintf(stderr, "no site file from an earlier start of the gateway is in %s (--state names another directory)\n", dir)
+	default:
+		fmt.Fprintf(stderr, "the site file from an earlier start of the gateway cannot be used either: %v\n", lastErr)
 	}
-	return p.site, err
+	if s.Inventory == nil {
+		return nil, errAnswered
+	}
+	if len(s.Outputs) > 0 {
+		fmt.Fprintln(stderr, "the outputs that could be read of the site file are set all the same")
+	}
+	return s, err
 }
 
 // outputState is one output as people and programs see it.
@@ -133,14 +158,20 @@ func describeOutput(s *site.Site, o site.Output) outputState {
 	switch {
 	case o.Watchdog:
 		out.Crash = "the module's watchdog makes it safe"
+	case holds && b.Transport == site.GPIO:
+		out.Crash = "depends on the chip: most boards let go"
 	case holds:
 		out.Crash = "stays as it is"
+	case b.Transport == site.GPIO:
+		out.Crash = "linli outputs safe sets it " + out.OnStop + ", if the chip holds that: most boards let go"
 	default:
 		out.Crash = "linli outputs safe sets it " + out.OnStop
 	}
 	switch {
-	case holds && b.Transport == site.GPIO:
-		out.Unsafe = "stays as it is when the gateway stops (on_stop: hold)"
+	case b.Transport == site.GPIO && holds:
+		out.Unsafe = "when the gateway stops it depends on the chip (on_stop: hold): most boards let go, others leave it as it is"
+	case b.Transport == site.GPIO && o.OnStop == firmwareconfig.OutputOn:
+		out.Unsafe = "stays on only where the chip holds a line that nobody has: most boards let go when the gateway stops or dies"
 	case holds && !o.Watchdog:
 		out.Unsafe = "stays as it is when the gateway stops (on_stop: hold) and when the box dies (no watchdog in the module)"
 	case holds:
@@ -220,10 +251,10 @@ func printJSON(out io.Writer, v any) error {
 func errOf(err error) string {
 	var unknown *drivers.OutcomeUnknownError
 	switch {
-	case errors.Is(err, modbus.ErrInUse):
-		return "the line is in use by another program"
 	case errors.As(err, &unknown):
 		return "nobody knows whether it took effect: " + unknown.Err.Error()
+	case errors.Is(err, modbus.ErrInUse):
+		return "the line is in use by another program"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "not in time: " + err.Error()
 	}

@@ -77,6 +77,8 @@ func makeSafe(ctx context.Context, stdout, stderr io.Writer, s *site.Site, asJSO
 		}{!failed, results}); err != nil {
 			return err
 		}
+	} else if len(results) == 0 && faulty {
+		fmt.Fprintln(stdout, "nothing was set: which outputs this site has could not be read")
 	} else if len(results) == 0 {
 		fmt.Fprintln(stdout, "no outputs: nothing on this site is commanded")
 	}
@@ -227,17 +229,23 @@ func (j *safeJob) run(ctx context.Context, tell func(safeResult)) {
 // carryOut sets the outputs one after the other, and those that failed again in further rounds. Of a unit that gave no
 // answer nothing more is tried in the same round, so that the units that do answer are not kept waiting.
 func (j *safeJob) carryOut(ctx context.Context, set func(context.Context, safeOutput) error, tell func(safeResult)) {
+	unknown := map[string]*drivers.OutcomeUnknownError{} // outputs that may have been set although nothing said so
 	for round, rest := 1, j.list; len(rest) > 0; round++ {
 		last := round >= safeRounds && j.dialIn == nil
 		var again []safeOutput
-		silent := map[string]error{} // units that gave no answer in this round
+		silent := map[string]*silentError{} // units that gave no answer in this round
 		for _, o := range rest {
-			err := silent[o.unit]
-			if err == nil {
-				err = set(ctx, o)
+			var err error
+			if s := silent[o.unit]; s != nil {
+				err = s
+			} else if err = set(ctx, o); err != nil && !answered(err) {
+				silent[o.unit] = &silentError{unit: o.unit, output: o.name}
 			}
-			if err != nil && !answered(err) {
-				silent[o.unit] = err
+			var now *drivers.OutcomeUnknownError
+			if errors.As(err, &now) {
+				unknown[o.name] = now
+			} else if before := unknown[o.name]; before != nil && err != nil {
+				err = fmt.Errorf("%w; then: %w", before, err)
 			}
 			switch {
 			case err == nil:
@@ -256,6 +264,13 @@ func (j *safeJob) carryOut(ctx context.Context, set func(context.Context, safeOu
 		case <-time.After(safePause):
 		}
 	}
+}
+
+// silentError says that an output was not tried because its unit had just been silent.
+type silentError struct{ unit, output string }
+
+func (e *silentError) Error() string {
+	return fmt.Sprintf("not tried: %s gave no answer when %s was to be set", e.unit, e.output)
 }
 
 // answered reports whether a failed write failed for itself: its unit is there, or was not needed.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -130,18 +131,22 @@ buses:
     lines:
       - {id: siren, output: GPIO22, on_start: off, on_stop: off}
       - {id: lamp, output: GPIO23}
-      - {id: spare, output: GPIO24, on_stop: off}
+      - {id: spare, output: GPIO24, on_stop: on}
+      - {id: more, output: GPIO27, on_stop: off}
       - {id: reader, wiegand: {d0: GPIO25, d1: GPIO26}}
 devices:
   - {id: siren_1, class: siren, zone: hall, points: {on: box.siren}}
   - {id: lamp_1, class: relay, zone: hall, points: {on: {from: box.lamp}}}
+  - {id: gate_1, class: relay, zone: hall, points: {on: box.spare}}
   - {id: reader_1, class: card_reader, zone: hall, points: {card: box.reader}}
 `)
 	_, stdout, stderr := linli(t, "outputs", "list", "-c", file)
 	for _, want := range []string{
-		`siren_1.on +box +box.siren +off +off +linli outputs safe sets it off`,
-		`lamp_1.on +box +box.lamp +hold +hold +stays as it is`,
-		`lamp_1.on \(box.lamp\): stays as it is when the gateway stops \(on_stop: hold\)\n`,
+		`siren_1.on +box +box.siren +off +off +linli outputs safe sets it off, if the chip holds that: most boards let go\n`,
+		`lamp_1.on +box +box.lamp +hold +hold +depends on the chip: most boards let go\n`,
+		`gate_1.on +box +box.spare +hold +on +linli outputs safe sets it on, if the chip holds that`,
+		`lamp_1.on \(box.lamp\): when the gateway stops it depends on the chip \(on_stop: hold\): most boards let go, others leave it as it is\n`,
+		`gate_1.on \(box.spare\): stays on only where the chip holds a line that nobody has`,
 	} {
 		if !regexp.MustCompile(want).MatchString(stdout) {
 			t.Errorf("no line matches %s in\n%s%s", want, stdout, stderr)
@@ -150,7 +155,7 @@ devices:
 	// The chip is not there; the secret of the card readers is not needed.
 	code, stdout, stderr := linli(t, "outputs", "safe", "-c", file)
 	for _, want := range []string{
-		`siren_1.on \(box.siren\): NOT set off: .*no-such-chip`, `box.spare: NOT set off: .*no-such-chip`, `lamp_1.on \(box.lamp\): left as it is \(on_stop: hold\)`,
+		`siren_1.on \(box.siren\): NOT set off: .*no-such-chip`, `box.more: NOT set off: .*no-such-chip`, `lamp_1.on \(box.lamp\): left as it is \(on_stop: hold\)`,
 	} {
 		if !regexp.MustCompile(want).MatchString(stdout) {
 			t.Errorf("no line matches %s in\n%s%s", want, stdout, stderr)
@@ -234,7 +239,10 @@ func TestADeadUnitDoesNotKeepTheOthersWaiting(t *testing.T) {
 			switch {
 			case o.unit == "dead":
 				time.Sleep(2 * time.Second)
-				return &drivers.OutcomeUnknownError{Err: errors.New("no answer")}
+				if tries[o.name] == 1 {
+					return &drivers.OutcomeUnknownError{Err: errors.New("no answer")}
+				}
+				return errors.New("no connection")
 			case o.name == "odd.1":
 				return &drivers.NotTakenError{}
 			case o.name == "late.1" && tries[o.name] == 1:
@@ -246,7 +254,11 @@ func TestADeadUnitDoesNotKeepTheOthersWaiting(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		var told []string
-		j.carryOut(ctx, set, func(r safeResult) { told = append(told, fmt.Sprintf("%s %s %v", r.Output, r.State, r.Set)) })
+		why := map[string]string{}
+		j.carryOut(ctx, set, func(r safeResult) {
+			told = append(told, fmt.Sprintf("%s %s %v", r.Output, r.State, r.Set))
+			why[r.Output] = r.Error
+		})
 		if took := time.Since(began); took > safeLimit {
 			t.Errorf("took %v", took)
 		}
@@ -254,6 +266,9 @@ func TestADeadUnitDoesNotKeepTheOthersWaiting(t *testing.T) {
 			"dead.6 off false, dead.7 off false, dead.8 off false, odd.1 off false"
 		if got := strings.Join(told, ", "); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		if why["dead.1"] != "nobody knows whether it took effect: no answer" || why["dead.2"] != "not tried: dead gave no answer when dead.1 was to be set" {
+			t.Errorf("the outcome of the first round is forgotten, or another output's is told: %q", why)
 		}
 		if tries["dead.1"] != safeRounds || tries["dead.2"] != 0 || tries["late.1"] != 2 {
 			t.Errorf("tried %v", tries)
@@ -313,6 +328,75 @@ func TestOutputsSafeWithMistakes(t *testing.T) {
 	}
 	if code, _, stderr := linli(t, "outputs", "safe", "-c", "/no/such/site.yaml"); code != exitNo || !strings.Contains(stderr, "/no/such/site.yaml") {
 		t.Errorf("no file: exit code %d, %s", code, stderr)
+	}
+}
+
+// TestOutputsSafeDuringAnEdit: a crash while the site file is half edited leaves no siren on. What is set is what the
+// gateway last started from, its local profiles included.
+func TestOutputsSafeDuringAnEdit(t *testing.T) {
+	c, at := relays(t, "tcp_1", "tcp_2")
+	file := writeFile(t, "site.yaml", strings.ReplaceAll(fmt.Sprintf(outputsSite, at[0], at[1], nobody(t)), "waveshare_relay_8ch", "my_relay"))
+	profile, err := fs.ReadFile(firmwareconfig.Shipped(), "profiles/waveshare_relay_8ch.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := filepath.Join(filepath.Dir(file), "profiles", "my_relay.yaml")
+	if err := os.Mkdir(filepath.Dir(local), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	rewrite := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rewrite(local, strings.ReplaceAll(string(profile), "profile: waveshare_relay_8ch", "profile: my_relay"))
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := t.TempDir()
+	safe := func() (int, string) {
+		code, stdout, stderr := linli(t, "outputs", "safe", "-c", file, "--state", state)
+		return code, stdout + stderr
+	}
+
+	rewrite(file, "site: [\n")
+	if code, out := safe(); code != exitNo || strings.Contains(out, "is commanded") || !strings.Contains(out, "could not be read") || !strings.Contains(out, "no site file from an earlier start") {
+		t.Errorf("before any start: exit code %d\n%s", code, out)
+	}
+
+	rewrite(file, string(good))
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan int)
+	go func() { ended <- run(ctx, []string{"run", "-c", file, "--state", state}, io.Discard, io.Discard) }()
+	waitFor(t, 10*time.Second, "the copy of the site file", func() bool {
+		_, err := os.Stat(filepath.Join(state, lastGoodName))
+		return err == nil
+	})
+	stop()
+	if code := <-ended; code != exitGood {
+		t.Fatalf("run: exit code %d", code)
+	}
+
+	for name, spoil := range map[string]func(){
+		"a syntax error":    func() { rewrite(file, "site: [\n") },
+		"a missing file":    func() { _ = os.Remove(file) },
+		"a half profile":    func() { rewrite(file, string(good)); rewrite(local, "profile: my_relay\nchan") },
+		"an output removed": func() { rewrite(file, strings.Replace(string(good), "  - {id: horn_1", "  - {id: horn_1, zome: x", 1)) },
+	} {
+		spoil()
+		allOn(t, c, "horn_1")
+		code, out := safe()
+		if code != exitNo || coil(t, c, "horn_1") != 0 || !strings.Contains(out, "from which the gateway started at 2") {
+			t.Errorf("%s: exit code %d, the horn is %d\n%s", name, code, coil(t, c, "horn_1"), out)
+		}
+	}
+
+	other := writeFile(t, "site.yaml", "site: [\n")
+	code, stdout, stderr := linli(t, "outputs", "safe", "-c", other, "--state", state)
+	if code != exitNo || !strings.Contains(stderr, "of another site file") || strings.Contains(stdout, "set off") {
+		t.Errorf("another site's file: exit code %d\n%s%s", code, stdout, stderr)
 	}
 }
 

@@ -126,6 +126,9 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	}
 	defer st.unlock()
 	book, j := st.book, st.journal
+	if err := keepLastGood(st.dir, cfg.plan); err != nil {
+		log.Warn("after a crash outputs can be made safe only while the site file is without mistakes", zap.Error(err))
+	}
 
 	parts := newLifecycle()
 	defer func() {
