@@ -22,6 +22,7 @@ type layoutFile struct {
 	Byte    yamlfile.At[string]   `yaml:"byte"`
 	Bit     *yamlfile.At[int]     `yaml:"bit"`
 	Width   *yamlfile.At[int]     `yaml:"width"`
+	NonZero yamlfile.At[bool]     `yaml:"nonzero"`
 	Scale   *yamlfile.At[float64] `yaml:"scale"`
 	Offset  yamlfile.At[float64]  `yaml:"offset"`
 	Unit    yamlfile.At[string]   `yaml:"unit"`
@@ -38,6 +39,8 @@ type channelFile struct {
 	Count       yamlfile.At[int]                 `yaml:"count"`
 	Chars       yamlfile.At[string]              `yaml:"chars"`
 	Invalid     []yamlfile.At[uint64]            `yaml:"invalid"`
+	Under       []yamlfile.At[uint64]            `yaml:"under"`
+	Over        []yamlfile.At[uint64]            `yaml:"over"`
 	Invert      yamlfile.At[bool]                `yaml:"invert"`
 	Valid       *validFile                       `yaml:"valid"`
 	ScaleFrom   *scaleFromFile                   `yaml:"scale_from"`
@@ -52,6 +55,7 @@ type validFile struct {
 	Table   yamlfile.At[string] `yaml:"table,required"`
 	Address yamlfile.At[int]    `yaml:"address,required"`
 	Bit     yamlfile.At[int]    `yaml:"bit"`
+	Equals  yamlfile.At[int]    `yaml:"equals"`
 }
 
 type scaleFromFile struct {
@@ -195,6 +199,16 @@ func (l *loader) channel(p *Profile, f *channelFile) (Channel, bool) {
 		if ch.Valid.Table.Bits() && v.Bit.Value != 0 {
 			l.errs.Addf(v.Bit.Pos, "a %s holds a single bit", ch.Valid.Table)
 		}
+		if v.Equals.Pos.Line > 0 {
+			most := 65535
+			if ch.Valid.Table.Bits() {
+				most = 1
+			}
+			within(l, v.Equals, "equals", 0, most)
+			l.refuse(v.Bit.Pos, "valid has either bit (it must be set) or equals (the whole register), not both")
+			word := uint16(v.Equals.Value)
+			ch.Valid.Equals = &word
+		}
 	}
 	return ch, true
 }
@@ -253,6 +267,11 @@ func (l *loader) layout(p *Profile, f *layoutFile) (Channel, bool) {
 		l.refuse(f.Byte.Pos, "byte is for types u8 and s8; bit and width pick a part out of a %s", ch.Encoding)
 		l.bits(f, &ch)
 	}
+	ch.NonZero = f.NonZero.Value
+	if ch.Table.Bits() || ch.Encoding != EncBool {
+		l.refuse(f.NonZero.Pos, "nonzero is for a bool in a register, this is a %s of type %s", ch.Table, ch.Encoding)
+		ch.NonZero = false
+	}
 	if ch.Encoding == EncBool {
 		l.boolLayout(f)
 	} else {
@@ -271,8 +290,8 @@ func (l *loader) refuse(pos yamlfile.Pos, format string, args ...any) {
 // bits checks bit and width and sets the channel's field.
 func (l *loader) bits(f *layoutFile, ch *Channel) {
 	if f.Bit == nil && f.Width == nil {
-		if ch.Encoding == EncBool && !ch.Table.Bits() {
-			l.errs.Addf(f.Type.Pos, "a bool in a register needs bit: 0 to 15")
+		if ch.Encoding == EncBool && !ch.Table.Bits() && !f.NonZero.Value {
+			l.errs.Addf(f.Type.Pos, "a bool in a register needs bit: 0 to 15, or nonzero: true")
 		}
 		return
 	}
@@ -291,8 +310,8 @@ func (l *loader) bits(f *layoutFile, ch *Channel) {
 		l.errs.Addf(pos, "bits cannot be picked out of a string")
 	case ch.Encoding.Registers() != 1:
 		l.errs.Addf(pos, "bits can be picked out of one register, type %s takes %d", ch.Encoding, ch.Encoding.Registers())
-	case ch.Encoding == EncBool && ch.Width != 1:
-		l.errs.Addf(pos, "a bool is one bit wide")
+	case ch.Encoding == EncBool && ch.Width != 1 && !f.NonZero.Value:
+		l.errs.Addf(pos, "a bool is one bit wide; with nonzero: true it is true where any of several bits is set")
 	case ch.Bit < 0 || ch.Bit > 15 || ch.Width < 1 || ch.Bit+ch.Width > 16:
 		l.errs.Addf(pos, "a register has bits 0 to 15, this field would take %d to %d", ch.Bit, ch.Bit+ch.Width-1)
 	case ch.Encoding == EncBCD16 && (ch.Bit%4 != 0 || ch.Width%4 != 0):
@@ -320,13 +339,26 @@ func (l *loader) boolLayout(f *layoutFile) {
 
 func (l *loader) boolChannel(f *channelFile) {
 	const text = "%s is for numbers, this channel is bool"
-	if len(f.Invalid) > 0 {
-		l.refuse(f.Invalid[0].Pos, text, "invalid")
-	}
+	l.refuseSentinels(f, text)
 	if f.ScaleFrom != nil {
 		l.refuse(f.ScaleFrom.Pos, text, "scale_from")
 	}
 	l.refuse(f.Counter.Pos, text, "counter")
+	if f.Layout.NonZero.Value {
+		l.refuse(f.Writable.Pos, "a nonzero bool cannot be written: many numbers mean true")
+	}
+}
+
+// refuseSentinels refuses raw values with a meaning of their own.
+func (l *loader) refuseSentinels(f *channelFile, text string) {
+	for _, list := range [...]struct {
+		key    string
+		values []yamlfile.At[uint64]
+	}{{"invalid", f.Invalid}, {"under", f.Under}, {"over", f.Over}} {
+		if len(list.values) > 0 {
+			l.refuse(list.values[0].Pos, text, list.key)
+		}
+	}
 }
 
 // stringChannel checks what is particular to text.
@@ -341,9 +373,7 @@ func (l *loader) stringChannel(p *Profile, f *channelFile, ch *Channel) {
 	if f.Layout.Max != nil {
 		l.refuse(f.Layout.Max.Pos, text, "max")
 	}
-	if len(f.Invalid) > 0 {
-		l.refuse(f.Invalid[0].Pos, text, "invalid")
-	}
+	l.refuseSentinels(f, text)
 	if f.ScaleFrom != nil {
 		l.refuse(f.ScaleFrom.Pos, text, "scale_from")
 	}
@@ -395,11 +425,12 @@ func (l *loader) numberLayout(f *layoutFile, ch *Channel) {
 
 func (l *loader) numberChannel(f *channelFile, ch *Channel) {
 	l.refuse(f.Invert.Pos, "invert is for bool channels, this one is %s", ch.Encoding)
-	for _, v := range f.Invalid {
-		ch.Invalid = append(ch.Invalid, v.Value)
-		if bits := 16 * ch.Encoding.Registers(); bits < 64 && v.Value>>bits != 0 {
-			l.errs.Addf(v.Pos, "0x%X does not fit into the %d bits of type %s", v.Value, bits, ch.Encoding)
-		}
+	ch.Invalid, ch.Under, ch.Over = l.sentinels(f.Invalid, ch), l.sentinels(f.Under, ch), l.sentinels(f.Over, ch)
+	if len(f.Under) > 0 && ch.Min == nil {
+		l.errs.Addf(f.Under[0].Pos, "under needs min: the value while the unit says that it cannot measure so little")
+	}
+	if len(f.Over) > 0 && ch.Max == nil {
+		l.errs.Addf(f.Over[0].Pos, "over needs max: the value while the unit says that it cannot measure so much")
 	}
 	ch.Counter = f.Counter.Value
 	if f.Counter.Value && f.Writable.Value {
@@ -411,6 +442,18 @@ func (l *loader) numberChannel(f *channelFile, ch *Channel) {
 			l.errs.Addf(f.ScaleFrom.Pos, "a channel whose scale is known only when it is read cannot be written")
 		}
 	}
+}
+
+// sentinels checks raw values with a meaning of their own.
+func (l *loader) sentinels(list []yamlfile.At[uint64], ch *Channel) []uint64 {
+	var out []uint64
+	for _, v := range list {
+		out = append(out, v.Value)
+		if bits := 16 * ch.Encoding.Registers(); bits < 64 && v.Value>>bits != 0 {
+			l.errs.Addf(v.Pos, "0x%X does not fit into the %d bits of type %s", v.Value, bits, ch.Encoding)
+		}
+	}
+	return out
 }
 
 func (l *loader) scaleFrom(f *scaleFromFile, ch *Channel) {

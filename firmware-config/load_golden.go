@@ -61,8 +61,15 @@ func (l *loader) golden(p *Profile, f *goldenFile) {
 			l.errs.Addf(e.Key.Pos, "the request does not read the register that says the scale of channel %s", ch.Name)
 			continue
 		}
-		v := GoldenValue{Channel: i}
-		if !e.Value.IsScalar() || e.Value.Scalar() != "none" {
+		v := GoldenValue{Channel: i, Quality: telemetry.Good}
+		switch word := e.Value.Scalar(); {
+		case e.Value.IsScalar() && word == "none":
+			v.Quality = telemetry.BadSensor
+		case e.Value.IsScalar() && word == "under" && ch.Min != nil:
+			v.Quality = telemetry.UnderRange
+		case e.Value.IsScalar() && word == "over" && ch.Max != nil:
+			v.Quality = telemetry.OverRange
+		default:
 			def := telemetry.PointDef{Name: ch.Name, Kind: telemetry.Float}
 			switch ch.Encoding {
 			case EncBool:

@@ -72,6 +72,8 @@ func (l *loader) paramLayout(f *paramFile, m *Param) {
 	switch {
 	case m.Table == DiscreteInput || m.Table == InputRegister:
 		l.errs.Addf(f.Layout.Table.Pos, "only coils and holding registers can be written, the table here is %s", m.Table)
+	case m.NonZero:
+		l.errs.Addf(f.Layout.NonZero.Pos, "nonzero is for what is read: a setting is one bit, a number or one of its values")
 	case m.Encoding == EncString:
 		l.errs.Addf(f.Layout.Type.Pos, "a setting is a number, a bool or one of its values; text is not supported")
 	}

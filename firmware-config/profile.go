@@ -52,8 +52,10 @@ type Golden struct {
 // GoldenValue is what one channel must read as in a Golden's response.
 type GoldenValue struct {
 	Channel int // index in Profile.Channels
-	// Value is a bool, or a float in the channel's unit; the zero Value stands for "no reading" (BadSensor).
+	// Value is a bool, a text, or a float in the channel's unit; zero where Quality is not Good.
 	Value telemetry.Value
+	// Quality is Good, or BadSensor for "no reading", UnderRange, OverRange.
+	Quality telemetry.Quality
 }
 
 // Channel returns the index of the channel named name, or -1.
@@ -150,6 +152,8 @@ type Channel struct {
 	// Bit and Width pick a bit field out of a register: Width bits from Bit (0 = least significant). Width 0 means
 	// the whole value. A field of width 1 is a bool when Encoding is EncBool; one of width 8 is a u8 or s8.
 	Bit, Width int
+	// NonZero: a bool that is true where its register, or the field of it, is anything but 0.
+	NonZero bool
 	// Engineering value = raw*Scale + Offset, in Unit. Scale 0 in the file means 1 here.
 	Scale, Offset float64
 	Unit          string
@@ -157,12 +161,15 @@ type Channel struct {
 	// first) before any conversion, so that a sentinel of 0xFFFF is found in an s16 as well. Of a bit field, one that
 	// fits into the field is compared with the field, a larger one with the whole register.
 	Invalid []uint64
+	// Under and Over are raw values, compared like Invalid, that mean "below what I can measure" and "above": the value
+	// is Min or Max then, UnderRange or OverRange.
+	Under, Over []uint64
 	// Min and Max are the measuring range in Unit: a value beyond becomes OverRange or UnderRange at the bound.
 	// Nil means no bound.
 	Min, Max *float64
 	// Invert turns a bool around (a closed-loop contact whose 1 means healthy).
 	Invert bool
-	// Valid names the bit that must be set for the value to count; without it the value is BadSensor.
+	// Valid says where it stands whether the value counts; where it does not, it is BadSensor. Nil: it always counts.
 	Valid *Validity
 	// Every is how often the channel is worth reading; 0 means the bus default of 1 s for life safety, 5 s else.
 	Every time.Duration
@@ -219,11 +226,24 @@ type WriteValue struct {
 	Raw   uint16
 }
 
-// Validity is a bit in another register of the same unit that says whether a channel's value counts.
+// Validity is a register (or bit) of the same unit that says whether a channel's value counts: where its Bit is set, or
+// with Equals where it holds exactly that (a status that must be 0).
 type Validity struct {
 	Table   Table
 	Address int
 	Bit     int
+	Equals  *uint16 // nil: Bit counts
+}
+
+// Holds reports whether the value counts, with what the register holds.
+func (v *Validity) Holds(word uint16) bool {
+	switch {
+	case v.Equals != nil:
+		return word == *v.Equals
+	case v.Table.Bits():
+		return word&1 != 0
+	}
+	return word>>uint(v.Bit)&1 != 0
 }
 
 // DeviceBinding says that a unit is exactly one device.

@@ -173,13 +173,23 @@ func (c *codec) part(raw uint64) uint64 {
 	if c.ch.Width == 0 && c.ch.Encoding != firmwareconfig.EncBool {
 		return raw
 	}
+	if c.ch.NonZero {
+		field := uint(16)
+		if c.ch.Width > 0 {
+			field = uint(c.ch.Width)
+		}
+		if raw>>uint(c.ch.Bit)&(1<<field-1) != 0 {
+			return 1
+		}
+		return 0
+	}
 	return raw >> uint(c.ch.Bit) & (1<<c.size() - 1)
 }
 
-// invalid reports whether the joined words, or the field in them, are one of the channel's sentinels.
-func (c *codec) invalid(raw, part uint64) bool {
-	for _, inv := range c.ch.Invalid {
-		if raw == inv || part == inv && c.ch.Width > 0 {
+// among reports whether the joined words, or the field in them, are one of the channel's sentinels.
+func (c *codec) among(sentinels []uint64, raw, part uint64) bool {
+	for _, s := range sentinels {
+		if raw == s || part == s && c.ch.Width > 0 {
 			return true
 		}
 	}
@@ -190,8 +200,14 @@ func (c *codec) invalid(raw, part uint64) bool {
 func (c *codec) decodeRaw(raw uint64) reading {
 	ch := c.ch
 	part := c.part(raw)
-	if len(ch.Invalid) > 0 && c.invalid(raw, part) || ch.ScaleFrom != nil && !c.scaled {
+	if len(ch.Invalid) > 0 && c.among(ch.Invalid, raw, part) || ch.ScaleFrom != nil && !c.scaled {
 		return noReading()
+	}
+	switch {
+	case len(ch.Under) > 0 && ch.Min != nil && c.among(ch.Under, raw, part):
+		return reading{f: *ch.Min, marks: marks{quality: telemetry.UnderRange}}
+	case len(ch.Over) > 0 && ch.Max != nil && c.among(ch.Over, raw, part):
+		return reading{f: *ch.Max, marks: marks{quality: telemetry.OverRange}}
 	}
 	r := reading{marks: marks{quality: telemetry.Good, exact: c.exact}}
 	switch ch.Encoding {

@@ -127,7 +127,7 @@ func (e expectation) check(t testing.TB, p *firmwareconfig.Profile, s telemetry.
 func cells(ch *firmwareconfig.Channel) (own, others map[[3]int]bool) {
 	own, others = map[[3]int]bool{}, map[[3]int]bool{}
 	width := ch.Width
-	if ch.Encoding == firmwareconfig.EncBool {
+	if ch.Encoding == firmwareconfig.EncBool && !ch.NonZero {
 		width = 1
 	}
 	for r := range ch.Registers() {
@@ -216,6 +216,35 @@ func probes(ch *firmwareconfig.Channel) []float64 {
 	return []float64{0, 1, 2, 3, top - 1, top / 2, top/2 - 1, top - 2}
 }
 
+// judged returns what a register that judges values holds where they count, or do not.
+func judged(v *firmwareconfig.Validity, now uint16, count bool) uint16 {
+	if v.Equals != nil {
+		now = *v.Equals
+		if !count {
+			now += 2
+		}
+		return now
+	}
+	if count {
+		return now | 1<<v.Bit
+	}
+	return now &^ (1 << v.Bit)
+}
+
+// sentinels returns what channel i must read as with each of its sentinels.
+func sentinels(i int, ch *firmwareconfig.Channel) (out []expectation) {
+	for _, raw := range ch.Invalid {
+		out = append(out, expectation{channel: i, quality: telemetry.BadSensor, what: fmt.Sprintf("sentinel %#x", raw)})
+	}
+	for _, raw := range ch.Under {
+		out = append(out, expectation{channel: i, value: telemetry.FloatValue(*ch.Min), quality: telemetry.UnderRange, what: fmt.Sprintf("sentinel %#x", raw)})
+	}
+	for _, raw := range ch.Over {
+		out = append(out, expectation{channel: i, value: telemetry.FloatValue(*ch.Max), quality: telemetry.OverRange, what: fmt.Sprintf("sentinel %#x", raw)})
+	}
+	return out
+}
+
 // trial sets channel i for its trial number n and says what must be read; false where it has no more.
 func (w *workbench) trial(t testing.TB, i, n int) (expectation, bool) {
 	t.Helper()
@@ -228,7 +257,7 @@ func (w *workbench) trial(t testing.TB, i, n int) (expectation, bool) {
 	if n == 0 && ch.Valid != nil { // First, so that the next trial restores it.
 		words, err := w.community.Peek("u", ch.Valid.Table, ch.Valid.Address, 1)
 		if err == nil {
-			err = w.community.Poke("u", ch.Valid.Table, ch.Valid.Address, words[0]&^(1<<ch.Valid.Bit))
+			err = w.community.Poke("u", ch.Valid.Table, ch.Valid.Address, judged(ch.Valid, words[0], false))
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -238,7 +267,7 @@ func (w *workbench) trial(t testing.TB, i, n int) (expectation, bool) {
 	if v := ch.Valid; v != nil {
 		words, err := w.community.Peek("u", v.Table, v.Address, 1)
 		if err == nil {
-			err = w.community.Poke("u", v.Table, v.Address, words[0]|1<<v.Bit)
+			err = w.community.Poke("u", v.Table, v.Address, judged(v, words[0], true))
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -265,13 +294,14 @@ func (w *workbench) trial(t testing.TB, i, n int) (expectation, bool) {
 		}
 		return good(telemetry.TextValue(text), text), true
 	}
-	if n < len(ch.Invalid) {
+	if e := sentinels(i, ch); n < len(e) {
 		if err := w.community.SetInvalid("u", i, n); err != nil {
 			t.Fatal(err)
 		}
-		return expectation{channel: i, quality: telemetry.BadSensor, what: fmt.Sprintf("sentinel %#x", ch.Invalid[n])}, true
+		return e[n], true
+	} else {
+		n -= len(e)
 	}
-	n -= len(ch.Invalid)
 	factor := ch.Scale
 	if s := ch.ScaleFrom; s != nil {
 		code, by := uint16(n%4), math.Pow10(-(n % 4))
@@ -318,6 +348,10 @@ func (w *workbench) trial(t testing.TB, i, n int) (expectation, bool) {
 	}
 	if ch.Width == 0 && !ch.LittleBytes && slices.Contains(ch.Invalid, raw) {
 		e.quality = telemetry.BadSensor
+		return e, true
+	}
+	if ch.Width == 0 && slices.Contains(ch.Under, raw) {
+		e.value, e.quality = telemetry.FloatValue(*ch.Min), telemetry.UnderRange
 		return e, true
 	}
 	// What the registers hold is a multiple of the factor.

@@ -49,6 +49,14 @@ func TestDecode(t *testing.T) {
 		{"-1 without sentinel", ch{Encoding: firmwareconfig.EncS16}, bind{}, i, []byte{255, 255}, iv(-1), telemetry.Good},
 		{"32-bit sentinel", ch{Encoding: firmwareconfig.EncU32, Invalid: []uint64{0xFFFFFFFF}}, bind{}, f, []byte{255, 255, 255, 255}, none, telemetry.BadSensor},
 		{"bit of a register", ch{Encoding: firmwareconfig.EncBool, Bit: 9}, bind{}, b, []byte{2, 0}, bv(true), telemetry.Good},
+		{"any bit of a register", ch{Encoding: firmwareconfig.EncBool, NonZero: true}, bind{}, b, []byte{0x80, 0}, bv(true), telemetry.Good},
+		{"no bit of a register", ch{Encoding: firmwareconfig.EncBool, NonZero: true}, bind{}, b, []byte{0, 0}, bv(false), telemetry.Good},
+		{"no bit of a register, inverted", ch{Encoding: firmwareconfig.EncBool, NonZero: true, Invert: true}, bind{}, b, []byte{0, 0}, bv(true), telemetry.Good},
+		{"any bit of a field", ch{Encoding: firmwareconfig.EncBool, NonZero: true, Bit: 3, Width: 2}, bind{}, b, []byte{0, 0x10}, bv(true), telemetry.Good},
+		{"bits beside a field", ch{Encoding: firmwareconfig.EncBool, NonZero: true, Bit: 3, Width: 2}, bind{}, b, []byte{0xFF, 0xE7}, bv(false), telemetry.Good},
+		{"sentinel for under range", ch{Encoding: firmwareconfig.EncS16, Scale: 0.1, Min: ptr(-40), Under: []uint64{0xFE70}}, bind{}, f, []byte{0xFE, 0x70}, fv(-40), telemetry.UnderRange},
+		{"beside the sentinel", ch{Encoding: firmwareconfig.EncS16, Scale: 0.1, Min: ptr(-40), Under: []uint64{0xFE70}}, bind{}, f, []byte{0xFE, 0x71}, fv(-39.9), telemetry.Good},
+		{"sentinel for over range", ch{Encoding: firmwareconfig.EncU16, Max: ptr(100), Over: []uint64{9}}, bind{}, f, []byte{0, 9}, fv(100), telemetry.OverRange},
 		{"bit inverted by channel", ch{Encoding: firmwareconfig.EncBool, Bit: 9, Invert: true}, bind{}, b, []byte{2, 0}, bv(false), telemetry.Good},
 		{"bit inverted twice", ch{Encoding: firmwareconfig.EncBool, Invert: true}, bind{Invert: true}, b, []byte{0, 1}, bv(true), telemetry.Good},
 		{"coil ignores the bit number", ch{Table: firmwareconfig.Coil, Encoding: firmwareconfig.EncBool, Bit: 3}, bind{}, b, []byte{1}, bv(true), telemetry.Good},
@@ -173,10 +181,19 @@ func TestGoldenFramesOfShippedProfiles(t *testing.T) {
 						at := 2 + 2*(s.Address-start)
 						c.SetScale(uint16(ans[at])<<8 | uint16(ans[at+1]))
 					}
+					if s := ch.Valid; s != nil && s.Table == ch.Table && !s.Table.Bits() && s.Address >= start && 2+2*(s.Address-start) < len(ans) {
+						at := 2 + 2*(s.Address-start)
+						if !s.Holds(uint16(ans[at])<<8 | uint16(ans[at+1])) {
+							if gv.Quality != telemetry.BadSensor {
+								t.Errorf("%s does not count there, want %v", ch.Name, gv.Quality)
+							}
+							continue
+						}
+					}
 					got, q := c.Decode(data)
-					if gv.Value.IsZero() {
-						if q != telemetry.BadSensor {
-							t.Errorf("%s = %v %v, want no reading", ch.Name, got, q)
+					if gv.Quality != telemetry.Good {
+						if q != gv.Quality {
+							t.Errorf("%s = %v %v, want %v", ch.Name, got, q, gv.Quality)
 						}
 					} else if q != telemetry.Good || got.Kind() != kind || got.Text() != gv.Value.Text() || math.Abs(got.Float()-gv.Value.Float()) > 1e-9 {
 						t.Errorf("%s = %v %v, want %v", ch.Name, got, q, gv.Value)

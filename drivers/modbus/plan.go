@@ -50,12 +50,12 @@ type item struct {
 	span
 	codec  codec
 	points []*point
-	valid  *word // whose validBit must be set for the value to count; nil for none
+	valid  *word // that decides by judge whether the value counts; nil for none
 	scale  *word // decides the scale; nil for none
 	keeps  *word // this item is such a register and is kept there
 	name   string
 
-	validBit int
+	judge *firmwareconfig.Validity
 }
 
 // point is one point that an item provides, with what was said about it last.
@@ -245,10 +245,7 @@ func plan(u *firmwareconfig.Unit, lim limits) ([]*group, []*point, error) {
 			if it.valid, err = dependOn(g, v.Table, v.Address, "validity of "+ch.Name); err != nil {
 				return nil, nil, err
 			}
-			it.validBit = v.Bit
-			if v.Table.Bits() {
-				it.validBit = 0
-			}
+			it.judge = v
 		}
 		if f := ch.ScaleFrom; f != nil {
 			if it.scale, err = dependOn(g, f.Table, f.Address, "scale of "+ch.Name); err != nil {

@@ -61,7 +61,7 @@ func (it *item) judged() (known, fine bool) {
 		if !w.read && !w.fail {
 			return false, false
 		}
-		fine = !w.fail && w.value>>uint(it.validBit)&1 != 0
+		fine = !w.fail && it.judge.Holds(w.value)
 	}
 	if w := it.scale; w != nil {
 		switch {

@@ -217,7 +217,11 @@ func paramText(m *firmwareconfig.Param, words []uint16) string {
 
 // fieldWidth is how many bits of a register a channel takes, 0 for all of it.
 func fieldWidth(ch *firmwareconfig.Channel) int {
-	if ch.Encoding == firmwareconfig.EncBool && ch.Width == 0 {
+	switch {
+	case ch.Encoding != firmwareconfig.EncBool || ch.Width > 0:
+	case ch.NonZero:
+		return 16
+	default:
 		return 1
 	}
 	return ch.Width

@@ -288,7 +288,8 @@ func (c *Community) SetText(unitID string, i int, text string) error {
 	return u.setText(i, text)
 }
 
-// SetInvalid gives channel number i of a unit its sentinel number k.
+// SetInvalid gives channel number i of a unit its sentinel number k: the invalid values, those for under range, those
+// for over range.
 func (c *Community) SetInvalid(unitID string, i, k int) error {
 	u := c.units[unitID]
 	if u == nil {
@@ -297,7 +298,7 @@ func (c *Community) SetInvalid(unitID string, i, k int) error {
 	ch := &u.profile.Channels[i]
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.sentinel(ch, ch.Invalid[k])
+	u.sentinel(ch, slices.Concat(ch.Invalid, ch.Under, ch.Over)[k])
 	return nil
 }
 

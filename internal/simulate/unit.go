@@ -43,7 +43,7 @@ func newUnit(u firmwareconfig.Unit) *unit {
 		s.exists(ch.Table, ch.Address, ch.Registers())
 		if ch.Valid != nil {
 			s.exists(ch.Valid.Table, ch.Valid.Address, 1)
-			s.words[ch.Valid.Table][ch.Valid.Address] |= 1 << ch.Valid.Bit
+			s.words[ch.Valid.Table][ch.Valid.Address] = valid(ch.Valid, s.words[ch.Valid.Table][ch.Valid.Address], true)
 		}
 		if f := ch.ScaleFrom; f != nil {
 			s.exists(f.Table, f.Address, 1)
@@ -122,7 +122,20 @@ func (s *unit) put(ch *firmwareconfig.Channel, words []uint16) {
 	table[ch.Address] = now
 }
 
-// setFailed makes channel number i report that its sensor has failed: its first invalid value, or its validity bit
+// valid returns what a register that judges values, holding now, holds where they count or do not.
+func valid(v *firmwareconfig.Validity, now uint16, count bool) uint16 {
+	switch {
+	case v.Equals != nil && count:
+		return *v.Equals
+	case v.Equals != nil:
+		return *v.Equals ^ 1
+	case count:
+		return now | 1<<v.Bit
+	}
+	return now &^ (1 << v.Bit)
+}
+
+// setFailed makes channel number i report that its sensor has failed: its first invalid value, or its validity
 // taken away. It reports false where the device has no way to say so.
 func (s *unit) setFailed(i int, failed bool) bool {
 	ch := &s.profile.Channels[i]
@@ -130,11 +143,7 @@ func (s *unit) setFailed(i int, failed bool) bool {
 	defer s.mu.Unlock()
 	switch {
 	case ch.Valid != nil:
-		w := s.words[ch.Valid.Table][ch.Valid.Address] &^ (1 << ch.Valid.Bit)
-		if !failed {
-			w |= 1 << ch.Valid.Bit
-		}
-		s.words[ch.Valid.Table][ch.Valid.Address] = w
+		s.words[ch.Valid.Table][ch.Valid.Address] = valid(ch.Valid, s.words[ch.Valid.Table][ch.Valid.Address], !failed)
 	case len(ch.Invalid) > 0 && failed:
 		s.sentinel(ch, ch.Invalid[0])
 	default:
