@@ -119,9 +119,9 @@ type UnitHealth struct {
 	Timeouts   uint64
 	Errors     uint64 // CRC, wrong length, wrong unit, wrong function
 	CRC        uint64 // of Errors: the checksum did not match
-	Retries    uint64 // requests repeated after a failure while the unit counted as online
+	Retries    uint64 // requests repeated after a failure while the unit counted as online; not where an idle connection was closed
 	Exceptions uint64
-	Late       uint64        // frames discarded because they were late or foreign
+	Late       uint64        // frames discarded because they came too late
 	RoundTrip  time.Duration // of the last answer
 	LastError  string
 }

@@ -29,7 +29,7 @@ func (b *Bus) count(u *unit, err error, quantity int, bits bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	h := &b.health.Units[u.index]
-	h.Late += uint64(b.line.late)
+	h.Late += uint64(b.line.late - b.line.foreign)
 	h.CRC += uint64(b.line.crc)
 	b.countStray()
 	switch {
@@ -40,8 +40,8 @@ func (b *Bus) count(u *unit, err error, quantity int, bits bool) {
 		u.trips[u.tripN%len(u.trips)] = max(b.line.answered-b.line.frames(quantity, bits), time.Microsecond)
 		u.tripN++
 		return
-	case cancelled:
-		return
+	case cancelled, errors.Is(err, errLinkDown) && b.line.used:
+		return // The peer may have closed a connection that lay idle: the request goes out again on a fresh one.
 	case errors.As(err, new(*gomodbus.ModbusError)):
 		h.Exceptions++
 	case errors.Is(err, errTimeout):
@@ -49,7 +49,9 @@ func (b *Bus) count(u *unit, err error, quantity int, bits bool) {
 	default:
 		h.Errors++
 	}
-	h.LastError = err.Error()
+	if !u.warming(b.now()) {
+		h.LastError = err.Error()
+	}
 }
 
 // countStray takes over what the line discarded. b.mu is held.

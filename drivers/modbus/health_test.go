@@ -2,12 +2,17 @@ package modbus_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"linli/drivers"
 	"linli/drivers/modbus"
@@ -104,5 +109,78 @@ func TestConverterThatDialsInWakesItsBus(t *testing.T) {
 		cancel()
 		<-ended
 		<-served
+	})
+}
+
+// Noise and frames of others are no unit's, and a converter that closes an idle connection is nobody's failure.
+func TestWhatIsNoUnitsFaultIsNotCountedForIt(t *testing.T) {
+	for _, closes := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newTables()
+			p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
+				if !closes {
+					_, _ = c.Write([]byte{0xFF, 0x00, 0x01, 0x37})
+				}
+				_, _ = c.Write(r.frame(true, d.answer(r.pdu)))
+				return !closes
+			}}
+			r := newRig(t, modbus.Config{Transport: modbus.RTUOverTCP, Line: firmwareconfig.Line{Baud: 115200}, Units: blockUnits(1)}, p)
+			r.run(10 * time.Second)
+			h := r.bus.Health()
+			t.Logf("closes %v: %+v", closes, h)
+			if u := h.Units[0]; u.Late+u.Errors+u.Retries+h.Late > 0 || u.Answers < 150 || !closes && h.Foreign < 150 {
+				t.Errorf("closes %v: %+v", closes, h)
+			}
+		})
+	}
+}
+
+// A unit that may still be warming up is not called offline either.
+func TestWarmingUnitIsNotLoggedAsOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.DebugLevel)
+		u := unitOf("a", 1, 0, u16("x", 0))
+		u.Profile.Timing.WarmUp = 30 * time.Second
+		p := &peer{handle: func(io.ReadWriteCloser, request) bool { return true }}
+		clock := telemetry.NewClock("test", 0, time.Time{})
+		bus, err := modbus.NewOver(modbus.Config{Name: "b", Transport: modbus.TCP, Units: []firmwareconfig.Unit{u}, Clock: clock}, p.dial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.close()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- drivers.Supervise(ctx, clock, bus, func([]telemetry.Sample) {}, zap.New(core)) }()
+		time.Sleep(29 * time.Second)
+		if n := logs.FilterMessage("unit offline").Len(); n != 0 {
+			t.Errorf("told within its warm-up: %v", logs.All())
+		}
+		time.Sleep(20 * time.Second)
+		if n := logs.FilterMessage("unit offline").Len(); n != 1 {
+			t.Errorf("told %d times after its warm-up", n)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Behind an endpoint that is dead from the start nobody waits for the full timeout of each unit.
+func TestDeadAtTheStartIsToldSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var units []firmwareconfig.Unit
+		for i := range 240 {
+			units = append(units, unitOf(fmt.Sprintf("u%d", i), i+1, telemetry.PointID(i), u16("x", 0)))
+		}
+		p := &peer{handle: func(io.ReadWriteCloser, request) bool { return true }}
+		r := newRig(t, modbus.Config{Transport: modbus.TCP, Units: units}, p)
+		for len(r.last) < len(units) {
+			r.step()
+		}
+		t.Logf("all of %d told after %v", len(units), time.Duration(r.clock.Mono()))
+		if r.clock.Mono() > telemetry.Mono(30*time.Second) {
+			t.Errorf("all told after %v", time.Duration(r.clock.Mono()))
+		}
 	})
 }

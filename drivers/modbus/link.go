@@ -13,6 +13,9 @@ import (
 const (
 	linkFirst = 250 * time.Millisecond
 	linkMost  = 30 * time.Second
+	// linkAgain bounds the backoff after a link that worked for a while, but not for long (linkLong).
+	linkAgain = 500 * time.Millisecond
+	linkLong  = 15 * time.Second
 	// linkMostLife bounds it on a bus with life-safety points: a detector that can be reached again is read soon.
 	linkMostLife = 5 * time.Second
 )
@@ -60,9 +63,9 @@ func (b *Bus) linkWorks() {
 	b.mu.Unlock()
 	if !wasUp {
 		now := b.now()
+		b.rouse(now)
 		for _, u := range b.units {
 			if u.demoted {
-				u.probeAt, u.probeWait = now, firstProbe
 				continue
 			}
 			for _, bl := range u.blocks {
@@ -74,6 +77,10 @@ func (b *Bus) linkWorks() {
 
 // linkLost takes in that the port cannot be opened, or is closed by the peer whoever is asked: no unit can be reached.
 func (b *Bus) linkLost(dst []telemetry.Sample, t telemetry.Mono, err error) []telemetry.Sample {
+	if t.Sub(b.lostAt) > linkLong && b.spokeAt > b.lostAt {
+		b.linkWait = 0
+	}
+	b.lostAt = t
 	b.backOff(t)
 	b.busyAdd(t, t)
 	b.mu.Lock()
@@ -108,7 +115,6 @@ func (b *Bus) hungUp(dst []telemetry.Sample, u *unit, bl *block, t telemetry.Mon
 	case b.suspect != nil:
 		return b.linkLost(dst, t, err), false
 	case b.line.used:
-		b.again(u)
 		b.urged = bl
 		return dst, false
 	}

@@ -209,6 +209,10 @@ type Bus struct {
 	lifeRun   int            // life-safety transactions in a row
 	linkAt    telemetry.Mono // no attempt to connect before
 	linkWait  time.Duration  // the next backoff
+	lostAt    telemetry.Mono // when the link was lost last
+	spokeAt   telemetry.Mono // when a unit answered last
+	rouseFree telemetry.Mono // all are not roused before
+	doubtFree telemetry.Mono // all are not suspected before
 	life      bool           // a life-safety point is read here; set in newBus only
 	urged     *block         // to be read next, whatever is due: it tells whether the link works
 	suspect   *unit          // where the peer hung up on a fresh connection; nothing has come over the link since

@@ -10,7 +10,7 @@ import (
 // A unit that does not answer is given up after two failed transactions in a row, and then only probed, more and more
 // rarely and within the dead-time share. Where units that were never given up fall silent one after the other without
 // an answer in between, it is the link or the power that is gone: the rest are asked once more each, with a probe's
-// short timeout where it is known how long they take, instead of costing two full ones.
+// short timeout, instead of costing two full ones.
 const (
 	// deadShare is the part of the line's time that may go to units and registers that do not answer.
 	deadShare = 0.10
@@ -22,6 +22,12 @@ const (
 	rarestProbe = 15 * time.Second
 	// mutesMost units in a row that fall silent make the others suspect.
 	mutesMost = 3
+	// strangerProbe is the wait for a unit that never answered, where it should be short: it may stand behind a gateway.
+	strangerProbe = 100 * time.Millisecond
+	// soonest is the least time between two probes of a unit, whatever speaks for it: failures may cost no time at all.
+	soonest = 250 * time.Millisecond
+	// rouseShare is the part of the line's time that may go to rousing, beside deadShare.
+	rouseShare = 0.05
 )
 
 // worst returns the longest of the recent turnarounds, 0 when none is known.
@@ -33,8 +39,10 @@ func (u *unit) patience() time.Duration {
 	switch {
 	case u.demoted && (u.probeFull || u.probes%fullEvery == fullEvery-1):
 		return u.timeout
-	case !u.demoted && (!u.bus.muted() || w == 0):
+	case !u.demoted && !u.bus.muted():
 		return u.timeout
+	case w == 0 && (!u.demoted || u.roused):
+		return min(u.timeout, max(strangerProbe, 2*u.delay))
 	case w == 0:
 		w = u.delay
 	}
@@ -51,9 +59,10 @@ func (b *Bus) mute(u *unit, t telemetry.Mono) {
 		return
 	}
 	u.muted = b.muteRound
-	if b.mutes++; b.mutes != mutesMost {
+	if b.mutes++; b.mutes != mutesMost || t < b.doubtFree {
 		return
 	}
+	b.doubtFree = t.Add(rarestProbe)
 	for _, o := range b.units {
 		if o.muted != b.muteRound && !o.demoted && len(o.blocks) > 0 && !o.blocks[0].out {
 			o.blocks[0].due = min(o.blocks[0].due, t)
@@ -79,7 +88,8 @@ func (b *Bus) hear(address byte) {
 // wake has a unit probed at once that was given up and seems to be alive.
 func (b *Bus) wake(u *unit) {
 	if u.demoted {
-		u.heard, u.probeFull, u.probeAt = true, true, min(u.probeAt, b.now())
+		u.heard, u.probeFull = true, true
+		u.probeAt = min(u.probeAt, max(b.now(), u.probedAt.Add(soonest)))
 	}
 }
 
@@ -99,8 +109,9 @@ func (u *unit) probeBlock() *block {
 // probed takes in that a probe was not answered. Where something else came of the unit it is there.
 func (u *unit) probed(t telemetry.Mono) {
 	u.probes++
+	u.probedAt, u.roused = t, false
 	if u.heard {
-		u.heard, u.probeFull, u.probeAt, u.probeWait = false, true, t, firstProbe
+		u.heard, u.probeFull, u.probeAt, u.probeWait = false, true, t.Add(soonest), firstProbe
 		return
 	}
 	u.probeFull = false
@@ -109,12 +120,12 @@ func (u *unit) probed(t telemetry.Mono) {
 	u.probeAt = t.Add(u.probeWait)
 }
 
-// giveUp makes the unit one that is only probed.
-func (b *Bus) giveUp(u *unit, t telemetry.Mono) {
+// giveUp makes the unit one that is only probed: the sooner, the less its last failure cost.
+func (b *Bus) giveUp(u *unit, t telemetry.Mono, cost time.Duration) {
 	u.online, u.demoted = false, true
 	// Not all at once: a round in which every probe is a full one would take several times the mean.
-	u.probes, u.probeNext, u.probeWait = u.index%fullEvery, 0, firstProbe
-	u.probeAt = t.Add(firstProbe)
+	u.probes, u.probeNext, u.probeWait = u.index%fullEvery, 0, min(max(time.Duration(float64(cost)*(1/deadShare-1)), soonest), firstProbe)
+	u.probeAt, u.probedAt, u.roused = t.Add(u.probeWait), t, false
 	b.mu.Lock()
 	b.health.Units[u.index].Online = false
 	b.mu.Unlock()
@@ -123,19 +134,18 @@ func (b *Bus) giveUp(u *unit, t telemetry.Mono) {
 // appear takes in that a unit answered: with a reading, or with an exception of its own.
 func (b *Bus) appear(u *unit, t telemetry.Mono) {
 	b.unmute()
-	u.fails, u.probeFull, u.heard, u.hold = 0, false, false, 0
-	b.linkWait = 0
+	u.fails, u.probeFull, u.heard, u.hold, u.roused = 0, false, false, 0, false
+	b.linkWait = min(b.linkWait, linkAgain)
+	silent := t.Sub(b.spokeAt)
+	b.spokeAt = t
 	if u.online {
 		return
 	}
-	if u.demoted && !slices.ContainsFunc(b.units, func(o *unit) bool { return o.online }) {
-		// All were silent: what brought this one back (power, a cable) may have brought back others.
-		for _, o := range b.units {
-			o.probeAt, o.probeWait = min(o.probeAt, t), firstProbe
-		}
-		b.deadFree = t
-	}
+	was := u.demoted
 	u.online, u.demoted, u.met, u.appeared = true, false, true, t
+	if was && silent >= firstProbe {
+		b.rouse(t) // All were silent: what brought this one back (power, a cable) may have brought back others.
+	}
 	for _, bl := range u.blocks {
 		// What was refused is tried again too: another unit may have been put in its place.
 		bl.due, bl.fails, bl.refuse = t, 0, 0
@@ -145,12 +155,41 @@ func (b *Bus) appear(u *unit, t telemetry.Mono) {
 	b.mu.Unlock()
 }
 
+// rouse has all units that were given up probed at once, outside the dead-time share. What it costs has its own share, so
+// that units and links that come and go do not have the others probed all the time.
+func (b *Bus) rouse(t telemetry.Mono) {
+	if t < b.rouseFree {
+		return
+	}
+	var cost time.Duration
+	for _, o := range b.units {
+		if o.demoted {
+			o.probeAt, o.probeWait, o.roused = min(o.probeAt, max(t, o.probedAt.Add(soonest))), firstProbe, true
+			cost += o.patience()
+		}
+	}
+	b.rouseFree = t.Add(max(rarestProbe, time.Duration(float64(cost)/rouseShare)))
+}
+
+// share returns when the dead-time share lets the unit be probed.
+func (u *unit) share() telemetry.Mono {
+	if u.roused {
+		return 0
+	}
+	return u.bus.deadFree
+}
+
 // silence tells that the unit cannot be reached: all its points at once. A unit that needs to warm up and has not
 // answered since the bus started may only be switched on with the gateway: until its warm-up has passed nothing is
 // said, and its points stay unknown.
 func (u *unit) silence(dst []telemetry.Sample, t telemetry.Mono) []telemetry.Sample {
-	if !u.met && t.Sub(u.bus.busyFirst) < u.cfg.Profile.Timing.WarmUp {
+	if u.warming(t) {
 		return dst
 	}
 	return u.allBad(dst, t)
+}
+
+// warming reports whether the unit may only have been switched on with the gateway.
+func (u *unit) warming(t telemetry.Mono) bool {
+	return !u.met && t.Sub(u.bus.busyFirst) < u.cfg.Profile.Timing.WarmUp
 }

@@ -400,7 +400,7 @@ func TestNoiseAndForeignFramesAreSkipped(t *testing.T) {
 	n := checkCounting(t, r.all, 0, 1)
 	h := r.unit(0)
 	t.Logf("%d values, %+v", n, h)
-	if n < 45 || h.Late < 20 || h.Errors < 8 || h.Timeouts > 2 || !h.Online {
+	if n < 45 || r.bus.Health().Foreign < 20 || h.Late > 5 || h.Errors < 8 || h.Timeouts > 2 || !h.Online {
 		t.Errorf("%d values, health %+v", n, h)
 	}
 }

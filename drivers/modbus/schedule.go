@@ -56,6 +56,8 @@ type unit struct {
 	probeFull bool
 	heard     bool // something came of it since the last probe
 	probeNext int
+	probedAt  telemetry.Mono    // when it was given up, or last probed in vain
+	roused    bool              // its next probe is outside the dead-time share
 	trips     [32]time.Duration // recent turnarounds, without the time on the wire
 	tripN     int
 }
@@ -193,7 +195,7 @@ func (b *Bus) best(now telemetry.Mono) (*block, telemetry.Mono) {
 				if u.probeFull {
 					deadline = 0 // It seems to be there: no need to wait for a round of all that are dead.
 				}
-				consider(bl, max(u.probeAt, free, b.deadFree), deadline, false)
+				consider(bl, max(u.probeAt, free, u.share()), deadline, false)
 			}
 			continue
 		}
@@ -342,7 +344,7 @@ func (b *Bus) failed(u *unit, bl *block, asked span, probe bool, err error, bega
 			return dst
 		}
 	}
-	if probe {
+	if probe && !u.roused {
 		b.deadFree = t.Add(time.Duration(float64(t.Sub(began)) * (1/deadShare - 1)))
 	}
 	if exc == nil && b.line.rtu {
@@ -361,7 +363,7 @@ func (b *Bus) failed(u *unit, bl *block, asked span, probe bool, err error, bega
 		b.mute(u, t)
 	}
 	if suspect || u.fails >= giveUpAfter && (other == nil || bl != u.suspect) {
-		b.giveUp(u, t)
+		b.giveUp(u, t, t.Sub(began))
 		return u.silence(dst, t)
 	}
 	u.suspect = bl
