@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os/user"
 	"strings"
 	"syscall"
@@ -33,6 +31,12 @@ const (
 	reachWait = 2 * time.Second
 	// askWait is how long a request may stand in a busy line's queue, on top of its own time.
 	askWait = 30 * time.Second
+	// leaseTime is for how long a suspension is taken at a time, leaseRenew how often that is renewed: a tool that dies
+	// gives the bus back by itself.
+	leaseTime  = 20 * time.Second
+	leaseRenew = 5 * time.Second
+	// resumeWait bounds giving the bus back, and what a request that changes the line may go on after an interruption.
+	resumeWait = 5 * time.Second
 	// hearMost bounds one Hear: the gateway allows no more.
 	hearMost = 10 * time.Second
 	// busyTries and busyPause are how long a full queue of the bus is waited for.
@@ -51,7 +55,7 @@ type busConn interface {
 	Hear(ctx context.Context, d time.Duration) ([]byte, error)
 	// Set changes the settings of a serial line; a running gateway stops polling the bus for as long as
 	// reachOptions.suspend says, counted from the first Set. The zero Line gives the bus its own settings back and ends
-	// that.
+	// that, also where ctx has ended.
 	Set(ctx context.Context, line firmwareconfig.Line) error
 	// Close gives the bus back, polled and with its own settings.
 	Close() error
@@ -60,6 +64,7 @@ type busConn interface {
 // reachOptions is how a tool wants to use a bus.
 type reachOptions struct {
 	by      string        // who asks, for the gateway's record; "" is the user of this machine
+	note    string        // why, for the record of writes
 	share   float64       // part of a running bus's time that asking may take, 0 for as soon as possible
 	suspend time.Duration // how long a running gateway may be kept from polling; 0 refuses Set
 }
@@ -178,6 +183,8 @@ func explainOpen(c modbus.Config, err error) error {
 		return fmt.Errorf("%s may not be opened by this user. Run as the gateway's user, or join the device's group (usually dialout: sudo usermod -aG dialout $USER, then log in again) (%w)", c.Device, err)
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("there is no %s: is the adapter plugged in? Those present are under /dev/serial/by-id (%w)", c.Device, err)
+	case errors.Is(err, syscall.ENOTTY), errors.Is(err, syscall.EINVAL) && c.Device != "", errors.Is(err, syscall.EISDIR):
+		return fmt.Errorf("%s is no serial port: those present are under /dev/serial/by-id (%w)", c.Device, err)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("nobody listens at %s: check the address, the port and that the converter is in server mode (%w)", c.Address, err)
 	}
@@ -236,10 +243,8 @@ type gatewayAPI struct {
 // there and does not let us in is an error: beside it the bus must not be used.
 func findGateway(ctx context.Context, s *site.Site) (*gatewayAPI, error) {
 	token, err := readToken(s.Console.TokenFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		token, err = "", nil // Where the file is missing the gateway does not run either.
-	}
-	if err != nil && !errors.Is(err, fs.ErrPermission) {
+	missing := errors.Is(err, fs.ErrNotExist) // A gateway that starts now does not run then; one that runs may.
+	if err != nil && !missing && !errors.Is(err, fs.ErrPermission) {
 		return nil, err
 	}
 	noToken := err
@@ -263,6 +268,9 @@ func findGateway(ctx context.Context, s *site.Site) (*gatewayAPI, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.As(err, &refused) && refused.status == http.StatusUnauthorized:
+		if missing {
+			return nil, fmt.Errorf("the gateway at %s wants its access token, and there is no %s", api.base, s.Console.TokenFile)
+		}
 		if noToken != nil {
 			return nil, fmt.Errorf("the gateway at %s wants its access token, which this user may not read: %w", api.base, noToken)
 		}
@@ -324,7 +332,7 @@ func (g *gatewayAPI) call(ctx context.Context, method, path string, in, out any)
 	if resp.StatusCode/100 != 2 {
 		return problemOf(resp.StatusCode, data)
 	}
-	if out == nil {
+	if out == nil || resp.StatusCode == http.StatusNoContent {
 		return nil
 	}
 	if err := json.Unmarshal(data, out); err != nil {
@@ -350,161 +358,6 @@ func problemOf(status int, body []byte) *apiProblem {
 		message += " (" + p.Error.Detail + ")"
 	}
 	return &apiProblem{status: status, code: p.Error.Code, message: message}
-}
-
-// gatewayConn is a bus that the running gateway polls, asked through its API.
-type gatewayConn struct {
-	api   *gatewayAPI
-	bus   string
-	opts  reachOptions
-	until time.Time // when the suspension that Set began is over; zero without one
-}
-
-// Ask is busConn's Ask.
-func (c *gatewayConn) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.Duration) (drivers.Reply, error) {
-	if len(pdu) == 0 {
-		return drivers.Reply{}, errors.New("empty request")
-	}
-	in := struct {
-		Unit    int     `json:"unit"`
-		PDU     string  `json:"pdu"`
-		Timeout int64   `json:"timeout_ms"`
-		Share   float64 `json:"share"`
-		By      string  `json:"by,omitempty"`
-		Write   bool    `json:"write,omitempty"`
-	}{Unit: int(unit), PDU: hex.EncodeToString(pdu), Timeout: (timeout + time.Millisecond - 1).Milliseconds(), Share: c.opts.share, By: c.opts.by, Write: isWrite(pdu[0])}
-	var out struct {
-		PDU   string  `json:"pdu"`
-		Heard string  `json:"heard"`
-		Took  float64 `json:"took_ms"`
-		Error string  `json:"error"`
-	}
-	if err := c.post(ctx, timeout+askWait, "ask", in, &out); err != nil {
-		return drivers.Reply{}, err
-	}
-	r := drivers.Reply{Took: time.Duration(out.Took * float64(time.Millisecond))}
-	var err error
-	if r.Heard, err = hex.DecodeString(out.Heard); err != nil {
-		return drivers.Reply{}, &lostError{fmt.Errorf("the gateway answers what is no hex: %w", err)}
-	}
-	if out.Error != "" {
-		return r, errors.New(out.Error)
-	}
-	if r.PDU, err = hex.DecodeString(out.PDU); err != nil || len(r.PDU) == 0 {
-		return drivers.Reply{}, &lostError{fmt.Errorf("the gateway answers %q, which is no PDU", out.PDU)}
-	}
-	return r, nil
-}
-
-// isWrite reports whether a function code changes the unit.
-func isWrite(function byte) bool {
-	switch function {
-	case 5, 6, 15, 16, 22, 23:
-		return true
-	}
-	return false
-}
-
-// Hear is busConn's Hear.
-func (c *gatewayConn) Hear(ctx context.Context, d time.Duration) ([]byte, error) {
-	var all []byte
-	for d > 0 {
-		piece := min(d, hearMost)
-		d -= piece
-		in := struct {
-			MS int64 `json:"ms"`
-		}{max(1, piece.Milliseconds())}
-		var out struct {
-			Heard string `json:"heard"`
-		}
-		if err := c.post(ctx, piece+askWait, "hear", in, &out); err != nil {
-			return all, err
-		}
-		heard, err := hex.DecodeString(out.Heard)
-		if err != nil {
-			return all, &lostError{fmt.Errorf("the gateway answers what is no hex: %w", err)}
-		}
-		all = append(all, heard...)
-	}
-	return all, nil
-}
-
-// Set is busConn's Set.
-func (c *gatewayConn) Set(ctx context.Context, line firmwareconfig.Line) error {
-	if line == (firmwareconfig.Line{}) {
-		if c.until.IsZero() {
-			return nil
-		}
-		c.until = time.Time{}
-		return c.suspend(ctx, 0, line)
-	}
-	if c.opts.suspend <= 0 {
-		return errors.New("the gateway polls this bus: other settings need it suspended, as with --suspend 60s")
-	}
-	now := time.Now()
-	until := c.until
-	if until.IsZero() {
-		until = now.Add(min(c.opts.suspend, drivers.MaxSuspend))
-	}
-	left := until.Sub(now).Round(time.Second) // The gateway counts in whole seconds.
-	if left < time.Second {
-		return fmt.Errorf("the suspension of %s is over", c.opts.suspend)
-	}
-	if err := c.suspend(ctx, left, line); err != nil {
-		return err
-	}
-	c.until = until
-	return nil
-}
-
-func (c *gatewayConn) suspend(ctx context.Context, d time.Duration, line firmwareconfig.Line) error {
-	in := struct {
-		For    int64  `json:"for_s"`
-		Baud   int    `json:"baud,omitempty"`
-		Format string `json:"format,omitempty"`
-		By     string `json:"by,omitempty"`
-	}{int64(d / time.Second), line.Baud, line.Format, c.opts.by}
-	return c.post(ctx, askWait, "suspend", in, nil)
-}
-
-// post carries out one request about the bus. A queue that is full just now is waited for.
-func (c *gatewayConn) post(ctx context.Context, limit time.Duration, verb string, in, out any) error {
-	for try := 0; ; try++ {
-		wait, cancel := context.WithTimeout(ctx, limit)
-		err := c.api.call(wait, http.MethodPost, "/api/v1/buses/"+url.PathEscape(c.bus)+"/"+verb, in, out)
-		cancel()
-		var p *apiProblem
-		if try >= busyTries || !errors.As(err, &p) || p.code != "bus_busy" {
-			return c.failed(ctx, err)
-		}
-		select {
-		case <-time.After(busyPause):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// failed marks what makes the bus unusable; the end of ctx stays what it is.
-func (c *gatewayConn) failed(ctx context.Context, err error) error {
-	var p *apiProblem
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.As(err, &p):
-		return &lostError{err}
-	}
-	return &lostError{fmt.Errorf("the gateway at %s no longer answers: %w", c.api.base, err)}
-}
-
-// Close is busConn's Close. A suspension that Set began ends, also where the tool was interrupted.
-func (c *gatewayConn) Close() error {
-	defer c.api.client.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(context.Background(), reachWait)
-	defer cancel()
-	return c.Set(ctx, firmwareconfig.Line{})
 }
 
 // whoAsks returns the name for the gateway's records: the one given, or the user of this machine.

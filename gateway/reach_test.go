@@ -19,6 +19,7 @@ import (
 
 	"linli/drivers/modbus"
 	firmwareconfig "linli/firmware-config"
+	"linli/internal/site"
 )
 
 // fakeGateway is the API of a running gateway as tools see it. Answers to asks come from ask.
@@ -30,6 +31,8 @@ type fakeGateway struct {
 
 	mu    sync.Mutex
 	calls []string // path and body of each request that changes or asks something, in order
+	// suspend answers a request to suspend or resume; nil is a gateway that knows no leases.
+	suspend http.HandlerFunc
 }
 
 func newFakeGateway(t *testing.T, node string) *fakeGateway {
@@ -61,6 +64,10 @@ func newFakeGateway(t *testing.T, node string) *fakeGateway {
 		case strings.HasSuffix(r.URL.Path, "/hear"):
 			fmt.Fprintf(w, `{"heard": %q}`, g.hear)
 		case strings.HasSuffix(r.URL.Path, "/suspend"):
+			if g.suspend != nil {
+				g.suspend(w, r)
+				return
+			}
 			w.WriteHeader(http.StatusNoContent)
 		default:
 			w.WriteHeader(http.StatusForbidden)
@@ -132,7 +139,7 @@ func TestConnectBusGoesThroughTheRunningGateway(t *testing.T) {
 		`buses/rs485_1/ask {"unit":3,"pdu":"0400010002","timeout_ms":100,"share":0.2,"by":"li"}`,
 		`buses/rs485_1/ask {"unit":4,"pdu":"0400010002","timeout_ms":0,"share":0.2,"by":"li"}`,
 		`buses/rs485_1/hear {"ms":300}`,
-		`buses/rs485_1/suspend {"for_s":60,"baud":4800,"format":"8E1","by":"li"}`,
+		`buses/rs485_1/suspend {"for_s":20,"baud":4800,"format":"8E1","by":"li"}`,
 		`buses/rs485_1/ask {"unit":3,"pdu":"0600010002","timeout_ms":0,"share":0.2,"by":"li","write":true}`,
 		`buses/rs485_1/suspend {"for_s":0,"by":"li"}`, // Close gives the bus back.
 	}
@@ -207,6 +214,7 @@ func TestExplainOpenSaysWhatToDo(t *testing.T) {
 		"dialout":           &fs.PathError{Op: "open", Path: c.Device, Err: syscall.EACCES},
 		"-c SITE-FILE":      fmt.Errorf("open: %w", modbus.ErrInUse),
 		"/dev/serial/by-id": &fs.PathError{Op: "open", Path: c.Device, Err: syscall.ENOENT},
+		"is no serial port": fmt.Errorf("/dev/ttyUSB0: %w", syscall.ENOTTY),
 		"server mode":       &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED},
 	} {
 		if got := explainOpen(c, err); !strings.Contains(got.Error(), says) || !errors.Is(got, err) {
@@ -222,6 +230,38 @@ func TestLocalAddress(t *testing.T) {
 	} {
 		if got := localAddress(in); got != want {
 			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}
+
+// TestAMissingTokenIsSaidToBeMissing: not that the gateway does not take what is in it.
+func TestAMissingTokenIsSaidToBeMissing(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
+	defer s.Close()
+	missing := filepath.Join(t.TempDir(), "tok")
+	_, err := findGateway(t.Context(), &site.Site{Console: site.Console{Listen: s.Listener.Addr().String(), TokenFile: missing}})
+	if err == nil || !strings.Contains(err.Error(), "there is no "+missing) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestTheReasonOfARawWriteIsRecorded: --note goes along with the write, and with nothing else.
+func TestTheReasonOfARawWriteIsRecorded(t *testing.T) {
+	g := newFakeGateway(t, "test.gw1")
+	g.ask = func(_ int, pdu string) (string, string) {
+		if pdu[:2] == "03" {
+			return "03020005", ""
+		}
+		return pdu, ""
+	}
+	file := reachSite(t, "/dev/ttyNowhere", g.Listener.Addr().String())
+	code, stdout, stderr := linli(t, "write", "-c", file, "--bus", "rs485_1", "--unit", "3", "holding", "9", "5", "--yes", "--by", "li", "--note", "calibration")
+	if code != exitGood {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	for _, call := range g.asked() {
+		if strings.Contains(call, `"write":true,"note":"calibration"`) != strings.Contains(call, `"pdu":"06`) {
+			t.Errorf("%s", call)
 		}
 	}
 }

@@ -177,7 +177,7 @@ func TestScanThroughTheGateway(t *testing.T) {
 			suspensions = append(suspensions, call)
 		}
 	}
-	if len(suspensions) < 3 || !strings.Contains(suspensions[0], `"for_s":30,"baud":9600,"format":"8N1","by":"li"`) || !strings.Contains(suspensions[len(suspensions)-1], `"for_s":0`) {
+	if len(suspensions) < 3 || !strings.Contains(suspensions[0], `"for_s":20,"baud":9600,"format":"8N1","by":"li"`) || !strings.Contains(suspensions[len(suspensions)-1], `"for_s":0`) {
 		t.Errorf("suspensions: %q", suspensions)
 	}
 }

@@ -277,6 +277,9 @@ func writeRaw(ctx context.Context, r *rawTarget, o writeOptions, args []string, 
 		return err
 	}
 	defer conn.Close()
+	if g, ok := conn.(*gatewayConn); ok {
+		g.opts.note = o.note
+	}
 	what := fmt.Sprintf("unit %d %s %s", r.unit, r.tableID, registerRange(r.first, len(words)))
 	before := "is not readable"
 	if was, err := readWords(ctx, conn, r.unit, r.tableID, r.first, len(words), r.timeout); err == nil {
@@ -342,7 +345,7 @@ func sendWords(ctx context.Context, conn busConn, r *rawTarget, pdu []byte, word
 // parseWords reads the values of raw registers or coils.
 func parseWords(t firmwareconfig.Table, args []string) ([]uint16, error) {
 	if t != firmwareconfig.Coil && t != firmwareconfig.HoldingRegister {
-		return nil, fmt.Errorf("a %s cannot be written: coils and holding registers can", t)
+		return nil, fmt.Errorf("table %s cannot be written: coils and holding registers can", t)
 	}
 	if len(args) == 0 {
 		return nil, errors.New("say what to write, as linli write /dev/ttyUSB0 --unit 3 holding 0x0103 5")
