@@ -29,6 +29,9 @@ type Configurer struct {
 	Wait time.Duration
 	// Save has the unit told to save its settings although none was written, where the model has to be told.
 	Save bool
+	// Unverified has settings written of which nobody has confirmed the register; without it an Apply that would change
+	// one stops before it writes anything.
+	Unverified bool
 
 	line Line // what the line is set to, zero for the bus's own settings
 }
@@ -101,6 +104,12 @@ func (c *Configurer) Apply(ctx context.Context, p *UnitPlan) error {
 	}
 	if err := c.tellApart(ctx, p); err != nil {
 		return err
+	}
+	if err := presentUnit(ctx, c.Asker, &p.Unit, p.At, p.Settings, true); err != nil {
+		return err
+	}
+	if doubtful := p.Unverified(); len(doubtful) > 0 && !c.Unverified {
+		return a.stop(nil, "%s stands in a register that nobody has confirmed. Nothing was written. Make sure of it with the manual and the unit, then apply with --unverified", doubtful[0].Param.place())
 	}
 	if err := a.mayMove(ctx); err != nil {
 		return err

@@ -26,6 +26,14 @@ func Verify(ctx context.Context, a Asker, unit Unit, want map[string]string) ([]
 	if err != nil {
 		return nil, err
 	}
+	// An address that takes effect at once is where the unit answers, or it is another register.
+	for i := range unit.Profile.Params {
+		if m := &unit.Profile.Params[i]; m.Role == ParamAddress && !m.AfterPowerCycle {
+			if err := presentUnit(ctx, a, &unit, Place{Address: unit.Address}, nil, true); err != nil {
+				return nil, err
+			}
+		}
+	}
 	var drifts []Drift
 	for _, s := range settings {
 		if s.Differs() {
@@ -41,6 +49,8 @@ type Setting struct {
 	Want, Is string
 	// Pending: the unit holds the value, and takes it over when it is switched off and on.
 	Pending bool
+	// Unverified: nobody has confirmed its register.
+	Unverified bool
 
 	want, is uint64
 }
@@ -93,7 +103,14 @@ func (p *UnitPlan) Waiting() bool {
 	return slices.ContainsFunc(p.Settings, func(s Setting) bool { return s.Pending })
 }
 
-// Plan reads a unit where it answers now and says what would be written to it. home is where the site file looks for
+// Unverified returns the changes of which nobody has confirmed the register.
+func (p *UnitPlan) Unverified() []Setting {
+	return slices.DeleteFunc(p.Changes(), func(s Setting) bool { return !s.Unverified })
+}
+
+// Plan reads a unit where it answers now and says what would be written to it. It is an *IdentityError where the unit
+// says of its address, rate or parity something else than how it was reached, and where it holds what a setting cannot
+// be. home is where the site file looks for
 // it: its address, and the line's settings where the line has some. It writes nothing.
 func (c *Configurer) Plan(ctx context.Context, unit Unit, home Line, at Place, want map[string]string) (*UnitPlan, error) {
 	p := &UnitPlan{Unit: unit, At: at, Home: Place{Address: unit.Address, Line: home}}
@@ -108,6 +125,9 @@ func (c *Configurer) Plan(ctx context.Context, unit Unit, home Line, at Place, w
 		return nil, p.explain(ctx, c.Asker, err)
 	}
 	if p.Settings, err = readSettings(ctx, c.Asker, &unit, at.Address, all); err != nil {
+		return nil, err
+	}
+	if err := presentUnit(ctx, c.Asker, &unit, at, p.Settings, false); err != nil {
 		return nil, err
 	}
 	for i := range p.Settings {
@@ -207,7 +227,7 @@ func readSettings(ctx context.Context, a Asker, unit *Unit, address int, want ma
 		if err != nil {
 			return nil, fmt.Errorf("unit %s: %w", unit.ID, err)
 		}
-		s := Setting{Param: m, want: raw}
+		s := Setting{Param: m, want: raw, Unverified: unit.Profile.StatusOf(&m.Channel) == "unverified"}
 		if s.is, _, err = readParam(ctx, a, address, m); err != nil {
 			return nil, fmt.Errorf("unit %s at address %d: read setting %s: %w", unit.ID, address, m.Name, err)
 		}

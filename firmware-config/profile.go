@@ -68,6 +68,14 @@ func (p *Profile) Channel(name string) int {
 	return -1
 }
 
+// StatusOf returns how far a channel or setting of the profile is known: its own status, else the profile's.
+func (p *Profile) StatusOf(ch *Channel) string {
+	if ch.Status != "" {
+		return ch.Status
+	}
+	return p.Status
+}
+
 // Line is the setting of a serial line.
 type Line struct {
 	Baud   int    // bit/s

@@ -25,6 +25,7 @@ import (
 type configOptions struct {
 	file, by, from             string
 	asJSON, yes, save, verbose bool
+	unverified                 bool
 	wait                       time.Duration
 	units                      []string
 }
@@ -63,6 +64,7 @@ It goes through the running gateway if there is one.`,
 		if use == "apply" {
 			f.BoolVar(&o.yes, "yes", false, "change addresses, baud rates and parities without asking")
 			f.BoolVar(&o.save, "save", false, "have the unit save its settings although none differs, where its model has to be told")
+			f.BoolVar(&o.unverified, "unverified", false, "write also settings of which nobody has confirmed the register; compare them with the manual and the unit first")
 			f.DurationVar(&o.wait, "wait", 5*time.Minute, "how long to wait for a unit that has to be switched off and on; 0s does not wait")
 			f.BoolVar(&o.verbose, "progress", false, "tell progress also where standard error is no terminal")
 		}
@@ -75,7 +77,9 @@ It goes through the running gateway if there is one.`,
 			}),
 		add("apply", "Write the settings that differ", `Write the settings that differ, one unit at a time: plain ones first, then those that change how the unit is reached,
 the address last. Each is read back. A unit is told from models that look alike before anything is written to it;
-where its address, rate or parity changes it asks first, and follows the unit there.
+where its address, rate or parity changes it asks first, and follows the unit there. A unit whose registers do not say
+where and how it answers, or hold what cannot be, is not written to. Settings whose register is unverified are written
+only with --unverified.
 
 It stops at the first surprise. Nothing is remembered: apply again, and it goes on from what the units have.`,
 			func(ctx context.Context, o *configOptions, cmd *cobra.Command) error {
@@ -416,6 +420,8 @@ func settingNote(s *firmwareconfig.Setting) string {
 	switch {
 	case s.Pending:
 		return "waits to be switched off and on"
+	case s.Differs() && s.Unverified:
+		return "differs; the register is unverified, written only with --unverified"
 	case !s.Differs():
 		return "same"
 	case s.Param.Role != firmwareconfig.ParamPlain:
@@ -433,6 +439,7 @@ func printConfigJSON(out io.Writer, units []*configUnit, sum configSum) error {
 		Role    string `json:"role,omitempty"`
 		Differs bool   `json:"differs"`
 		Waiting bool   `json:"waiting,omitempty"`
+		Status  string `json:"status"`
 	}
 	type unit struct {
 		Unit     string    `json:"unit"`
@@ -452,7 +459,7 @@ func printConfigJSON(out io.Writer, units []*configUnit, sum configSum) error {
 		if u.plan != nil {
 			for i := range u.plan.Settings {
 				s := &u.plan.Settings[i]
-				e.Settings = append(e.Settings, setting{s.Param.Name, s.Want, s.Is, s.Param.Unit, s.Param.Role.String(), s.Differs(), s.Pending})
+				e.Settings = append(e.Settings, setting{s.Param.Name, s.Want, s.Is, s.Param.Unit, s.Param.Role.String(), s.Differs(), s.Pending, u.unit.Profile.StatusOf(&s.Param.Channel)})
 			}
 		}
 		list = append(list, e)

@@ -38,6 +38,9 @@ func runConfigApply(ctx context.Context, o *configOptions, ask *asking, stdout, 
 	if !o.asJSON {
 		o.print(stdout, units, sum, true)
 	}
+	if err := o.mayGuess(units); err != nil {
+		return err
+	}
 	if err := o.mayAsk(units, ask); err != nil {
 		return err
 	}
@@ -86,6 +89,25 @@ func runConfigApply(ctx context.Context, o *configOptions, ask *asking, stdout, 
 		return errAnswered
 	}
 	return nil
+}
+
+// mayGuess refuses, before anything is written, settings of which nobody has confirmed the register.
+func (o *configOptions) mayGuess(units []*configUnit) error {
+	if o.unverified {
+		return nil
+	}
+	var names []string
+	for _, u := range units {
+		if u.plan != nil {
+			for _, s := range u.plan.Unverified() {
+				names = append(names, u.unit.ID+"."+s.Param.Name)
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("nobody has confirmed the register of %s: compare them with the manual and the unit, then say --unverified. Nothing was written", strings.Join(names, ", "))
 }
 
 // mayAsk refuses, before anything is written, what would need an answer that nobody can give.
@@ -149,7 +171,7 @@ func (a *applyRun) unit(ctx context.Context, conn busConn, u *configUnit) error 
 	r := &applied{Unit: u.unit.ID, Written: []string{}}
 	a.results[u] = r
 	c := u.configurer(conn, a.plan.library.Profiles)
-	c.Wait, c.Save = a.options.wait, a.options.save
+	c.Wait, c.Save, c.Unverified = a.options.wait, a.options.save, a.options.unverified
 	c.Tell = func(s firmwareconfig.Step) { a.tell(r, s) }
 	c.Approve = func(ctx context.Context, p *firmwareconfig.UnitPlan, moves []firmwareconfig.Setting) (bool, error) {
 		if a.options.yes {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -188,6 +189,50 @@ func TestConfigApplyWritesNothingToALookAlike(t *testing.T) {
 	if code != exitNo || !strings.Contains(stdout, "th1: cannot be taken for a xy_md02: holding 257 holds 2, but the model is known by") ||
 		!strings.Contains(stdout, "th2: as the site file wants") || fmt.Sprint(before) != fmt.Sprint(after) {
 		t.Errorf("%d %q\n%s", code, stderr, stdout)
+	}
+}
+
+// A unit whose registers are one off from the profile's is not written to; where they are right but nobody has confirmed
+// them, only with --unverified.
+func TestConfigUnverifiedRegisters(t *testing.T) {
+	profile := configProfiles(t)["cet_pmc_t402"]
+	for _, off := range []int{0, 1} {
+		moved := *profile
+		moved.Channels, moved.Params = slices.Clone(profile.Channels), slices.Clone(profile.Params)
+		for i := range moved.Channels {
+			moved.Channels[i].Address += off
+		}
+		for i := range moved.Params {
+			moved.Params[i].Address += off
+		}
+		b := newConfigBench(t, nil, []firmwareconfig.Unit{{ID: "hum", Address: 2, Profile: &moved}})
+		src, err := os.ReadFile(b.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src = bytes.Replace(src, []byte("profile: renke_ws_n01_8, config: {address: 2}"), []byte("profile: cet_pmc_t402, config: {ir2_limit: 300, ir2_delay: 9}"), 1)
+		if err := os.WriteFile(b.file, src, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before, _ := b.community.Peek("hum", firmwareconfig.HoldingRegister, 51000, 130)
+		unchanged := func() bool {
+			after, _ := b.community.Peek("hum", firmwareconfig.HoldingRegister, 51000, 130)
+			return slices.Equal(before, after)
+		}
+		if off == 1 {
+			code, stdout, stderr := linli(t, "config", "apply", "-c", b.file, "hum", "--yes", "--unverified")
+			if code != exitNo || !strings.Contains(stdout, "holding 51120 (address) should hold its address 2 and reads 0") || !unchanged() {
+				t.Errorf("one off: %d %q\n%s", code, stderr, stdout)
+			}
+			continue
+		}
+		code, stdout, stderr := linli(t, "config", "apply", "-c", b.file, "hum", "--yes")
+		if code != exitNo || !strings.Contains(stderr, "hum.ir2_limit, hum.ir2_delay") || !strings.Contains(stderr, "say --unverified") || !unchanged() {
+			t.Errorf("unverified: %d %q\n%s", code, stderr, stdout)
+		}
+		if code, stdout, stderr = linli(t, "config", "apply", "-c", b.file, "hum", "--yes", "--unverified"); code != exitGood || unchanged() {
+			t.Errorf("with --unverified: %d %q\n%s", code, stderr, stdout)
+		}
 	}
 }
 
