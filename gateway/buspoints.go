@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"linli/drivers"
+	firmwareconfig "linli/firmware-config"
 	"linli/internal/site"
 	"linli/internal/telemetry"
 )
@@ -56,6 +60,7 @@ type subjectPoints struct {
 	next   telemetry.Mono // when figures are told
 	repeat telemetry.Mono // when everything is told
 	window failedShare
+	lives  int // devices on the bus that protect life
 }
 
 // watchedPoint is one point and what was told of it last.
@@ -83,11 +88,74 @@ func newBusPoints(s *site.Site, health []func() drivers.BusHealth, clock *teleme
 	}
 	for i := range s.Buses {
 		add(i, s.Buses[i].Health, "")
+		b.told[len(b.told)-1].lives = lifeSafetyDevices(s, i)
 		for j, device := range s.Buses[i].UnitHealth {
 			add(i, device, s.Buses[i].Units[j].ID)
 		}
 	}
 	return b
+}
+
+// lifeSafetyDevices counts the devices that have a point on a bus that protects life.
+func lifeSafetyDevices(s *site.Site, bus int) int {
+	devices := map[int]bool{}
+	for i := range s.Buses[bus].Units {
+		for _, bind := range s.Buses[bus].Units[i].Bindings {
+			if p := &s.Inventory.Points[bind.Point]; p.Def.LifeSafety && p.Device >= 0 {
+				devices[p.Device] = true
+			}
+		}
+	}
+	return len(devices)
+}
+
+// zonesNamed is how many zones stand in the name of a bus or a unit.
+const zonesNamed = 3
+
+// nameWorks puts into the names of the buses and units where their devices are: who reads an alert about "box_io" must
+// know where to go. It is called before anything runs.
+func nameWorks(s *site.Site) {
+	for i := range s.Buses {
+		b := &s.Buses[i]
+		var all []firmwareconfig.Binding
+		for j := range b.Units {
+			all = append(all, b.Units[j].Bindings...)
+			if j < len(b.UnitHealth) {
+				nameWork(s, b.UnitHealth[j], b.Units[j].Bindings)
+			}
+		}
+		nameWork(s, b.Health, all)
+	}
+}
+
+// nameWork adds to the name of one device of the gateway's own works the zones of the devices that have these bindings.
+func nameWork(s *site.Site, device int, bindings []firmwareconfig.Binding) {
+	if device < 0 {
+		return
+	}
+	inv, zones := s.Inventory, []int{}
+	for _, bind := range bindings {
+		if d := inv.Points[bind.Point].Device; d >= 0 && inv.Devices[d].Zone >= 0 && !slices.Contains(zones, inv.Devices[d].Zone) {
+			zones = append(zones, inv.Devices[d].Zone)
+		}
+	}
+	if len(zones) == 0 {
+		return
+	}
+	where := func(lang, within, between, more string) string {
+		var names []string
+		for _, z := range zones[:min(len(zones), zonesNamed)] {
+			names = append(names, strings.Join(inv.ZonePath(z, lang), within))
+		}
+		text := strings.Join(names, between)
+		if n := len(zones) - zonesNamed; n > 0 {
+			text += fmt.Sprintf(more, len(zones))
+		}
+		return text
+	}
+	title := &inv.Devices[device].Title
+	title.Zh += "（" + where("zh", "", "、", "等 %d 处") + "）"
+	title.En += " (" + where("en", ", ", "; ", "; %d places in all") + ")"
 }
 
 // run gives the samples to emit until ctx ends.
@@ -175,6 +243,8 @@ func (b *busPoints) value(name string, s *subjectPoints, h *drivers.BusHealth, u
 			return v, q, h.Up || len(h.Units) > 0 // Nobody connects where there is nothing to read: that is no fault.
 		case "suspended":
 			return good(telemetry.BoolValue(h.Suspended))
+		case "life_safety_devices":
+			return count(uint64(s.lives))
 		case "busy_pct":
 			return good(telemetry.FloatValue(tenth(100 * h.Busy)))
 		case "late_frames":

@@ -196,3 +196,46 @@ func TestDriftIsLookedForOnSchedule(t *testing.T) {
 		}
 	})
 }
+
+// TestNamesOfTheOwnWorksSayWhereToGo: an alert about "box_io" names the zones of its devices, in both languages.
+func TestNamesOfTheOwnWorksSayWhereToGo(t *testing.T) {
+	text := func(zh, en string) telemetry.Text { return telemetry.Text{Zh: zh, En: en} }
+	class := &telemetry.Class{ID: "smoke_detector", Points: []telemetry.PointDef{{Name: "alarm", Kind: telemetry.Bool, LifeSafety: true}, {Name: "fault", Kind: telemetry.Bool}}}
+	own := &telemetry.Class{ID: "field_bus"}
+	inv := &telemetry.Inventory{Site: "test", Gateway: "gw1"}
+	b1 := inv.AddZone(telemetry.Zone{ID: "b1", Parent: -1, Title: text("1号楼", "Building 1")})
+	zones := []int{inv.AddZone(telemetry.Zone{ID: "b1_f1", Parent: b1, Title: text("1层", "floor 1")})}
+	for i := range 3 {
+		zones = append(zones, inv.AddZone(telemetry.Zone{ID: fmt.Sprint("z", i), Parent: -1, Title: text(fmt.Sprintf("%d门", i), fmt.Sprintf("Gate %d", i))}))
+	}
+	var binds []firmwareconfig.Binding
+	for i, z := range zones {
+		d := inv.AddDevice(telemetry.Device{ID: fmt.Sprint("d", i), Class: class, Zone: z})
+		binds = append(binds, firmwareconfig.Binding{Point: inv.ProvidePoint(d, 1)})
+		if i < 2 {
+			binds = append(binds, firmwareconfig.Binding{Point: inv.ProvidePoint(d, 0)})
+		}
+	}
+	work := func(id string) int {
+		return inv.AddDevice(telemetry.Device{ID: id, Class: own, Zone: -1, System: true, Title: text("总线 "+id, "Bus "+id)})
+	}
+	s := &site.Site{Inventory: inv, Buses: []site.Bus{
+		{ID: "box_io", Health: work("box_io"), UnitHealth: []int{work("u1"), work("u2")}, Units: []firmwareconfig.Unit{{ID: "u1", Bindings: binds[:4]}, {ID: "u2", Bindings: binds[4:]}}},
+		{ID: "empty", Health: work("empty")}, {ID: "none", Health: -1},
+	}}
+	nameWorks(s)
+	for id, want := range map[string][2]string{
+		"box_io": {"总线 box_io（1号楼1层、0门、1门等 4 处）", "Bus box_io (Building 1, floor 1; Gate 0; Gate 1; 4 places in all)"},
+		"u1":     {"总线 u1（1号楼1层、0门）", "Bus u1 (Building 1, floor 1; Gate 0)"},
+		"u2":     {"总线 u2（1门、2门）", "Bus u2 (Gate 1; Gate 2)"},
+		"empty":  {"总线 empty", "Bus empty"},
+	} {
+		i, _ := inv.DeviceByID(id)
+		if got := inv.Devices[i].Title; got.Zh != want[0] || got.En != want[1] {
+			t.Errorf("%s is %q, %q; want %q", id, got.Zh, got.En, want)
+		}
+	}
+	if got := fmt.Sprint(lifeSafetyDevices(s, 0), lifeSafetyDevices(s, 1)); got != "2 0" {
+		t.Errorf("devices that protect life: %s, want 2 0", got)
+	}
+}

@@ -2,16 +2,19 @@ package main
 
 import (
 	"context"
+	byteorder "encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
 
 	"linli/drivers"
+	firmwareconfig "linli/firmware-config"
 	"linli/internal/audit"
 	"linli/internal/console"
 	"linli/internal/site"
@@ -21,16 +24,6 @@ import (
 // guestLimit bounds one request of a tool, the wait for its share of the line included. It is less than what the console
 // gives an answer.
 const guestLimit = 25 * time.Second
-
-// guestFunctions are the Modbus functions that tools may use on a running bus: reads, report server id, device
-// identification, and the writes that name what they change.
-func guestFunction(code byte) bool {
-	switch code {
-	case 1, 2, 3, 4, 5, 6, 15, 16, 17, 22, 0x2B:
-		return true
-	}
-	return false
-}
 
 // guests lets people and tools reach the buses: it is the console's Control. Every request that changes something is
 // in the audit record.
@@ -113,42 +106,99 @@ func (g *guests) Ask(ctx context.Context, bus string, q console.Question) (conso
 	if err != nil {
 		return console.Answer{}, err
 	}
+	if err := checkRequest(q.PDU); err != nil {
+		return console.Answer{}, err
+	}
 	write := isWrite(q.PDU[0])
 	switch {
-	case !guestFunction(q.PDU[0]):
-		return console.Answer{}, fmt.Errorf("%w: %d (1 to 6, 15 to 17, 22 and 43 are)", console.ErrFunction, q.PDU[0])
 	case write && (!q.Write || q.By == ""):
 		return console.Answer{}, fmt.Errorf(`%w: "write": true and "by"`, console.ErrUndeclared)
+	case q.Unit == 0 && !g.mayAskZero(i, write):
+		return console.Answer{}, fmt.Errorf("%w: unit 0 is every unit of the line at once", console.ErrBadRequest)
+	case g.orders.isStopping():
+		return console.Answer{}, console.ErrStopping
 	}
+	e := g.entry(i, "raw", q.By, q.Note)
 	if write {
-		if g.orders.isStopping() {
-			return console.Answer{}, console.ErrStopping
-		}
+		unit := int(q.Unit)
+		e.Unit, e.PDU = &unit, hex.EncodeToString(q.PDU)
 		ctx = context.WithoutCancel(ctx) // What may have been sent must be recorded with what came back.
+		g.audit.Begin(e)
 	}
 	ctx, cancel := context.WithTimeout(ctx, guestLimit)
 	defer cancel()
 	began := g.clock.Mono()
 	reply, err := g.lines[i].Ask(ctx, q.Unit, q.PDU, q.Timeout, q.Share)
+	never := notBegun(err, ctx.Err())
 	if write {
-		g.recordRaw(i, &q, reply, err, ctx.Err(), g.clock.Mono().Sub(began))
+		e.TookMS = milliseconds(g.clock.Mono().Sub(began))
+		g.recordRaw(i, e, &q, reply, err, never)
 	}
-	if err != nil {
-		if sentinel := notBegun(err, ctx.Err()); sentinel != nil {
-			return console.Answer{}, said(sentinel, err)
-		}
+	if never != nil {
+		return console.Answer{}, said(never, err)
 	}
 	a := console.Answer{PDU: reply.PDU, Heard: reply.Heard, Took: reply.Took}
 	if err != nil {
-		a.PDU, a.Error = nil, err.Error()
+		a.PDU, a.Error = nil, inOneLine(err)
+		if write {
+			a.Error = "outcome unknown: " + strings.TrimPrefix(a.Error, "outcome unknown: ")
+		}
 	}
 	return a, nil
 }
 
+// mayAskZero reports whether a request to unit 0 goes to one unit alone: a Modbus TCP endpoint that is itself the unit.
+// Behind a converter, and on a serial line, it is a broadcast.
+func (g *guests) mayAskZero(bus int, write bool) bool {
+	b := &g.site.Buses[bus]
+	return b.Transport == site.ModbusTCP && (!write || slices.ContainsFunc(b.Units, func(u firmwareconfig.Unit) bool { return u.Address == 0 }))
+}
+
+// checkRequest says what is wrong with a request of a tool. Allowed are reads, report server id, device identification,
+// and the writes that name what they change; each with the length that it has to have.
+func checkRequest(pdu []byte) error {
+	want := 5
+	switch pdu[0] {
+	case 1, 2, 3, 4, 5, 6:
+	case 15, 16:
+		want = 6
+		if len(pdu) > 6 {
+			n := int(byteorder.BigEndian.Uint16(pdu[3:]))
+			bytes := 2 * n
+			if pdu[0] == 15 {
+				bytes = (n + 7) / 8
+			}
+			if n == 0 || int(pdu[5]) != bytes {
+				return fmt.Errorf("%w: %d values are %d bytes, the request says %d", console.ErrBadRequest, n, bytes, pdu[5])
+			}
+			want += bytes
+		} else {
+			want++
+		}
+	case 17:
+		want = 1
+	case 22:
+		want = 7
+	case 0x2B:
+		want = 4
+		if len(pdu) > 1 && pdu[1] != 0x0E {
+			return fmt.Errorf("%w: 43 with type %d (14, device identification, is)", console.ErrFunction, pdu[1])
+		}
+	default:
+		return fmt.Errorf("%w: %d (1 to 6, 15 to 17, 22 and 43 are)", console.ErrFunction, pdu[0])
+	}
+	if len(pdu) != want {
+		return fmt.Errorf("%w: a request of function %d has %d bytes here, this one %d", console.ErrBadRequest, pdu[0], want, len(pdu))
+	}
+	return nil
+}
+
 // notBegun returns the console's error for a request that never was on the line, nil for any other. over is the error of
-// the request's own context.
+// the request's own context: bare it means that the request was on the line.
 func notBegun(err, over error) error {
+	var unknown *drivers.OutcomeUnknownError
 	switch {
+	case err == nil || err == over || errors.As(err, &unknown):
 	case errors.Is(err, drivers.ErrNotHost):
 		return console.ErrNotHost
 	case errors.Is(err, drivers.ErrBusy):
@@ -157,28 +207,36 @@ func notBegun(err, over error) error {
 		return console.ErrStopping
 	case errors.Is(err, drivers.ErrSuspended):
 		return console.ErrSuspended
+	case over == context.Canceled && errors.Is(err, over): // Only a question, of a client that has gone or at the end.
+		return console.ErrStopping
 	case over != nil && errors.Is(err, over):
 		return console.ErrBusBusy
 	}
 	return nil
 }
 
-// recordRaw leaves a request that may have changed a unit in the audit record.
-func (g *guests) recordRaw(bus int, q *console.Question, reply drivers.Reply, err, over error, took time.Duration) {
+// entry begins an entry of the record about a bus.
+func (g *guests) entry(bus int, what, by, note string) audit.Entry {
+	e := audit.Entry{What: what, By: by, Origin: audit.OriginAPI, Note: note, Bus: g.site.Buses[bus].ID, Order: g.orders.number.Add(1)}
+	stamp(g.clock, &e)
+	return e
+}
+
+// recordRaw leaves what became of a request that may have changed a unit in the audit record.
+func (g *guests) recordRaw(bus int, e audit.Entry, q *console.Question, reply drivers.Reply, err, never error) {
 	g.orders.forget(bus)
-	unit := int(q.Unit)
-	e := audit.Entry{What: "raw", By: q.By, Note: q.Note, Bus: g.site.Buses[bus].ID, Unit: &unit, PDU: hex.EncodeToString(q.PDU),
-		Outcome: orderDone, TookMS: milliseconds(took)}
+	e.Outcome, e.Error = orderDone, inOneLine(err)
 	switch {
-	case err != nil && err != over && notBegun(err, over) != nil: // The bare error of the context: it was on the line.
-		e.Outcome, e.Error = orderRefused, err.Error()
+	case never != nil:
+		e.Outcome = orderRefused
 	case err != nil:
-		e.Outcome, e.Error = orderUnknown, err.Error()
+		e.Outcome = orderUnknown
 	case len(reply.PDU) == 2 && reply.PDU[0] == q.PDU[0]|0x80:
 		e.Outcome, e.Error = orderRefused, fmt.Sprintf("the unit answers exception %d", reply.PDU[1])
 	}
-	addAudit(g.audit, g.clock, e)
-	g.log.Info("raw write "+e.Outcome, zap.String("bus", e.Bus), zap.Int("unit", unit), zap.String("pdu", e.PDU), zap.String("by", q.By), zap.Error(err))
+	stamp(g.clock, &e)
+	g.audit.Add(e)
+	g.log.Info("raw write "+e.Outcome, zap.String("bus", e.Bus), zap.Int("unit", *e.Unit), zap.String("pdu", e.PDU), zap.String("by", q.By), zap.Error(err))
 }
 
 // Hear listens on a bus.
@@ -208,11 +266,16 @@ func (g *guests) Suspend(ctx context.Context, bus string, s console.Suspension) 
 	if err := checkLine(g.site.Buses[i].Transport, s.Baud, s.Format); err != nil {
 		return said(console.ErrBadRequest, err)
 	}
+	if g.orders.isStopping() {
+		return console.ErrStopping
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), guestLimit)
 	defer cancel()
+	idle := s.For == 0 && !g.lines[i].Health().Suspended
 	began := g.clock.Mono()
 	err = g.lines[i].Suspend(ctx, s.For, s.Baud, s.Format)
-	e := audit.Entry{What: "suspend", By: s.By, Note: s.Note, Bus: bus, Outcome: orderDone, TookMS: milliseconds(g.clock.Mono().Sub(began))}
+	e := g.entry(i, "suspend", s.By, s.Note)
+	e.Outcome, e.TookMS = orderDone, milliseconds(g.clock.Mono().Sub(began))
 	e.Value = s.For.String()
 	if s.Baud != 0 || s.Format != "" {
 		e.Value = fmt.Sprintf("%s at %d %s", s.For, s.Baud, s.Format)
@@ -221,14 +284,23 @@ func (g *guests) Suspend(ctx context.Context, bus string, s console.Suspension) 
 		e.What, e.Value = "resume", nil
 	}
 	if err != nil {
-		e.Outcome, e.Error = orderRefused, err.Error()
+		e.Outcome, e.Error = orderRefused, inOneLine(err)
 		if sentinel := notBegun(err, ctx.Err()); sentinel != nil {
 			err = said(sentinel, err)
 		}
 	}
-	addAudit(g.audit, g.clock, e)
-	g.log.Info("bus "+e.What, zap.String("bus", bus), zap.Duration("for", s.For), zap.String("by", s.By), zap.Error(err))
-	return err
+	switch {
+	case err != nil:
+		g.audit.Fold(e)
+		return err
+	case idle:
+		e.Outcome = orderUnchanged
+		g.audit.Fold(e)
+		return nil
+	}
+	g.audit.Add(e)
+	g.log.Info("bus "+e.What, zap.String("bus", bus), zap.Duration("for", s.For), zap.String("by", s.By))
+	return nil
 }
 
 // saidError is an error with the console's word for it, which has texts of its own: only the reason is told.
@@ -236,8 +308,8 @@ type saidError struct{ word, reason error }
 
 func said(word, reason error) error { return &saidError{word, reason} }
 
-// Error returns the reason.
-func (e *saidError) Error() string { return e.reason.Error() }
+// Error returns the reason, in one line.
+func (e *saidError) Error() string { return inOneLine(e.reason) }
 
 // Unwrap returns both.
 func (e *saidError) Unwrap() []error { return []error{e.word, e.reason} }
@@ -278,6 +350,7 @@ func orderError(outcome string, err error) error {
 		{drivers.ErrNotWritable, console.ErrNotWritable}, {drivers.ErrRange, console.ErrValue}, {errWrongKind, console.ErrValue},
 		{errTooSoon, console.ErrTooSoon}, {errStopping, console.ErrStopping}, {drivers.ErrClosed, console.ErrStopping},
 		{drivers.ErrBusy, console.ErrBusBusy}, {drivers.ErrSuspended, console.ErrSuspended},
+		{context.DeadlineExceeded, console.ErrBusBusy}, {errReserved, console.ErrReserved}, {errNoName, console.ErrBadRequest},
 	} {
 		if errors.Is(err, e.ours) {
 			return said(e.console, err)

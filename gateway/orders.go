@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -26,8 +29,11 @@ const (
 	sameValueFor = time.Second
 	// orderLimit bounds one order, the wait for the bus included.
 	orderLimit = 10 * time.Second
-	// ordersAtOnce bounds the orders that are being carried out or wait; further ones are refused.
-	ordersAtOnce = 64
+	// ordersAtOnce bounds the orders of one bus that are being carried out or wait; further ones are refused. It is less
+	// than what a drivers.Line takes, so that there is room for those of the gateway's stop.
+	ordersAtOnce = 48
+	// stopGrace is how long orders that were begun before the gateway's stop may still take.
+	stopGrace = 500 * time.Millisecond
 	// byGateway is who asks for what the gateway does by itself.
 	byGateway = "gateway"
 )
@@ -39,11 +45,13 @@ const (
 	orderUnknown   = "unknown"   // sent, or may have been, and nobody knows whether it took effect
 	orderRefused   = "refused"   // nothing changed
 	orderNotTaken  = "not_taken" // the unit accepted it and reads back another value
+	orderBegun     = audit.Begun // in the audit record alone: about to be sent
 )
 
 // Why an order is refused, besides the errors of package drivers.
 var (
 	errNoName    = errors.New("an order needs the name of who gives it")
+	errReserved  = errors.New("this name is the gateway's own")
 	errWrongKind = errors.New("not a value of the point's kind")
 	errTooSoon   = errors.New("too many writes of this point")
 	errStopping  = errors.New("the gateway is stopping")
@@ -63,6 +71,8 @@ type order struct {
 	// last makes it the order of the gateway at stop, beside which there is no other, and which no rate holds up.
 	last  bool
 	limit time.Duration // 0 means orderLimit
+	// number is Do's: it joins the lines of the audit record.
+	number uint64
 }
 
 // orderResult is what became of an order.
@@ -74,6 +84,8 @@ type orderResult struct {
 	Retry time.Duration
 	// Err says why it is not done, nil with done and unchanged.
 	Err error
+	// begun: it reached the bus, whose answer this is.
+	begun bool
 }
 
 // pointWriter is what orders need of a *drivers.Line.
@@ -83,8 +95,8 @@ type pointWriter interface {
 
 // orders is the one path of writes: whoever sets an output, a person, a tool, a rule or the gateway itself at start
 // and stop, comes through Do. It asks for a name, checks kind and rate, sends nothing that was confirmed just now,
-// lets one order of a point through at a time, and leaves a line in the audit record for each. The value's range and
-// the reading back are the driver's.
+// lets one order of a point through at a time, and leaves a line in the audit record before it is sent and one after.
+// The value's range and the reading back are the driver's. A bus that is dead or flooded holds up no other.
 //
 // It is safe for concurrent use.
 type orders struct {
@@ -94,7 +106,11 @@ type orders struct {
 	log   *zap.Logger
 
 	outputs map[telemetry.PointID]*output
-	slots   chan struct{}
+	slots   []chan struct{} // of each bus
+	number  atomic.Uint64   // of the last order
+	// ended is cancelled a little after stop: what was begun before must not follow an on_stop.
+	ended  context.Context
+	finish context.CancelFunc
 
 	mu       sync.Mutex
 	stopping bool // guarded by mu
@@ -104,21 +120,27 @@ type orders struct {
 type output struct {
 	site.Output
 	line pointWriter
-	turn chan struct{} // holds one token: who has it owns what follows
+	turn chan struct{} // holds one token: who has it may write
 
-	tokens    float64 // of the rate; orderBurst at most
+	mu        sync.Mutex // guards what follows
+	tokens    float64    // of the rate; orderBurst at most
 	filled    telemetry.Mono
-	sent      telemetry.Value // last, whatever became of it; zero: none
+	sent      telemetry.Value // last that was sent, or may have been; zero: none
 	sentAt    telemetry.Mono
 	confirmed telemetry.Value // last read back; zero: none, or something else happened since
 	at        telemetry.Mono
-	ordered   bool   // by somebody else than the gateway at start
+	wiped     uint64 // how often a tool wrote past the points
+	ordered   bool   // by somebody else than the gateway at start, and sent
 	attempt   string // what became of the last attempt at its on_start: repetitions are not told
 }
 
 // newOrders returns the path to the site's outputs. lines is parallel to s.Buses.
 func newOrders(s *site.Site, lines []pointWriter, clock *telemetry.Clock, record *audit.Record, log *zap.Logger) *orders {
-	o := &orders{inv: s.Inventory, clock: clock, audit: record, log: log, outputs: map[telemetry.PointID]*output{}, slots: make(chan struct{}, ordersAtOnce)}
+	o := &orders{inv: s.Inventory, clock: clock, audit: record, log: log, outputs: map[telemetry.PointID]*output{}}
+	o.ended, o.finish = context.WithCancel(context.Background())
+	for range s.Buses {
+		o.slots = append(o.slots, make(chan struct{}, ordersAtOnce))
+	}
 	for _, out := range s.Outputs {
 		p := &output{Output: out, line: lines[out.Bus], turn: make(chan struct{}, 1), tokens: orderBurst, filled: clock.Mono()}
 		p.turn <- struct{}{}
@@ -131,6 +153,7 @@ func newOrders(s *site.Site, lines []pointWriter, clock *telemetry.Clock, record
 // out even where ctx ends meanwhile: half a write helps nobody.
 func (o *orders) Do(ctx context.Context, or order) orderResult {
 	began := o.clock.Mono()
+	or.number = o.number.Add(1)
 	result, tell := o.do(ctx, or)
 	if tell {
 		o.record(or, result, o.clock.Mono().Sub(began))
@@ -142,8 +165,12 @@ func refused(err error) orderResult { return orderResult{Outcome: orderRefused, 
 
 // do is Do without the record, and says whether there is something to record.
 func (o *orders) do(ctx context.Context, or order) (orderResult, bool) {
-	if strings.TrimSpace(or.By) == "" {
+	by := strings.TrimSpace(or.By)
+	if by == "" {
 		return refused(errNoName), true
+	}
+	if strings.EqualFold(by, byGateway) && !or.own() {
+		return refused(errReserved), true
 	}
 	p := o.outputs[or.Point]
 	if p == nil {
@@ -152,10 +179,15 @@ func (o *orders) do(ctx context.Context, or order) (orderResult, bool) {
 	if err := checkValue(o.inv.Points[or.Point].Def, or.Value); err != nil {
 		return refused(err), true
 	}
+	// Everything that is known beforehand is said at once: nobody waits behind a dead unit to hear that it was too soon.
+	if r, final := o.admit(or, p); final {
+		return r, !or.first
+	}
 	if !or.last {
+		slots := o.slots[p.Bus]
 		select {
-		case o.slots <- struct{}{}:
-			defer func() { <-o.slots }()
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
 		default:
 			return refused(drivers.ErrBusy), true
 		}
@@ -165,59 +197,122 @@ func (o *orders) do(ctx context.Context, or order) (orderResult, bool) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), or.limit)
 	defer cancel()
+	if !or.last {
+		defer context.AfterFunc(o.ended, cancel)()
+	}
 	select {
 	case <-p.turn:
 		defer func() { p.turn <- struct{}{} }()
 	case <-ctx.Done():
+		if o.isStopping() && !or.last {
+			return refused(errStopping), true
+		}
 		return refused(fmt.Errorf("another order of the point takes too long: %w", ctx.Err())), true
 	}
 	r := o.carryOut(ctx, or, p)
 	if !or.first {
 		return r, true
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	before := p.attempt
 	p.attempt = r.Outcome
 	return r, p.attempt != before && !errors.Is(r.Err, errOvertaken) && !errors.Is(r.Err, errStopping)
 }
 
+// own reports whether it is the gateway's by itself.
+func (or *order) own() bool { return or.first || or.last }
+
+// admit returns what can be said of an order before it takes its turn, and otherwise takes its share of the rate.
+func (o *orders) admit(or order, p *output) (r orderResult, final bool) {
+	if o.isStopping() && !or.last {
+		return refused(errStopping), true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := o.clock.Mono()
+	if p.known(or, now) {
+		return orderResult{Outcome: orderUnchanged, Value: p.confirmed}, true
+	}
+	if wait := p.refill(now, or.Value); wait > 0 && !or.last {
+		return tooSoon(wait), true
+	}
+	p.tokens--
+	return orderResult{}, false
+}
+
+// known reports whether an order asks for what was confirmed just now. p.mu is held.
+func (p *output) known(or order, now telemetry.Mono) bool {
+	same := !or.Force && !or.last && or.Value == p.confirmed && now.Sub(p.at) < sameValueFor
+	p.ordered = p.ordered || same && !or.first
+	return same
+}
+
+func tooSoon(wait time.Duration) orderResult {
+	return orderResult{Outcome: orderRefused, Retry: wait,
+		Err: fmt.Errorf("%w: wait for another %s", errTooSoon, wait.Round(100*time.Millisecond))}
+}
+
 // carryOut is do for who has the output's turn.
 func (o *orders) carryOut(ctx context.Context, or order, p *output) orderResult {
-	now := o.clock.Mono()
-	switch {
-	case o.isStopping() && !or.last:
-		return refused(errStopping)
-	case or.first && p.ordered:
-		return refused(errOvertaken)
-	case !or.Force && !or.last && or.Value == p.confirmed && now.Sub(p.at) < sameValueFor:
-		p.ordered = p.ordered || !or.first
-		return orderResult{Outcome: orderUnchanged, Value: p.confirmed}
+	r, wiped, final := o.ready(or, p)
+	if final {
+		return r
 	}
-	if wait := p.admit(now, or.Value); wait > 0 && !or.last {
-		return orderResult{Outcome: orderRefused, Retry: wait,
-			Err: fmt.Errorf("%w: wait for another %s", errTooSoon, wait.Round(100*time.Millisecond))}
+	if !or.first || p.attempt == "" { // Of an on_start that is tried again and again once is enough.
+		e := o.entry(or)
+		stamp(o.clock, &e)
+		o.audit.Begin(e)
 	}
-	p.ordered = p.ordered || !or.first
-	p.tokens--
-	p.sent, p.sentAt = or.Value, now
-	p.confirmed = telemetry.Value{}
 	err := p.line.Write(ctx, or.Point, or.Value)
-
+	now := o.clock.Mono()
+	r = orderResult{Outcome: orderDone, Value: or.Value, begun: true}
 	var unknown *drivers.OutcomeUnknownError
 	var notTaken *drivers.NotTakenError
 	switch {
 	case err == nil:
-		p.confirmed, p.at = or.Value, o.clock.Mono()
-		return orderResult{Outcome: orderDone, Value: or.Value}
 	case errors.As(err, &unknown):
-		return orderResult{Outcome: orderUnknown, Err: err}
+		r = orderResult{Outcome: orderUnknown, Err: err, begun: true}
 	case errors.As(err, &notTaken):
-		return orderResult{Outcome: orderNotTaken, Value: notTaken.Got, Err: err}
+		r = orderResult{Outcome: orderNotTaken, Value: notTaken.Got, Err: err, begun: true}
+	case errors.Is(err, context.Canceled) && o.isStopping():
+		return orderResult{Outcome: orderRefused, Err: fmt.Errorf("%w: %w", errStopping, err), begun: true}
+	default: // Nothing changed: it neither holds up the next one nor stands in the way of on_start.
+		return orderResult{Outcome: orderRefused, Err: err, begun: true}
 	}
-	return refused(err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ordered = p.ordered || !or.first
+	p.sent, p.sentAt = or.Value, now
+	if err == nil && p.wiped == wiped {
+		p.confirmed, p.at = or.Value, now
+	}
+	return r
 }
 
-// admit returns how long the rate makes a write of v wait; 0 lets it through.
-func (p *output) admit(now telemetry.Mono, v telemetry.Value) time.Duration {
+// ready looks at what may have changed while an order waited for its turn.
+func (o *orders) ready(or order, p *output) (r orderResult, wiped uint64, final bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := o.clock.Mono()
+	switch {
+	case o.isStopping() && !or.last:
+		return refused(errStopping), 0, true
+	case or.first && p.ordered:
+		return refused(errOvertaken), 0, true
+	case p.known(or, now):
+		p.tokens = min(p.tokens+1, orderBurst) // Many people who want the same are one write.
+		return orderResult{Outcome: orderUnchanged, Value: p.confirmed}, 0, true
+	}
+	if wait := p.apart(now, or.Value); wait > 0 && !or.last {
+		return tooSoon(wait), 0, true
+	}
+	p.confirmed = telemetry.Value{}
+	return orderResult{}, p.wiped, false
+}
+
+// refill returns how long the rate makes a write of v wait; 0 lets it through. p.mu is held.
+func (p *output) refill(now telemetry.Mono, v telemetry.Value) time.Duration {
 	every := p.Interval
 	if every <= 0 {
 		every = orderInterval
@@ -227,8 +322,14 @@ func (p *output) admit(now telemetry.Mono, v telemetry.Value) time.Duration {
 	if p.tokens < 1 {
 		return max(time.Duration((1-p.tokens)*float64(every)), time.Millisecond)
 	}
+	return p.apart(now, v)
+}
+
+// apart returns how long the site file's interval makes a change to v wait. It spares the hardware from the first change
+// on. p.mu is held.
+func (p *output) apart(now telemetry.Mono, v telemetry.Value) time.Duration {
 	if p.Interval > 0 && !p.sent.IsZero() && v != p.sent {
-		return max(p.Interval-now.Sub(p.sentAt), 0) // What the site file says spares the hardware from the first change on.
+		return max(p.Interval-now.Sub(p.sentAt), 0)
 	}
 	return 0
 }
@@ -257,23 +358,24 @@ func checkValue(def *telemetry.PointDef, v telemetry.Value) error {
 // forget drops what is known of the outputs of a bus: a tool wrote to it past the points.
 func (o *orders) forget(bus int) {
 	for _, p := range o.outputs {
-		if p.Bus != bus {
-			continue
-		}
-		select {
-		case <-p.turn:
+		if p.Bus == bus {
+			p.mu.Lock()
 			p.confirmed = telemetry.Value{}
-			p.turn <- struct{}{}
-		default: // An order is being carried out just now: what it confirms is newer.
+			p.wiped++
+			p.mu.Unlock()
 		}
 	}
 }
 
-// stop refuses every further order but those of the gateway's stop.
+// stop refuses every further order but those of the gateway's stop, and ends those that were begun before it once
+// stopGrace has passed.
 func (o *orders) stop() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.stopping = true
+	if !o.stopping {
+		o.stopping = true
+		time.AfterFunc(stopGrace, o.finish)
+	}
 }
 
 func (o *orders) isStopping() bool {
@@ -282,29 +384,70 @@ func (o *orders) isStopping() bool {
 	return o.stopping
 }
 
-// record leaves the order in the audit record and tells it in the log.
-func (o *orders) record(or order, r orderResult, took time.Duration) {
-	e := audit.Entry{What: "write", By: or.By, Note: or.Note, Value: auditValue(or.Value), Outcome: r.Outcome, TookMS: milliseconds(took)}
+// entry returns what the audit record says of an order before it is known what becomes of it.
+func (o *orders) entry(or order) audit.Entry {
+	e := audit.Entry{What: "write", By: or.By, Origin: audit.OriginAPI, Note: or.Note, Value: auditValue(or.Value), Order: or.number}
+	if or.own() {
+		e.Origin = audit.OriginGateway
+	}
 	if int(or.Point) < len(o.inv.Points) {
 		s := o.inv.Series(or.Point)
 		e.Device, e.Point = s.Device, s.Point
 	}
-	if r.Err != nil {
-		e.Error = r.Err.Error()
-	}
+	return e
+}
+
+// record leaves what became of an order in the audit record and tells it in the log.
+func (o *orders) record(or order, r orderResult, took time.Duration) {
+	e := o.entry(or)
+	e.Outcome, e.TookMS, e.Error = r.Outcome, milliseconds(took), inOneLine(r.Err)
 	if !r.Value.IsZero() && r.Value != or.Value {
 		e.Read = auditValue(r.Value)
 	}
-	addAudit(o.audit, o.clock, e)
+	stamp(o.clock, &e)
+	// What changed nothing comes in floods where a script runs wild: neither record nor log fill with it.
+	if !r.begun && !or.own() {
+		o.audit.Fold(e)
+		o.log.Debug("order "+r.Outcome, zap.String("device", e.Device), zap.String("point", e.Point), zap.String("by", or.By), zap.Error(r.Err))
+		return
+	}
+	o.audit.Add(e)
 	o.log.Info("order "+r.Outcome, zap.String("device", e.Device), zap.String("point", e.Point), zap.Stringer("value", or.Value),
 		zap.String("by", or.By), zap.Error(r.Err))
 }
 
-// addAudit gives e its time and adds it.
-func addAudit(record *audit.Record, clock *telemetry.Clock, e audit.Entry) {
+// stamp gives e its time.
+func stamp(clock *telemetry.Clock, e *audit.Entry) {
 	now := clock.Now()
 	e.Time, e.BootS = now.Wall, time.Duration(now.Mono).Round(time.Millisecond).Seconds()
-	record.Add(e)
+}
+
+// recordAlone leaves what a tool did while no gateway runs in the record of the site's gateway, as far as there is one
+// here, and says on stderr where that failed.
+func recordAlone(stderr io.Writer, s *site.Site, e audit.Entry) {
+	dir := defaultState
+	if s != nil {
+		dir = stateDir("", s)
+	}
+	stamp(newClock(), &e)
+	if err := audit.AppendAlone(dir, e); err != nil {
+		fmt.Fprintln(stderr, "not in the gateway's record:", err)
+	}
+}
+
+// inOneLine writes an error for people and records: what was joined stands in one line, and nothing in it twice.
+func inOneLine(err error) string {
+	if err == nil {
+		return ""
+	}
+	var parts []string
+	for line := range strings.Lines(err.Error()) {
+		line = strings.TrimSpace(line)
+		if line != "" && !slices.ContainsFunc(parts, func(p string) bool { return strings.HasSuffix(p, line) }) {
+			parts = append(parts, line)
+		}
+	}
+	return strings.Join(parts, "; ")
 }
 
 // auditValue returns v as JSON has it; nil for no value.

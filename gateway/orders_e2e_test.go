@@ -162,6 +162,9 @@ func TestOrdersAndGuestsOfARunningGateway(t *testing.T) {
 	if status, answer := a.post(write, map[string]any{"value": true}); status != http.StatusBadRequest {
 		t.Errorf("an order of nobody: %d %s", status, answer)
 	}
+	if status, answer := a.post(write, map[string]any{"value": true, "by": "Gateway", "note": "on_stop"}); status != http.StatusBadRequest {
+		t.Errorf("an order in the gateway's name: %d %s", status, answer)
+	}
 	a.postTo("/api/v1/points/th_1/temperature_c/write", map[string]any{"value": 5, "by": "李伟"}, &done)
 	if done.Outcome != "refused" || done.Error.Code != "not_writable" {
 		t.Errorf("an order to a sensor: %+v", done)
@@ -239,10 +242,15 @@ func TestOrdersAndGuestsOfARunningGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
+	begun := 0
 	for line := range strings.Lines(string(data)) {
 		var e struct{ What, By, Note, Device, Point, Bus, PDU, Outcome string }
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("%v in %s", err, line)
+		}
+		if e.Outcome == orderBegun { // What became of it follows.
+			begun++
+			continue
 		}
 		got = append(got, strings.Join(strings.Fields(strings.Join([]string{e.What, e.By, e.Note, e.Device, e.Point, e.Bus, e.PDU, e.Outcome}, " ")), " "))
 	}
@@ -259,7 +267,7 @@ func TestOrdersAndGuestsOfARunningGateway(t *testing.T) {
 		"write 李伟 siren_1 on refused",
 		"write gateway on_stop siren_1 on done",
 	}
-	if !slices.Equal(got, want) {
-		t.Errorf("the record has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	if !slices.Equal(got, want) || begun != 6 {
+		t.Errorf("the record has %d begun, want 6, and\n%s\nwant\n%s", begun, strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }

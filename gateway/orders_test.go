@@ -101,12 +101,12 @@ func newOrderRig(t *testing.T, outputs ...site.Output) *orderRig {
 	}
 	r := &orderRig{bus: &fakeOutputs{online: true}, record: audit.New(audit.Config{Path: filepath.Join(t.TempDir(), "audit.log")})}
 	r.site = &site.Site{Inventory: inv, Outputs: outputs,
-		Buses: []site.Bus{{ID: "rs485_1", Units: []firmwareconfig.Unit{{ID: "io1", Bindings: binds}}}}}
+		Buses: []site.Bus{{ID: "rs485_1", Units: []firmwareconfig.Unit{{ID: "io1", Address: 1, Bindings: binds}}}}}
 	r.orders = newOrders(r.site, []pointWriter{r.bus}, telemetry.NewClock("b", 0, time.Time{}), r.record, zap.NewNop())
 	return r
 }
 
-// audited returns the record, oldest first, as "by device.point=value outcome".
+// audited returns the record, oldest first, as "by device.point=value outcome", without what was only begun.
 func (r *orderRig) audited(t *testing.T) string {
 	t.Helper()
 	lines, err := r.record.Tail(100)
@@ -118,6 +118,9 @@ func (r *orderRig) audited(t *testing.T) string {
 		var e audit.Entry
 		if err := json.Unmarshal(lines[i], &e); err != nil {
 			t.Fatal(err)
+		}
+		if e.Outcome == orderBegun {
+			continue
 		}
 		out = append(out, fmt.Sprintf("%s %s.%s=%v %s", e.By, e.Device, e.Point, e.Value, e.Outcome))
 	}
@@ -163,7 +166,8 @@ func TestOrderOutcomes(t *testing.T) {
 			if sent := r.bus.writes() != ""; sent != c.sent {
 				t.Errorf("sent: %t, want %t", sent, c.sent)
 			}
-			if lines, err := r.record.Tail(10); err != nil || len(lines) != 1 || !strings.Contains(string(lines[0]), `"outcome":"`+c.outcome+`"`) {
+			if lines, err := r.record.Tail(10); err != nil || !strings.Contains(string(lines[0]), `"outcome":"`+c.outcome+`"`) ||
+				len(lines) != 1+int(oneIf(c.sent)) || c.sent && !strings.Contains(string(lines[1]), `"outcome":"begun"`) {
 				t.Errorf("the record has %s, %v", lines, err)
 			}
 		})
@@ -255,21 +259,21 @@ func TestOrdersOfOnePointTakeTurnsAndAreBounded(t *testing.T) {
 		r := newOrderRig(t)
 		r.bus.hang = make(chan struct{})
 		results := make(chan orderResult, 100)
-		for range ordersAtOnce + 6 {
+		for range 70 {
 			go func() { results <- r.do(0, onValue) }()
 		}
 		synctest.Wait()
 		if got := r.bus.writes(); got != "0=true" {
 			t.Errorf("on the line at one time: %s", got)
 		}
-		busy := 0
+		soon := 0
 		for range len(results) {
-			if res := <-results; errors.Is(res.Err, drivers.ErrBusy) {
-				busy++
+			if res := <-results; errors.Is(res.Err, errTooSoon) {
+				soon++
 			}
 		}
-		if busy != 6 {
-			t.Errorf("%d orders were refused at once, want 6", busy)
+		if soon != 70-orderBurst {
+			t.Errorf("%d orders were refused without waiting, want %d", soon, 70-orderBurst)
 		}
 		close(r.bus.hang)
 		time.Sleep(time.Second / 2)
@@ -282,7 +286,61 @@ func TestOrdersOfOnePointTakeTurnsAndAreBounded(t *testing.T) {
 		if got := r.bus.writes(); got != "0=true" {
 			t.Errorf("the same value from many people is one write, got %s", got)
 		}
+		if got := r.audited(t); strings.Count(got, ";") > 4 {
+			t.Errorf("what changed nothing fills the record: %s", got)
+		}
 	})
+}
+
+// TestADeadBusHoldsUpNoOther: the orders that wait are bounded for each bus, and those beyond are refused at once.
+func TestADeadBusHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newOrderRig(t)
+		dead := &fakeOutputs{hang: make(chan struct{})}
+		r.site.Buses = append(r.site.Buses, site.Bus{ID: "dead"})
+		class := r.site.Inventory.Devices[0].Class
+		var far []telemetry.PointID
+		for i := range ordersAtOnce + 6 {
+			d := r.site.Inventory.AddDevice(telemetry.Device{ID: fmt.Sprint("far_", i), Class: class, Zone: 0})
+			far = append(far, r.site.Inventory.ProvidePoint(d, 0))
+			r.site.Outputs = append(r.site.Outputs, site.Output{Point: far[i], Bus: 1})
+		}
+		r.orders = newOrders(r.site, []pointWriter{r.bus, dead}, telemetry.NewClock("b", 0, time.Time{}), r.record, zap.NewNop())
+		results := make(chan orderResult, 100)
+		for _, p := range far {
+			go func() { results <- r.do(p, onValue) }()
+		}
+		synctest.Wait()
+		busy := 0
+		for range len(results) {
+			if res := <-results; errors.Is(res.Err, drivers.ErrBusy) {
+				busy++
+			}
+		}
+		if busy != 6 {
+			t.Errorf("%d orders beyond the bound were refused, want 6", busy)
+		}
+		if res := r.do(0, onValue); res.Outcome != orderDone {
+			t.Errorf("an order on the other bus: %+v", res)
+		}
+		time.Sleep(orderLimit)
+	})
+}
+
+func TestNobodyElseIsTheGateway(t *testing.T) {
+	r := newOrderRig(t)
+	for _, by := range []string{"gateway", " Gateway "} {
+		if res := r.Do(t.Context(), order{Point: 0, Value: onValue, By: by, Note: "on_stop"}); !errors.Is(res.Err, errReserved) {
+			t.Errorf("by %q: %+v", by, res)
+		}
+	}
+	r.Do(t.Context(), order{Point: 0, Value: onValue, By: byGateway, last: true})
+	r.Do(t.Context(), order{Point: 3, Value: onValue, By: "li.wei"})
+	lines, err := r.record.Tail(10)
+	if err != nil || len(lines) != 6 || !strings.Contains(string(lines[1]), `"origin":"api"`) || !strings.Contains(string(lines[3]), `"origin":"gateway"`) ||
+		!strings.Contains(string(lines[5]), `"origin":"api"`) {
+		t.Errorf("the record has %s, %v", lines, err)
+	}
 }
 
 func TestOrderIsBoundedAndOutlivesItsCaller(t *testing.T) {
@@ -299,118 +357,17 @@ func TestOrderIsBoundedAndOutlivesItsCaller(t *testing.T) {
 	})
 }
 
-func TestOnStartWaitsForTheUnit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newOrderRig(t, site.Output{Point: 0, OnStart: firmwareconfig.OutputOff}, site.Output{Point: 3, OnStart: firmwareconfig.OutputOn},
-			site.Output{Point: 1, OnStart: firmwareconfig.OutputHold})
-		r.bus.set(&drivers.OutcomeUnknownError{Err: errors.New("no answer")}, false)
-		s := &standing{site: r.site, orders: r.orders, health: []func() drivers.BusHealth{r.bus.health}}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- s.run(ctx) }()
-		time.Sleep(10 * time.Minute)
-		if n := r.bus.count(); n < 10 || n > 40 {
-			t.Errorf("%d attempts in ten minutes at a unit that is away", n)
+func TestErrorsStandInOneLine(t *testing.T) {
+	for _, x := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""}, {errors.New("plain"), "plain"},
+		{&drivers.OutcomeUnknownError{Err: errors.Join(errors.New("no answer"), errors.New("no answer"))}, "outcome unknown: no answer"},
+		{errors.Join(errors.New("a"), errors.New("b")), "a; b"},
+	} {
+		if got := inOneLine(x.err); got != x.want {
+			t.Errorf("%v: %q, want %q", x.err, got, x.want)
 		}
-		if got, want := r.audited(t), "gateway siren_1.on=false unknown; gateway siren_1.lamp=true unknown"; got != want {
-			t.Errorf("repetitions are not told: %s, want %s", got, want)
-		}
-		r.bus.set(nil, true)
-		time.Sleep(2 * time.Minute)
-		if got := r.audited(t); !strings.HasSuffix(got, "gateway siren_1.on=false done; gateway siren_1.lamp=true done") {
-			t.Errorf("after the unit came: %s", got)
-		}
-		n := r.bus.count()
-		time.Sleep(time.Hour)
-		if r.bus.count() != n {
-			t.Error("an on_start was carried out twice")
-		}
-		cancel()
-		<-done
-	})
-}
-
-func TestOnStartIsServedAtOnceWhenTheUnitAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newOrderRig(t, site.Output{Point: 0, OnStart: firmwareconfig.OutputOff})
-		r.bus.set(nil, false)
-		s := &standing{site: r.site, orders: r.orders, health: []func() drivers.BusHealth{r.bus.health}}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- s.run(ctx) }()
-		time.Sleep(time.Second)
-		if got := r.bus.writes(); got != "" {
-			t.Errorf("before the unit answers: %s", got)
-		}
-		r.bus.set(nil, true)
-		time.Sleep(lookEvery)
-		synctest.Wait()
-		if got := r.bus.writes(); got != "0=false" {
-			t.Errorf("once it answers: %s", got)
-		}
-		cancel()
-		<-done
-	})
-}
-
-func TestSomebodysOrderSupersedesOnStart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newOrderRig(t, site.Output{Point: 0, OnStart: firmwareconfig.OutputOff})
-		r.bus.set(nil, false)
-		s := &standing{site: r.site, orders: r.orders, health: []func() drivers.BusHealth{r.bus.health}}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- s.run(ctx) }()
-		time.Sleep(time.Second)
-		r.do(0, onValue)
-		r.bus.set(nil, true)
-		time.Sleep(time.Hour)
-		if got := r.bus.writes(); got != "0=true" {
-			t.Errorf("on the line: %s, want what the person ordered alone", got)
-		}
-		cancel()
-		<-done
-	})
-}
-
-func TestOnStopIsBoundedAndTheLast(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newOrderRig(t, site.Output{Point: 0, OnStop: firmwareconfig.OutputOff}, site.Output{Point: 3, OnStop: firmwareconfig.OutputOff, Interval: time.Hour},
-			site.Output{Point: 1})
-		s := &standing{site: r.site, orders: r.orders, health: []func() drivers.BusHealth{r.bus.health}}
-		r.do(3, onValue)
-		if err := s.stop(); err != nil {
-			t.Errorf("stop: %v", err)
-		}
-		if got := r.bus.writes(); got != "3=true 0=false 3=false" {
-			t.Errorf("on the line: %s", got)
-		}
-		if res := r.do(0, onValue); !errors.Is(res.Err, errStopping) {
-			t.Errorf("an order after on_stop: %+v", res)
-		}
-		if got, want := r.audited(t), "gateway siren_1.on=false done; gateway siren_1.lamp=false done"; !strings.Contains(got, want) {
-			t.Errorf("the record has %s, want %s in it", got, want)
-		}
-
-		// A suspended bus is given its own settings back first.
-		busy := newOrderRig(t, site.Output{Point: 0, OnStop: firmwareconfig.OutputOff})
-		busy.bus.set(drivers.ErrSuspended, true)
-		s = &standing{site: busy.site, orders: busy.orders,
-			health: []func() drivers.BusHealth{func() drivers.BusHealth { return drivers.BusHealth{Suspended: true} }},
-			resume: []func(context.Context) error{func(context.Context) error { busy.bus.set(nil, true); return nil }}}
-		if err := s.stop(); err != nil {
-			t.Errorf("stop while the bus is suspended: %v", err)
-		}
-
-		hung := newOrderRig(t, site.Output{Point: 0, OnStop: firmwareconfig.OutputOff}, site.Output{Point: 3, OnStop: firmwareconfig.OutputOff})
-		hung.bus.hang = make(chan struct{})
-		s = &standing{site: hung.site, orders: hung.orders}
-		began := time.Now()
-		if err := s.stop(); err == nil {
-			t.Error("outputs that could not be set are no error")
-		}
-		if took := time.Since(began); took > 3*time.Second {
-			t.Errorf("stop took %s", took)
-		}
-	})
+	}
 }

@@ -117,6 +117,7 @@ type gatewayConfig struct {
 func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	s, inv, log := cfg.plan.site, cfg.plan.site.Inventory, cfg.log
 	clock := newClock()
+	nameWorks(s)
 	devices, installed := inv.Installed()
 	log.Info("starting", zap.String("version", productVersion()), zap.String("node", inv.Node()),
 		zap.Int("devices", devices), zap.Int("points", installed), zap.String("state", cfg.state))
@@ -176,14 +177,15 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	}
 	writers := make([]pointWriter, len(lines))
 	states := make([]func() drivers.BusHealth, len(lines))
-	resume := make([]func(context.Context) error, len(lines))
+	resume, endGuests := make([]func(context.Context) error, len(lines)), make([]func(), len(lines))
 	for i, line := range lines {
 		writers[i], states[i] = line, line.Health
 		resume[i] = func(ctx context.Context) error { return line.Suspend(ctx, 0, 0, "") }
+		endGuests[i] = line.EndGuests
 	}
 	orders := newOrders(s, writers, clock, record, log.Named("orders"))
 	points := newBusPoints(s, states, clock)
-	outputs := &standing{site: s, orders: orders, health: states, resume: resume}
+	outputs := &standing{site: s, orders: orders, health: states, resume: resume, endGuests: endGuests}
 	settings := &drift{site: s, lines: lines, points: points, verify: firmwareconfig.Verify, log: log.Named("config")}
 
 	// 4b. People.

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,8 +26,11 @@ const (
 	stopLimit = 2500 * time.Millisecond
 )
 
-// errStopLate says that the outputs left over stay as they are.
-var errStopLate = errors.New("not every output could be set to its on_stop in time")
+// Why an output was left as it is at stop.
+var (
+	errStopLate   = errors.New("no time was left for it")
+	errUnitSilent = errors.New("its unit does not answer")
+)
 
 // standing sets the outputs to what the site file wants of them when the gateway starts (on_start) and stops
 // (on_stop). Both are orders like any other, by "gateway".
@@ -32,8 +38,10 @@ type standing struct {
 	site   *site.Site
 	orders *orders
 	health []func() drivers.BusHealth // parallel to site.Buses
-	// resume ends a bus's suspension, parallel to site.Buses; nil where there is none to end.
-	resume []func(context.Context) error
+	// resume ends a bus's suspension and endGuests the requests of tools on it, both parallel to site.Buses; nil where
+	// there are none to end.
+	resume    []func(context.Context) error
+	endGuests []func()
 }
 
 // pending is an on_start that has not been carried out.
@@ -47,7 +55,8 @@ type pending struct {
 
 // run carries out every on_start, as long as it takes until the unit answers, unless somebody orders the point
 // otherwise meanwhile. Each bus has its own goroutine: a unit that is away holds up nobody but its neighbours on the line,
-// and those only for one timeout, more and more rarely. It returns when ctx ends.
+// and those only for one timeout, more and more rarely. The lines of a GPIO chip are set without waiting: each is there
+// or not for itself. It returns when ctx ends.
 func (s *standing) run(ctx context.Context) error {
 	var group sync.WaitGroup
 	for bus, list := range s.starts() {
@@ -81,8 +90,11 @@ func (s *standing) start(ctx context.Context, bus int, list []*pending) {
 		for _, u := range h.Units {
 			online[u.Unit] = u.Online
 		}
-		if len(h.Units) == 0 {
-			for _, p := range list {
+		for _, p := range list {
+			switch {
+			case s.site.Buses[bus].Transport == site.GPIO:
+				online[p.unit] = true
+			case len(h.Units) == 0:
 				online[p.unit] = h.Up // A driver without units of its own.
 			}
 		}
@@ -112,10 +124,13 @@ func (s *standing) start(ctx context.Context, bus int, list []*pending) {
 	}
 }
 
-// stop carries out every on_stop, the buses side by side, within 2.5 s in all, and refuses everybody else's orders
-// from then on.
+// stop refuses everybody else's orders and requests from now on, ends those of tools that wait, and carries out every
+// on_stop, within 2.5 s in all: the buses side by side, of each bus first the units that answer, and of a unit that does
+// not answer one output, since the others would cost the same wait. The error names what stays as it is; with it the
+// process ends badly, so that systemd has "linli outputs safe" try once more.
 func (s *standing) stop() error {
 	s.orders.stop()
+	deadline := time.Now().Add(stopLimit)
 	lists := map[int][]order{}
 	for _, o := range s.site.Outputs {
 		if v, ok := stateValue(s.site.Inventory.Points[o.Point].Def, o.OnStop); ok {
@@ -125,28 +140,65 @@ func (s *standing) stop() error {
 	var group sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
-	deadline := time.Now().Add(stopLimit)
-	for bus, list := range lists {
+	for bus := range s.site.Buses {
 		group.Go(func() {
-			s.end(bus, deadline)
-			for _, o := range list {
-				err := errStopLate
-				if o.limit = time.Until(deadline); o.limit > 0 {
-					err = s.orders.Do(context.Background(), o).Err
-				}
-				if err != nil {
-					mu.Lock()
-					errs = append(errs, err)
-					mu.Unlock()
-				}
-				if errors.Is(err, errStopLate) {
-					return
-				}
+			if s.endGuests != nil {
+				s.endGuests[bus]()
 			}
+			s.end(bus, deadline)
+			err := s.stopBus(bus, lists[bus], deadline)
+			mu.Lock()
+			errs = append(errs, err...)
+			mu.Unlock()
 		})
 	}
 	group.Wait()
 	return errors.Join(errs...)
+}
+
+// stopBus carries out the on_stop of one bus, and returns an error for each output that could not be set. What a unit
+// that was there did not take is tried a second time: noise must not leave a siren on.
+func (s *standing) stopBus(bus int, list []order, deadline time.Time) (errs []error) {
+	b := &s.site.Buses[bus]
+	silent := func(order) bool { return false }
+	if b.Transport != site.GPIO && s.health != nil {
+		h := s.health[bus]()
+		silent = func(o order) bool {
+			u := unitHealth(&h, unitOf(b, o.Point))
+			return u != nil && !u.Online
+		}
+	}
+	slices.SortStableFunc(list, func(x, y order) int { return cmp.Compare(oneIf(silent(x)), oneIf(silent(y))) })
+	again := list
+	for round := 1; round <= 2 && len(again) > 0; round++ {
+		gone := map[string]bool{} // units that gave no answer in this round
+		rest := again
+		again = nil
+		for _, o := range rest {
+			unit := unitOf(b, o.Point)
+			var err error
+			switch o.limit = time.Until(deadline); {
+			case gone[unit]:
+				err = errUnitSilent
+			case o.limit <= 0:
+				err = errStopLate
+			}
+			if err != nil {
+				s.orders.record(o, refused(err), 0)
+			} else if err = s.orders.Do(context.Background(), o).Err; err != nil {
+				gone[unit] = b.Transport != site.GPIO && !answered(err)
+			}
+			switch {
+			case err == nil:
+			case round == 1 && !silent(o) && time.Now().Before(deadline):
+				again = append(again, o)
+			default:
+				name := s.site.Inventory.Series(o.Point)
+				errs = append(errs, fmt.Errorf("%s.%s was not set to its on_stop: %s", name.Device, name.Point, inOneLine(err)))
+			}
+		}
+	}
+	return errs
 }
 
 // end ends a suspension of a bus, whose other settings its units would not understand.

@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -59,6 +60,7 @@ var (
 	ErrSuspended   = errors.New("the bus is suspended")
 	ErrNoAnswer    = errors.New("outcome unknown")
 	ErrNotTaken    = errors.New("not taken over")
+	ErrReserved    = errors.New("this name is the gateway's own")
 )
 
 // BusDetail is everything that is known of a bus. Counters count since the start of the gateway.
@@ -273,11 +275,19 @@ func (s *Server) suspend(w http.ResponseWriter, r *http.Request) {
 // within reports whether n units are a duration from 0 to most. It cannot be led astray by overflow.
 func within(n int64, unit, most time.Duration) bool { return n >= 0 && n <= int64(most/unit) }
 
-// cleanAuthor cleans the texts that go into the record and checks their length; where that fails it has answered.
+// reservedName is who does in the record what the gateway does by itself: nobody else goes by it.
+const reservedName = "gateway"
+
+// cleanAuthor cleans the texts that go into the record and checks their length and the name; where that fails it has
+// answered.
 func cleanAuthor(w http.ResponseWriter, by, note *string) bool {
 	*by, *note = clean(*by), clean(*note)
 	if utf8.RuneCountInString(*by) > maxName || utf8.RuneCountInString(*note) > maxNote {
 		writeError(w, http.StatusBadRequest, errLongText)
+		return false
+	}
+	if strings.EqualFold(*by, reservedName) {
+		writeError(w, http.StatusBadRequest, errReserved)
 		return false
 	}
 	return true
@@ -412,10 +422,11 @@ func (s *Server) getAudit(w http.ResponseWriter, r *http.Request) {
 
 // controlFailed answers for an error of Control.
 func (s *Server) controlFailed(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
-		return // The client has gone: there is nobody to answer.
-	}
 	status, code := controlCode(err)
+	if r.Context().Err() != nil && code == errNotDone {
+		// Either the client has gone, and nobody hears it, or the console is stopping.
+		status, code = http.StatusServiceUnavailable, errStopping
+	}
 	if status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
 	}
@@ -442,6 +453,7 @@ func controlCode(err error) (int, apiError) {
 		{ErrSuspended, http.StatusConflict, errSuspended},
 		{ErrNoAnswer, http.StatusBadGateway, errOutcomeUnknown},
 		{ErrNotTaken, http.StatusBadGateway, errNotTaken},
+		{ErrReserved, http.StatusBadRequest, errReserved},
 	} {
 		if errors.Is(err, e.err) {
 			return e.status, e.code

@@ -24,6 +24,7 @@ const (
 	errBadJSON     apiError = "bad_json"
 	errTooLarge    apiError = "body_too_large"
 	errNeedsName   apiError = "by_required"
+	errReserved    apiError = "by_reserved"
 	errLongText    apiError = "text_too_long"
 	errStillActive apiError = "still_active"
 	errBadInput    apiError = "bad_input"
@@ -73,6 +74,8 @@ func (e apiError) message() telemetry.Text {
 		return telemetry.Text{Zh: "请求内容太大。", En: "The request body is too large."}
 	case errNeedsName:
 		return telemetry.Text{Zh: "请先填写姓名或岗位，记录里要写明是谁处理的。", En: "Please give your name or post first: the record says who did it."}
+	case errReserved:
+		return telemetry.Text{Zh: "“gateway” 是网关自己的名字，请填写您的姓名或岗位。", En: "\"gateway\" is the gateway's own name; please give yours or your post."}
 	case errLongText:
 		return telemetry.Text{Zh: "文字太长：姓名最多 40 字，说明最多 500 字。", En: "That is too long: a name has at most 40 characters, a note 500."}
 	case errStillActive:
