@@ -20,7 +20,7 @@ func checkCommand() *cobra.Command {
 		Short: "Check a site file and all it refers to; prints every mistake at once",
 		Long: "Check a site file with its profiles, rule packs and parameters, and reckon whether its buses can do what is asked of\n" +
 			"them. Every mistake is printed as file:line:col: message. Of a good file it prints what each bus will be busy with,\n" +
-			"and the outputs that are not safe when the gateway stops or dies. Exit code 0: it can be started; 1: it cannot.",
+			"and the outputs that are not safe when the gateway stops or dies; beside a bus that cannot keep up, where its time goes. Exit code 0: it can be started; 1: it cannot.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
@@ -47,6 +47,9 @@ func checkCommand() *cobra.Command {
 func printCheck(stdout, stderr io.Writer, file string, p *plan, err error) error {
 	var mistakes yamlfile.Errors
 	if errors.As(err, &mistakes) {
+		if p != nil { // All that is wrong is what the buses cannot keep up with: where their time goes is what helps then.
+			printBudgets(stdout, p.budgets)
+		}
 		for _, m := range mistakes {
 			fmt.Fprintln(stderr, m)
 		}
@@ -134,7 +137,7 @@ func printCheckJSON(stdout io.Writer, p *plan, err error) error {
 		Good     bool          `json:"good"`
 		Mistakes []mistake     `json:"mistakes"`
 		Warnings []mistake     `json:"warnings"`
-		Buses    []budgetJSON  `json:"buses"`   // empty beside mistakes
+		Buses    []budgetJSON  `json:"buses"`   // empty beside mistakes other than that they cannot keep up
 		Outputs  []outputState `json:"outputs"` // empty beside mistakes
 	}{Good: err == nil, Mistakes: []mistake{}, Warnings: []mistake{}, Buses: []budgetJSON{}, Outputs: []outputState{}}
 	convert := func(es yamlfile.Errors) []mistake {
@@ -148,6 +151,9 @@ func printCheckJSON(stdout io.Writer, p *plan, err error) error {
 	switch {
 	case errors.As(err, &mistakes):
 		result.Mistakes = convert(mistakes)
+		if p != nil {
+			result.Buses = encodeBudgets(p.budgets)
+		}
 	case err != nil:
 		return err
 	default:

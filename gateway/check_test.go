@@ -131,8 +131,18 @@ func smokeSite(n, baud int) string {
 func TestCheckRefusesALineThatIsTooSlow(t *testing.T) {
 	file := writeFile(t, "site.yaml", smokeSite(30, 1200))
 	code, stdout, stderr := linli(t, "check", "-c", file)
-	if code != exitNo || stdout != "" {
-		t.Errorf("exit code %d, stdout %q", code, stdout)
+	if code != exitNo || !regexp.MustCompile(`rs485_fire: /dev/ttyS1 1200 8N1, 30 units, .* of the line's time in use\n`).MatchString(stdout) ||
+		!strings.Contains(stdout, "most expensive: ") || strings.Contains(stdout, "good") {
+		t.Errorf("exit code %d, want to see where the time of the line goes\n%s", code, stdout)
+	}
+	code, stdout, _ = linli(t, "check", "-c", file, "--json")
+	var result struct {
+		Good     bool
+		Mistakes []any
+		Buses    []budgetJSON
+	}
+	if err := json.Unmarshal([]byte(stdout), &result); err != nil || code != exitNo || result.Good || len(result.Mistakes) == 0 || len(result.Buses) != 1 {
+		t.Errorf("--json: exit code %d, %v\n%s", code, err, stdout)
 	}
 	// With the arithmetic, at the bus.
 	if !regexp.MustCompile(`(?m)site.yaml:6:5: bus rs485_fire: .*\d+ requests? .*\d ?m?s.*`).MatchString(stderr) {
@@ -155,13 +165,13 @@ func TestCheckSaysWhatTheBusesWillDo(t *testing.T) {
 		t.Fatalf("exit code %d\n%s", code, stderr)
 	}
 	for _, want := range []string{
-		`site.yaml:13:5: warning: the key of the card readers in .*short.key is shorter than 16 characters`,
+		`site.yaml:14:39: warning: the key of the card readers in .*short.key is shorter than 16 characters`,
 		`rs485_fire: /dev/ttyS1 9600 8N1, 4 units, [\d.]+ % of the line's time in use`,
 		`life safety, every \d+m?s: \d+ points in \d+ requests \(.* of line time\), at the latest after \d`,
 		`a unit that was dead is read again within \d`,
 		`most expensive: sd\d [\d.]+ %, sd\d [\d.]+ %, sd\d [\d.]+ %\n`,
 		`box: GPIO chip gpiochip0, 2 lines`,
-		`horn.on \(box.horn\): stays as it is when the gateway stops \(on_stop: hold\)`,
+		`horn.on \(box.horn\): when the gateway stops it depends on the chip \(on_stop: hold\)`,
 		`good. test.gw1: 1 zone, 2 buses, 4 units, 6 devices, \d+ points, 0 rule packs`,
 	} {
 		if !regexp.MustCompile(want).MatchString(stdout) {

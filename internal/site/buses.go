@@ -18,6 +18,7 @@ type unitRef struct {
 	bus     int                     // index in Site.Buses
 	index   int                     // index in the bus's Units
 	used    bool                    // some point comes from it
+	twice   bool                    // something else has this id too, which has been reported: nobody knows which of them is meant
 	device  string                  // what names the unit with unit: already
 	// writers says which point commands each channel, as device.point.
 	writers map[int]string
@@ -32,12 +33,12 @@ func (r *resolver) buses() {
 	taken := newEndpoints()
 	for i := range r.file.Buses {
 		b := &r.file.Buses[i]
-		r.newID("bus", b.ID, seen)
+		unique := r.newID("bus", b.ID, seen)
 		out := Bus{ID: b.ID.Value, Pos: b.Pos, Health: noDevice}
 		r.transport(b, &out, taken)
 		out.Timeout = r.among("timeout", b.Timeout, 0, 20*time.Millisecond, 10*time.Second)
 		if out.Transport == GPIO {
-			r.gpio(b, &out, taken, unitSeen)
+			r.gpio(b, &out, taken, unitSeen, unique)
 		} else {
 			r.unitsOf(b, &out, unitSeen)
 		}
@@ -56,6 +57,13 @@ func (r *resolver) unitsOf(b *bus, out *Bus, seen map[string]yamlfile.Pos) {
 		u := &b.Units[j]
 		profile := r.profile(u.Profile)
 		r.address(u, profile, addresses)
+		if other := r.units[u.ID.Value]; other != nil {
+			other.twice = true
+			if other.gpio != nil && r.id(u.ID) {
+				r.failf(u.ID.Pos, "points are bound to the lines of the GPIO chip %s, in line %d, as %s.line: give this unit another id", other.id, seen[other.id].Line, other.id)
+				continue
+			}
+		}
 		if !r.newID("unit", u.ID, seen) {
 			continue
 		}
@@ -70,32 +78,32 @@ func (r *resolver) unitsOf(b *bus, out *Bus, seen map[string]yamlfile.Pos) {
 // transport resolves how a bus is reached and finds two buses on one line.
 func (r *resolver) transport(b *bus, out *Bus, taken *endpoints) {
 	ways := 0
-	if b.RTU != nil {
+	if given(b.RTU.Pos) {
 		ways++
 		out.Transport = ModbusRTU
 		r.serial(b, out, taken)
 	}
-	if b.TCP != nil {
+	if given(b.TCP.Pos) {
 		ways++
 		out.Transport = ModbusTCP
-		r.tcp(b, b.TCP, out, taken)
+		r.tcp(b, &b.TCP, out, taken)
 	}
-	if b.RTUOverTCP != nil {
+	if given(b.RTUOverTCP.Pos) {
 		ways++
 		out.Transport = ModbusRTUOverTCP
-		r.tcp(b, b.RTUOverTCP, out, taken)
+		r.tcp(b, &b.RTUOverTCP, out, taken)
 	}
-	if b.GPIO != nil {
+	if given(b.GPIO.Pos) {
 		ways++
 		out.Transport = GPIO
 	}
-	if ways != 1 {
+	if ways > 1 || ways == 0 && !r.strangeIn(b.Pos) {
 		r.failf(b.Pos, "bus %s needs exactly one of %s, %s, %s and %s", b.ID.Value, ModbusRTU, ModbusTCP, ModbusRTUOverTCP, GPIO)
 	}
 }
 
 func (r *resolver) serial(b *bus, out *Bus, taken *endpoints) {
-	s := b.RTU
+	s := &b.RTU
 	out.Line = r.line(s.Baud, s.Format)
 	if !present(r, s.Device) {
 		return

@@ -122,7 +122,7 @@ func (r *resolver) wholeUnit(d *device) *unitRef {
 	if ref.profile == nil {
 		return ref
 	}
-	if ref.profile.Device == nil && r.lib.Faulty[ref.profile.ID] {
+	if ref.profile.Device == nil && (ref.twice || r.lib.Faulty[ref.profile.ID]) {
 		return &unitRef{}
 	}
 	if ref.profile.Device == nil {
@@ -230,6 +230,7 @@ func (r *resolver) source(p *pointSpec, def *telemetry.PointDef) *source {
 	i := ref.profile.Channel(channel)
 	if i < 0 {
 		switch {
+		case ref.twice:
 		case ref.gpio != nil:
 			r.unknown("line of "+ref.id, yamlfile.At[string]{Value: channel, Pos: p.From.Pos}, channels(ref.profile, def, s.linear), "lines")
 		case !r.lib.Faulty[ref.profile.ID]:

@@ -3,6 +3,7 @@ package site
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -39,7 +40,7 @@ type inbound struct {
 
 // tcp resolves an endpoint: one that we dial, or one that dials in.
 func (r *resolver) tcp(b *bus, e *endpoint, out *Bus, taken *endpoints) {
-	if b.RTUOverTCP == e {
+	if e == &b.RTUOverTCP {
 		out.Line = r.line(e.Baud, e.Format)
 		if e.IgnoreTID.Pos.Line > 0 {
 			r.failf(e.IgnoreTID.Pos, "ignore_transaction_id is for %s: RTU frames carry no transaction id", ModbusTCP)
@@ -56,7 +57,7 @@ func (r *resolver) tcp(b *bus, e *endpoint, out *Bus, taken *endpoints) {
 	case e.Address.Pos.Line > 0 && e.Listen.Pos.Line > 0:
 		r.failf(e.Listen.Pos, "either address (the gateway dials) or listen (the converter dials in), not both")
 	case e.Address.Pos.Line == 0 && e.Listen.Pos.Line == 0:
-		if !r.unread["address"] && !r.unread["listen"] {
+		if !r.refused[e.Pos] && !r.troubled(e.Pos) {
 			r.failf(e.Pos, "write address: host:port, which the gateway dials, or listen: host:port, where the converter dials in")
 		}
 	case e.Listen.Pos.Line > 0:
@@ -78,7 +79,7 @@ func (r *resolver) outbound(b *bus, e *endpoint, out *Bus, taken *endpoints) {
 		problem = "the host is missing"
 	}
 	if problem != "" {
-		r.failf(e.Address.Pos, "%q is no address: %s (host:port, as 192.168.1.20:502)", e.Address.Value, problem)
+		r.failf(e.Address.Pos, "%q is no address: %s (host:port, as 192.168.1.20:502)%s", e.Address.Value, problem, wideHint(e.Address.Value))
 		return
 	}
 	out.Address = e.Address.Value
@@ -91,7 +92,7 @@ func (r *resolver) outbound(b *bus, e *endpoint, out *Bus, taken *endpoints) {
 	host = strings.ToLower(host)
 	if first := taken.host[host]; first == nil {
 		taken.host[host] = b
-	} else if (first.TCP == nil) != (b.TCP == nil) {
+	} else if given(first.TCP.Pos) != given(b.TCP.Pos) {
 		r.warnf(e.Address.Pos, "%s is used as Modbus TCP and as RTU over TCP (bus %s): right only where its ports are set up so, each for a line of its own", host, first.ID.Value)
 	}
 }
@@ -99,8 +100,12 @@ func (r *resolver) outbound(b *bus, e *endpoint, out *Bus, taken *endpoints) {
 func (r *resolver) inbound(b *bus, e *endpoint, out *Bus, taken *endpoints) {
 	registration, err := parseRegistration(e.Registration.text)
 	wrong := e.Registration.pos.Line > 0 && (err != nil || r.refused[e.Registration.pos])
-	if wrong && !r.refused[e.Registration.pos] {
+	switch text := e.Registration.text; {
+	case e.Registration.pos.Line == 0 || r.refused[e.Registration.pos]:
+	case err != nil:
 		r.failf(e.Registration.pos, "%v", err)
+	case strings.ContainsFunc(text, func(c rune) bool { return c > 0x7e }):
+		r.warnf(e.Registration.pos, "%q is not plain ASCII: it is taken as UTF-8, and makers' tools usually send Chinese as GBK. Write the bytes that the converter sends, as 0x59472D31%s", text, wideHint(text))
 	}
 	if !present(r, e.Listen) {
 		return
@@ -110,7 +115,7 @@ func (r *resolver) inbound(b *bus, e *endpoint, out *Bus, taken *endpoints) {
 		problem = "0 is no port that a converter could be told"
 	}
 	if problem != "" {
-		r.failf(e.Listen.Pos, "%q is no address to listen on: %s (host:port, as 0.0.0.0:4001)", e.Listen.Value, problem)
+		r.failf(e.Listen.Pos, "%q is no address to listen on: %s (host:port, as 0.0.0.0:4001)%s", e.Listen.Value, problem, wideHint(e.Listen.Value))
 		return
 	}
 	out.Listen = e.Listen.Value
@@ -154,6 +159,7 @@ func (r *resolver) listeners(taken *endpoints) {
 
 // clash says why the connections of two buses on one port cannot be told apart, "" where they can.
 func clash(x, first inbound) (problem string, pos yamlfile.Pos) {
+	x.registration, first.registration = bytes.Trim(x.registration, "\r\n"), bytes.Trim(first.registration, "\r\n")
 	switch {
 	case len(x.registration) == 0:
 		return fmt.Sprintf("bus %s listens on this port too: a registration must tell them apart", first.bus), x.pos
@@ -167,6 +173,19 @@ func clash(x, first inbound) (problem string, pos yamlfile.Pos) {
 	return "", yamlfile.Pos{}
 }
 
+// wideHint names the first full-width character of a value in which there can be none, "" without one.
+func wideHint(s string) string {
+	for _, c := range s {
+		switch {
+		case c >= '！' && c <= '～':
+			return fmt.Sprintf(" (here stands %c, a full-width character: write %c)", c, c-'！'+'!')
+		case c == '\u3000':
+			return " (here stands a full-width space, U+3000)"
+		}
+	}
+	return ""
+}
+
 // parseRegistration reads a registration packet: a text as it is, or bytes written as 0x59472D31.
 func parseRegistration(s string) ([]byte, error) {
 	b := []byte(s)
@@ -178,6 +197,9 @@ func parseRegistration(s string) ([]byte, error) {
 	}
 	if len(b) == 0 || len(b) > maxRegistration {
 		return nil, fmt.Errorf("a registration has 1 to %d bytes, not %d", maxRegistration, len(b))
+	}
+	if len(bytes.Trim(b, "\r\n")) == 0 {
+		return nil, errors.New("a registration of line ends alone tells nothing: line ends around it do not count")
 	}
 	return b, nil
 }

@@ -49,10 +49,10 @@ type zone struct {
 type bus struct {
 	Pos        yamlfile.Pos               `yaml:",pos"`
 	ID         yamlfile.At[string]        `yaml:"id,required" pattern:"id" doc:"Id of the bus, unique among buses."`
-	RTU        *serialLine                `yaml:"modbus_rtu" doc:"A serial line (RS-485, RS-232)."`
-	TCP        *endpoint                  `yaml:"modbus_tcp" doc:"A Modbus TCP endpoint."`
-	RTUOverTCP *endpoint                  `yaml:"modbus_rtu_over_tcp" doc:"A transparent serial server or cellular converter: RTU frames, CRC included, over TCP."`
-	GPIO       *gpioChip                  `yaml:"gpio" doc:"A GPIO chip of this box: dry contacts, pulses, Wiegand readers, outputs."`
+	RTU        serialLine                 `yaml:"modbus_rtu" doc:"A serial line (RS-485, RS-232)."`
+	TCP        endpoint                   `yaml:"modbus_tcp" doc:"A Modbus TCP endpoint."`
+	RTUOverTCP endpoint                   `yaml:"modbus_rtu_over_tcp" doc:"A transparent serial server or cellular converter: RTU frames, CRC included, over TCP."`
+	GPIO       gpioChip                   `yaml:"gpio" doc:"A GPIO chip of this box: dry contacts, pulses, Wiegand readers, outputs."`
 	Timeout    yamlfile.At[time.Duration] `yaml:"timeout" doc:"Longest wait for an answer, 20ms to 10s. Overrides the profiles'."`
 	Units      []unit                     `yaml:"units" doc:"The units that answer on this bus."`
 	Lines      []gpioLine                 `yaml:"lines" doc:"The lines of a GPIO chip that are used."`
@@ -89,15 +89,19 @@ type gpioChip struct {
 	KeyFile yamlfile.At[string] `yaml:"key_file" doc:"File with the site's secret, with which card numbers are hashed. Required for Wiegand readers."`
 }
 
+// given reports whether one of the ways to reach a bus, or of the sorts of a line, was written; what stands in it may be
+// nothing, or wrong.
+func given(pos yamlfile.Pos) bool { return pos.Line > 0 }
+
 // gpioLine is one line or one pair of lines: exactly one of Input, Pair, Count, Wiegand and Output says which.
 type gpioLine struct {
 	Pos       yamlfile.Pos               `yaml:",pos"`
 	ID        yamlfile.At[string]        `yaml:"id,required" pattern:"id" doc:"Id of the line, unique on its bus; points are bound to bus.line."`
 	Title     yamlfile.Text              `yaml:"title" doc:"Name for people."`
 	Input     scalar                     `yaml:"input" doc:"A contact: name or number of its line."`
-	Pair      *gpioPair                  `yaml:"pair" doc:"A supervised contact: one line closed at rest, one open. Both alike is a fault."`
+	Pair      gpioPair                   `yaml:"pair" doc:"A supervised contact: one line closed at rest, one open. Both alike is a fault."`
 	Count     scalar                     `yaml:"count" doc:"Pulses: name or number of the line."`
-	Wiegand   *gpioWiegand               `yaml:"wiegand" doc:"A card reader on two lines."`
+	Wiegand   gpioWiegand                `yaml:"wiegand" doc:"A card reader on two lines."`
 	Output    scalar                     `yaml:"output" doc:"An output: name or number of its line."`
 	Bias      yamlfile.At[string]        `yaml:"bias" enum:"pull_up,pull_down,none" doc:"Pull of an input, or of an output's feedback contact. Default: as the board has it."`
 	ActiveLow yamlfile.At[bool]          `yaml:"active_low" doc:"Low is true, as for a contact to ground with a pull-up."`

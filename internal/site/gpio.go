@@ -1,8 +1,10 @@
 package site
 
 import (
+	"errors"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,9 +20,9 @@ const gpioProfile = "gpio"
 const cardRegisters = 8
 
 // gpio resolves a GPIO chip: its lines become the channels of one unit that has the bus's id, so that points are bound to
-// them as to a unit's channels.
-func (r *resolver) gpio(b *bus, out *Bus, taken *endpoints, unitSeen map[string]yamlfile.Pos) {
-	c := b.GPIO
+// them as to a unit's channels. unique says that no other bus has the bus's id.
+func (r *resolver) gpio(b *bus, out *Bus, taken *endpoints, unitSeen map[string]yamlfile.Pos, unique bool) {
+	c := &b.GPIO
 	if len(b.Units) > 0 {
 		r.failf(b.Units[0].Pos, "a GPIO chip has no units: its lines stand in lines")
 	}
@@ -47,11 +49,7 @@ func (r *resolver) gpio(b *bus, out *Bus, taken *endpoints, unitSeen map[string]
 	for i := range b.Lines {
 		l := &b.Lines[i]
 		ok := r.newID("line of "+b.ID.Value, l.ID, seen)
-		end := math.MaxInt
-		if i+1 < len(b.Lines) {
-			end = b.Lines[i+1].Pos.Line
-		}
-		line, good := r.gpioLine(l, end, used)
+		line, good := r.gpioLine(l, used)
 		if !ok {
 			continue
 		}
@@ -66,13 +64,17 @@ func (r *resolver) gpio(b *bus, out *Bus, taken *endpoints, unitSeen map[string]
 		profile.Channels = append(profile.Channels, gpioChannel(line, l, len(profile.Channels)))
 		ref.gpio = append(ref.gpio, l)
 	}
-	if c.KeyFile.Pos.Line > 0 && len(seen) == len(b.Lines) && !slices.ContainsFunc(b.Lines, func(l gpioLine) bool { return l.Wiegand != nil }) {
+	if c.KeyFile.Pos.Line > 0 && len(seen) == len(b.Lines) && !r.unread["lines"] && !slices.ContainsFunc(b.Lines, func(l gpioLine) bool { return given(l.Wiegand.Pos) }) {
 		r.failf(c.KeyFile.Pos, "key_file is for Wiegand readers, and this chip has none")
 	}
 	if b.ID.Pos.Line == 0 || !validID(b.ID.Value) {
 		return
 	}
 	if first, ok := unitSeen[b.ID.Value]; ok {
+		r.units[b.ID.Value].twice = true
+		if !unique {
+			return
+		}
 		r.failf(b.ID.Pos, "points are bound to the lines of a GPIO chip as %s.line, and unit %s has this name already, in line %d", b.ID.Value, b.ID.Value, first.Line)
 		return
 	}
@@ -95,8 +97,8 @@ func gpioChannel(line firmwareconfig.GPIOLine, l *gpioLine, index int) firmwarec
 	return ch
 }
 
-// gpioLine resolves one line, whose entry ends before line end of the file, and reports whether it can be used. used says what each line of the chip is for.
-func (r *resolver) gpioLine(l *gpioLine, end int, used map[string]string) (out firmwareconfig.GPIOLine, ok bool) {
+// gpioLine resolves one line and reports whether it can be used. used says what each line of the chip is for.
+func (r *resolver) gpioLine(l *gpioLine, used map[string]string) (out firmwareconfig.GPIOLine, ok bool) {
 	out = firmwareconfig.GPIOLine{ID: l.ID.Value, ActiveLow: l.ActiveLow.Value}
 	kinds, before := 0, len(r.errs)
 	kind := func(k firmwareconfig.GPIOKind, first, second scalar) {
@@ -108,21 +110,21 @@ func (r *resolver) gpioLine(l *gpioLine, end int, used map[string]string) (out f
 	if l.Input.pos.Line > 0 {
 		kind(firmwareconfig.GPIOInput, l.Input, scalar{})
 	}
-	if l.Pair != nil {
+	if given(l.Pair.Pos) {
 		kind(firmwareconfig.GPIOPair, l.Pair.NC, l.Pair.NO)
 	}
 	if l.Count.pos.Line > 0 {
 		kind(firmwareconfig.GPIOCounter, l.Count, scalar{})
 	}
-	if l.Wiegand != nil {
+	if given(l.Wiegand.Pos) {
 		kind(firmwareconfig.GPIOWiegand, l.Wiegand.D0, l.Wiegand.D1)
-		out.Bits = r.wiegandBits(l.Wiegand)
+		out.Bits = r.wiegandBits(&l.Wiegand)
 	}
 	if l.Output.pos.Line > 0 {
 		kind(firmwareconfig.GPIOOutput, l.Output, scalar{})
 	}
 	if kinds != 1 {
-		if len(r.errs) == before && !r.misspelt(l.Pos, end, "input", "pair", "count", "wiegand", "output") {
+		if len(r.errs) == before && (kinds > 1 || !r.troubled(l.Pos)) {
 			r.failf(l.Pos, "a line is exactly one of input, pair, count, wiegand and output")
 		}
 		return out, false
@@ -193,7 +195,13 @@ func (r *resolver) lineName(v scalar, l *gpioLine, used map[string]string) strin
 	case v.pos.Line == 0 || r.refused[v.pos]:
 		return ""
 	case v.text == "" || len(v.text) > 31 || strings.ContainsFunc(v.text, func(c rune) bool { return c <= ' ' || c >= 0x7f }):
-		r.failf(v.pos, "%q is no line: write its name or its number on the chip, as gpioinfo shows them", v.text)
+		r.failf(v.pos, "%q is no line: write its name or its number on the chip, as gpioinfo shows them%s", v.text, wideHint(v.text))
+		return ""
+	case strings.EqualFold(v.text, "true") || strings.EqualFold(v.text, "false"):
+		r.failf(v.pos, "%s is no line: write which one, by its name or its number on the chip; its level is for active_low", v.text)
+		return ""
+	case numeric(v.text) && !lineNumber(v.text):
+		r.failf(v.pos, "%q is no line: a number on the chip is 0 to %d, in plain decimal digits (no sign, point or leading zero)", v.text, lineMost)
 		return ""
 	}
 	if other, twice := used[v.text]; twice {
@@ -205,6 +213,23 @@ func (r *resolver) lineName(v scalar, l *gpioLine, used map[string]string) strin
 	}
 	used[v.text] = l.ID.Value
 	return v.text
+}
+
+// lineMost is the highest number of a line that is believed: the kernel counts the lines of a chip in 16 bits.
+const lineMost = math.MaxUint16 - 1
+
+// numeric reports whether a text would be a number to YAML or to people, and thus is no name of a line.
+func numeric(s string) bool {
+	_, err := strconv.ParseFloat(s, 64)
+	_, whole := strconv.ParseInt(s, 0, 64)
+	isNumber := err == nil || whole == nil || errors.Is(err, strconv.ErrRange) || errors.Is(whole, strconv.ErrRange)
+	return isNumber && strings.ContainsAny(s, "0123456789")
+}
+
+// lineNumber reports whether s is the number of a line, written in the one way that is accepted.
+func lineNumber(s string) bool {
+	n, err := strconv.Atoi(s)
+	return err == nil && n >= 0 && n <= lineMost && strconv.Itoa(n) == s
 }
 
 // wiegandBits returns the frame lengths of a reader.
@@ -254,7 +279,7 @@ func (r *resolver) readerFault(class *telemetry.Class, sources []*source) {
 		if s == nil || s.unit == nil || s.unit.gpio == nil || !class.Points[i].Event {
 			continue
 		}
-		if channel := s.unit.profile.Channel(s.channel); s.unit.gpio[channel].Wiegand != nil {
+		if channel := s.unit.profile.Channel(s.channel); given(s.unit.gpio[channel].Wiegand.Pos) {
 			sources[fault] = &source{pos: s.pos, unit: s.unit, channel: s.channel, reader: true}
 			return
 		}
@@ -264,7 +289,7 @@ func (r *resolver) readerFault(class *telemetry.Class, sources []*source) {
 // bindGPIO checks what is particular about binding a point to a line of a chip, or an event to anything.
 func (r *resolver) bindGPIO(s *source, def *telemetry.PointDef, channel int) bool {
 	from := s.unit.id + "." + s.channel
-	reader := s.unit.gpio != nil && s.unit.gpio[channel].Wiegand != nil
+	reader := s.unit.gpio != nil && given(s.unit.gpio[channel].Wiegand.Pos)
 	switch {
 	case def.Event && !reader:
 		r.failf(s.pos, "%s tells what happens, each time: that comes from a Wiegand reader of a GPIO chip, and %s has a state", def.Name, from)
@@ -277,7 +302,7 @@ func (r *resolver) bindGPIO(s *source, def *telemetry.PointDef, channel int) boo
 		return true
 	}
 	s.unit.bound[channel] = true
-	if l := s.unit.gpio[channel]; def.LifeSafety && l.Pair == nil {
+	if l := s.unit.gpio[channel]; def.LifeSafety && !given(l.Pair.Pos) {
 		r.warnf(s.pos, "%s is life-safety, and the cut wire of a single contact may look like all is well: use a supervised pair (pair: {nc: ..., no: ...}), or a contact that is closed at rest", def.Name)
 	}
 	return true

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,6 +32,8 @@ type resolver struct {
 
 	errs, warnings yamlfile.Errors
 	refused        map[yamlfile.Pos]bool // places where the decoder found a mistake already
+	strange        map[yamlfile.Pos]bool // of those, keys that it does not know
+	tree           *yamlfile.Node        // the file as written, nil where it is no YAML
 	// unread are the keys whose contents are missing because of a mistake that has been told: zones, buses, units.
 	unread map[string]bool
 	// faulty are ids that were declared with a mistake, by kind: they are known, and nothing more is said of them.
@@ -41,23 +44,41 @@ func (r *resolver) decode(src []byte) {
 	r.start = yamlfile.Pos{File: r.site.File, Line: 1, Col: 1}
 	err := yamlfile.Decode(r.site.File, src, &r.file)
 	r.errs.Append(r.start, err)
+	r.tree, _ = yamlfile.Parse(r.site.File, src) // its mistakes are told already
+	// A key that is missing because it is misspelt has been told as that.
+	r.errs = slices.DeleteFunc(r.errs, func(missing *yamlfile.Error) bool {
+		n := mappingAt(r.tree, missing.Pos)
+		return n != nil && slices.ContainsFunc(r.errs, func(e *yamlfile.Error) bool {
+			return e.Near != "" && missing.Msg == fmt.Sprintf("missing key %q", e.Near) &&
+				slices.ContainsFunc(n.Entries(), func(x yamlfile.Entry[*yamlfile.Node]) bool { return x.Key.Pos == e.Pos })
+		})
+	})
 	for _, e := range r.errs {
 		r.refused[e.Pos] = true
+		r.strange[e.Pos] = r.strange[e.Pos] || strings.HasPrefix(e.Msg, "unknown key ")
 		if e.Near != "" {
 			r.unread[e.Near] = true
 		}
 	}
-	tree, _ := yamlfile.Parse(r.site.File, src) // its mistakes are told already
-	if tree == nil {
+	if r.tree == nil {
 		return
 	}
-	for _, e := range tree.Entries() {
-		if r.refused[e.Value.Pos] {
-			r.unread[e.Key.Value] = true
-		}
-	}
+	r.unreadIn(r.tree)
 	if r.file.Pos.Line > 0 {
 		r.start = r.file.Pos
+	}
+}
+
+// unreadIn notes the keys whose contents the decoder refused, wherever they stand.
+func (r *resolver) unreadIn(n *yamlfile.Node) {
+	for _, item := range n.Items() {
+		r.unreadIn(item)
+	}
+	for _, e := range n.Entries() {
+		if r.refused[e.Value.Pos] && (e.Value.IsScalar() || e.Value.IsList() || e.Value.IsMap()) {
+			r.unread[e.Key.Value] = true
+		}
+		r.unreadIn(e.Value)
 	}
 }
 
@@ -105,12 +126,44 @@ func (r *resolver) newID(what string, v yamlfile.At[string], seen map[string]yam
 	return true
 }
 
-// misspelt reports whether the decoder took an unknown key for one of keys, in the entry that begins at from and ends
-// before line end.
-func (r *resolver) misspelt(from yamlfile.Pos, end int, keys ...string) bool {
-	return slices.ContainsFunc(r.errs, func(e *yamlfile.Error) bool {
-		return e.Near != "" && slices.Contains(keys, e.Near) && (e.Pos.Line == from.Line || e.Pos.Line > from.Line && e.Pos.Line < end)
-	})
+// troubled reports whether the decoder found a mistake within the mapping that stands at pos: what seems to be missing
+// there may be what it could not read. That keys are missing is no such mistake.
+func (r *resolver) troubled(pos yamlfile.Pos) bool {
+	n := mappingAt(r.tree, pos)
+	return n != nil && r.troubledIn(n)
+}
+
+func (r *resolver) troubledIn(n *yamlfile.Node) bool {
+	for _, e := range n.Entries() {
+		if r.strange[e.Key.Pos] || r.refused[e.Value.Pos] || r.troubledIn(e.Value) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(n.Items(), func(item *yamlfile.Node) bool { return r.refused[item.Pos] || r.troubledIn(item) })
+}
+
+// strangeIn reports whether the mapping at pos itself has a key that the decoder does not know.
+func (r *resolver) strangeIn(pos yamlfile.Pos) bool {
+	n := mappingAt(r.tree, pos)
+	return n != nil && slices.ContainsFunc(n.Entries(), func(e yamlfile.Entry[*yamlfile.Node]) bool { return r.strange[e.Key.Pos] })
+}
+
+// mappingAt returns the mapping that stands at pos, nil where there is none.
+func mappingAt(n *yamlfile.Node, pos yamlfile.Pos) *yamlfile.Node {
+	if n == nil || n.IsMap() && n.Pos == pos {
+		return n
+	}
+	for _, item := range n.Items() {
+		if found := mappingAt(item, pos); found != nil {
+			return found
+		}
+	}
+	for _, e := range n.Entries() {
+		if found := mappingAt(e.Value, pos); found != nil {
+			return found
+		}
+	}
+	return nil
 }
 
 // faultyID notes an id that was declared but cannot be used.
@@ -278,7 +331,7 @@ func (r *resolver) missing() {
 			}
 		}
 		b := &r.file.Buses[i]
-		if ref := r.units[b.ID.Value]; b.GPIO != nil && ref != nil {
+		if ref := r.units[b.ID.Value]; given(b.GPIO.Pos) && ref != nil {
 			for channel, l := range ref.gpio {
 				if !ref.bound[channel] {
 					r.warnf(l.Pos, "nothing uses line %s.%s", ref.id, l.ID.Value)
@@ -286,9 +339,9 @@ func (r *resolver) missing() {
 			}
 		}
 		switch {
-		case b.GPIO != nil && len(b.Lines) == 0:
+		case given(b.GPIO.Pos) && len(b.Lines) == 0:
 			r.warnf(b.Pos, "bus %s has no lines", b.ID.Value)
-		case b.GPIO == nil && len(b.Units) == 0:
+		case !given(b.GPIO.Pos) && len(b.Units) == 0:
 			r.warnf(b.Pos, "bus %s has no units", b.ID.Value)
 		}
 	}

@@ -21,7 +21,7 @@ const (
 
 // Schema returns the JSON schema (2020-12) of the site file, for editors: it knows the keys, their types and what
 // can be told about a value on its own. What needs the rest of the file or the library (unknown profiles, channels,
-// zones) only Load knows. The committed schema.json is its output.
+// zones), and rules that concern several keys at once, only Load knows. The committed schema.json is its output.
 func Schema() []byte {
 	g := schemaWriter{defs: map[string]any{}}
 	root := g.object(reflect.TypeFor[siteFile]())
@@ -58,6 +58,8 @@ func (g *schemaWriter) object(t reflect.Type) map[string]any {
 	s := map[string]any{"type": "object", "properties": props, "additionalProperties": false}
 	if len(required) > 0 {
 		s["required"] = required
+	} else {
+		s["type"] = []any{"object", "null"} // A key with nothing behind it is an empty mapping.
 	}
 	return s
 }
@@ -68,6 +70,9 @@ func (g *schemaWriter) field(f reflect.StructField) map[string]any {
 	narrow := s
 	if items, ok := s["items"].(map[string]any); ok {
 		narrow = items
+	}
+	if f.Tag.Get("pattern")+f.Tag.Get("enum") != "" && reflect.DeepEqual(narrow["type"], plainText()) {
+		narrow["type"] = "string" // No number or bool fits.
 	}
 	switch p := f.Tag.Get("pattern"); p {
 	case "":
@@ -100,13 +105,13 @@ func (g *schemaWriter) field(f reflect.StructField) map[string]any {
 func (g *schemaWriter) of(t reflect.Type) map[string]any {
 	switch t {
 	case reflect.TypeFor[yamlfile.Text]():
-		lang := map[string]any{"type": "string"}
+		lang := map[string]any{"type": plainText()}
 		return map[string]any{"anyOf": []any{
-			map[string]any{"type": "string"},
+			map[string]any{"type": plainText()},
 			map[string]any{"type": "object", "properties": map[string]any{"zh": lang, "en": lang}, "additionalProperties": false},
 		}}
 	case reflect.TypeFor[scalar](), reflect.TypeFor[yamlfile.Node]():
-		return map[string]any{"type": []any{"string", "number", "boolean"}}
+		return map[string]any{"type": plainText()}
 	case reflect.TypeFor[time.Duration]():
 		return map[string]any{"type": "string", "pattern": durationPattern}
 	case reflect.TypeFor[size]():
@@ -122,15 +127,15 @@ func (g *schemaWriter) of(t reflect.Type) map[string]any {
 	}
 	if t.PkgPath() == reflect.TypeFor[yamlfile.Pos]().PkgPath() && strings.HasPrefix(t.Name(), "Map[") {
 		value, _ := t.Elem().FieldByName("Value")
-		return map[string]any{"type": "object", "additionalProperties": g.of(value.Type)}
+		return map[string]any{"type": []any{"object", "null"}, "additionalProperties": g.of(value.Type)}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
-		return g.of(t.Elem())
+		return map[string]any{"anyOf": []any{g.of(t.Elem()), map[string]any{"type": "null"}}}
 	case reflect.Slice:
-		return map[string]any{"type": "array", "items": g.of(t.Elem())}
+		return map[string]any{"type": []any{"array", "null"}, "items": g.of(t.Elem())}
 	case reflect.String:
-		return map[string]any{"type": "string"}
+		return map[string]any{"type": plainText()}
 	case reflect.Bool:
 		return map[string]any{"type": "boolean"}
 	case reflect.Int:
@@ -148,6 +153,9 @@ func (g *schemaWriter) of(t reflect.Type) map[string]any {
 	}
 	return map[string]any{}
 }
+
+// plainText is what may stand where a text is expected: 5 and true are taken as they are written.
+func plainText() []any { return []any{"string", "number", "boolean"} }
 
 // choices returns the enum tag of the field that is written as key in T: the one list of what may stand there.
 func choices[T any](key string) []string {

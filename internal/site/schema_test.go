@@ -136,6 +136,8 @@ func (s schema) check(path string, rules map[string]any, v any) error {
 
 func isType(want string, v any) bool {
 	switch v := v.(type) {
+	case nil:
+		return want == "null"
 	case map[string]any:
 		return want == "object"
 	case []any:
@@ -188,6 +190,28 @@ func TestTheSchemaAcceptsWhatLoads(t *testing.T) {
 	}
 	for _, snippet := range snippets(t) {
 		accept(snippet.name, snippet.src)
+	}
+}
+
+// TestTheSchemaTakesWhatCheckTakes: an editor that marks what is right teaches people to ignore it.
+func TestTheSchemaTakesWhatCheckTakes(t *testing.T) {
+	s, root := newSchema(t)
+	lib, packs := shipped(t)
+	for _, part := range []string{
+		"config:", "uplink:", "zones:", "devices:", "buses:", "rules:", "place:", "console:", "journal:", "title: 5", "place: {city: 5}",
+		"buses: [{id: b, gpio: {chip: 5}, lines: }]", "buses: [{id: b, gpio: {chip: 5, key_file: k}, lines: [{id: r, wiegand: {d0: 1, d1: 2, bits: }}], units: }]",
+		"buses: [{id: b, gpio: {chip: x, key_file: 5}, lines: [{id: r, wiegand: {d0: 1, d1: 2}}]}]",
+		"buses: [{id: b, modbus_tcp: {address: 'a:502'}, units: [{id: u, address: 1, profile: xy_md02, config: }]}]",
+		"buses: [{id: b, modbus_tcp: {listen: ':4001', registration: 5}}]",
+		"zones: [{id: z, kind: area, zones: , title: true}]", "rules: [{pack: fire, params: }]",
+	} {
+		src := []byte("version: 1\nsite: a\n" + part + "\n")
+		if _, err := site.Load("site.yaml", src, lib, packs); err != nil {
+			t.Errorf("%s: %v", part, err)
+		}
+		if err := s.check("", root, plain(t, src)); err != nil {
+			t.Errorf("%s: the schema refuses it: %v", part, err)
+		}
 	}
 }
 

@@ -168,6 +168,7 @@ func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string
 		},
 		units:   map[string]*unitRef{},
 		refused: map[yamlfile.Pos]bool{},
+		strange: map[yamlfile.Pos]bool{},
 		unread:  map[string]bool{},
 		faulty:  map[string]map[string]bool{},
 	}

@@ -76,7 +76,7 @@ func (r *resolver) reachable(pos yamlfile.Pos, p *firmwareconfig.Param, text str
 
 // lineKnown reports whether the file says how the serial line of a bus is set.
 func lineKnown(b *bus) bool {
-	return b.RTU != nil || b.RTUOverTCP != nil && (b.RTUOverTCP.Baud.Pos.Line > 0 || b.RTUOverTCP.Format.Pos.Line > 0)
+	return given(b.RTU.Pos) || given(b.RTUOverTCP.Pos) && (b.RTUOverTCP.Baud.Pos.Line > 0 || b.RTUOverTCP.Format.Pos.Line > 0)
 }
 
 // factory warns of a model that leaves the factory with another line setting than its bus has, unless config says that

@@ -296,10 +296,18 @@ func (d *decoder) structure(n *Node, v reflect.Value) {
 		}
 		d.errs = append(d.errs, e)
 	})
+	var missing []string
 	for _, f := range fields {
 		if f.required && !f.seen {
-			d.errs.Addf(n.Pos, "missing key %q", f.name)
+			missing = append(missing, strconv.Quote(f.name))
 		}
+	}
+	if n.kind == nullNode && len(missing) > 0 { // one mistake: somebody has written the key and nothing behind it
+		d.errs.Addf(n.Pos, "nothing stands here, expected a mapping with %s", strings.Join(missing, ", "))
+		return
+	}
+	for _, name := range missing {
+		d.errs.Addf(n.Pos, "missing key %s", name)
 	}
 }
 

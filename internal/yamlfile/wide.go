@@ -103,8 +103,10 @@ func wideHint(src []byte, line, col int, one bool) string {
 			return fmt.Sprintf("%s%c, a typographic quotation mark: write %s)", hintMark, r, ascii)
 		case ascii != "":
 			return fmt.Sprintf("%s%c, a full-width character: write %s)", hintMark, r, ascii)
-		case r >= '０' && r <= '９':
-			return fmt.Sprintf("%s%c, a full-width character: write %c)", hintMark, r, r-'０'+'0')
+		case r >= '０' && r <= '９', one && r >= '！' && r <= '～': // elsewhere in the line they may well be meant
+			return fmt.Sprintf("%s%c, a full-width character: write %c)", hintMark, r, r-'！'+'!')
+		case one && (r == '−' || r == '–' || r == '—'):
+			return fmt.Sprintf("%s%c, a typographic dash: write -)", hintMark, r)
 		}
 	}
 	return ""

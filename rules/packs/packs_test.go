@@ -211,6 +211,8 @@ func TestEveryFaultIsTold(t *testing.T) {
 					return telemetry.Good, telemetry.BoolValue(true)
 				case def.Kind == telemetry.Bool:
 					return telemetry.Good, telemetry.BoolValue(false)
+				case def.Kind == telemetry.KindText:
+					return telemetry.Good, telemetry.TextValue("7f")
 				}
 				return telemetry.Good, telemetry.FloatValue(0)
 			})
