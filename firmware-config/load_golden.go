@@ -107,6 +107,13 @@ func (l *loader) frame(v yamlfile.At[string]) ([]byte, bool) {
 	return b, true
 }
 
+// Frame returns a PDU as it travels on a serial line: the unit's address before it, its CRC behind it. Golden frames of
+// profiles have this form.
+func Frame(unit byte, pdu []byte) []byte {
+	b := append([]byte{unit}, pdu...)
+	return binary.LittleEndian.AppendUint16(b, crc16(b))
+}
+
 // crc16 is the CRC of Modbus RTU.
 func crc16(b []byte) uint16 {
 	crc := uint16(0xFFFF)

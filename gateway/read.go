@@ -32,6 +32,7 @@ type rawTarget struct {
 	timeout         time.Duration
 	asJSON          bool
 	endpoint        *site.Bus // alone
+	share           float64   // of a running bus's time
 	tableID         firmwareconfig.Table
 	first, quantity int
 }
@@ -70,6 +71,9 @@ func (r *rawTarget) resolve(args []string) ([]string, error) {
 		}
 		r.endpoint, args = b, args[1:]
 	}
+	if err := r.check(); err != nil {
+		return nil, &usageError{err}
+	}
 	if r.unit < 1 || r.unit > 255 {
 		return nil, &usageError{errors.New("say which unit: --unit 1 to 247")}
 	}
@@ -91,12 +95,34 @@ func (r *rawTarget) resolve(args []string) ([]string, error) {
 	return args, nil
 }
 
+// check refuses flags that mean nothing.
+func (r *rawTarget) check() error {
+	switch {
+	case r.timeout < 0 || r.timeout > time.Minute:
+		return fmt.Errorf("--timeout %v: from 1ms to 1m, 0 for the bus's own", r.timeout)
+	case r.endpoint != nil && r.endpoint.Transport == site.ModbusRTU && !usualRate(r.baud):
+		return fmt.Errorf("--baud %d is no usual rate: 1200, 2400, 4800, 9600, 14400, 19200, 38400, 57600, 115200 and so on", r.baud)
+	case r.endpoint != nil && r.endpoint.Transport == site.ModbusRTU && !slices.Contains(lineFormats(), strings.ToUpper(r.format)):
+		return fmt.Errorf("--format %s is none of %s", r.format, strings.Join(lineFormats(), ", "))
+	}
+	return nil
+}
+
+// usualRate reports whether devices with this baud rate exist.
+func usualRate(baud int) bool {
+	return slices.Contains([]int{300, 600, 1200, 1800, 2400, 4800, 7200, 9600, 14400, 19200, 28800, 38400, 56000, 57600, 76800, 115200, 128000, 230400,
+		250000, 256000, 460800, 500000, 576000, 921600, 1000000, 1152000, 1500000, 2000000, 2500000, 3000000, 3500000, 4000000}, baud)
+}
+
+// lineFormats are data bits, parity and stop bits as serial lines have them.
+func lineFormats() []string { return []string{"8N1", "8E1", "8O1", "8N2", "8E2", "8O2"} }
+
 // open connects to the bus that is meant.
 func (r *rawTarget) open(ctx context.Context) (busConn, error) {
 	if r.endpoint != nil {
 		return openAlone(ctx, r.endpoint)
 	}
-	return connectBus(ctx, r.file, r.bus, reachOptions{by: r.by})
+	return connectBus(ctx, r.file, r.bus, reachOptions{by: r.by, share: r.share})
 }
 
 // parseTable reads the name of a table.
@@ -124,9 +150,17 @@ if there is one.
   linli read /dev/ttyUSB0 --baud 9600 --unit 3 input 1 2
 
 Tables: coil, discrete, holding, input. Addresses are those on the wire: register 40001 of a manual is holding 0.
-Raw registers are shown in every way they may be meant. Exit code 1: something could not be read.`,
+Raw registers are shown in every way they may be meant. The request and the answer are shown as the frames of a serial
+line, which a profile can keep as golden frames. Exit code 1: something could not be read.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			r.share = 0.2 // A loop of reads must not slow the polling down.
+			if watch < 0 {
+				return &usageError{fmt.Errorf("--watch %v: how often to read, as 1s", watch)}
+			}
 			if !r.raw() {
+				if err := r.check(); err != nil {
+					return &usageError{err}
+				}
 				return readPoints(cmd.Context(), &r, args, watch, cmd.OutOrStdout())
 			}
 			args, err := r.resolve(args)
@@ -193,6 +227,17 @@ type rawReading struct {
 	first int
 	words []uint16 // bits are 0 and 1
 	took  time.Duration
+	frames
+}
+
+// frames are one request and its answer as they travel on a serial line, in hex with their CRC.
+type frames struct {
+	Request  string `json:"request,omitempty"`
+	Response string `json:"response,omitempty"`
+}
+
+func newFrames(unit int, request, answer []byte) frames {
+	return frames{Request: fmt.Sprintf("% X", firmwareconfig.Frame(byte(unit), request)), Response: fmt.Sprintf("% X", firmwareconfig.Frame(byte(unit), answer))}
 }
 
 // exceptionError is an exception that a unit answered.
@@ -211,7 +256,8 @@ func (e *exceptionError) Error() string {
 // readWords reads registers or bits over conn.
 func readWords(ctx context.Context, conn busConn, unit int, t firmwareconfig.Table, first, count int, timeout time.Duration) (rawReading, error) {
 	pdu := byteorder.BigEndian.AppendUint16([]byte{byte(t)}, uint16(first))
-	r, err := conn.Ask(ctx, byte(unit), byteorder.BigEndian.AppendUint16(pdu, uint16(count)), timeout)
+	pdu = byteorder.BigEndian.AppendUint16(pdu, uint16(count))
+	r, err := conn.Ask(ctx, byte(unit), pdu, timeout)
 	if err != nil {
 		if len(r.Heard) > 0 {
 			err = fmt.Errorf("%w (heard % x)", err, r.Heard[:min(len(r.Heard), 32)])
@@ -221,7 +267,7 @@ func readWords(ctx context.Context, conn busConn, unit int, t firmwareconfig.Tab
 	if r.PDU[0]&0x80 != 0 && len(r.PDU) > 1 {
 		return rawReading{}, &exceptionError{r.PDU[0] &^ 0x80, r.PDU[1]}
 	}
-	out := rawReading{first: first, took: r.Took}
+	out := rawReading{first: first, took: r.Took, frames: newFrames(unit, pdu, r.PDU)}
 	data := r.PDU[min(2, len(r.PDU)):]
 	for i := range count {
 		switch {
@@ -259,6 +305,8 @@ func readRaw(ctx context.Context, r *rawTarget, args []string, as valueType, wat
 		switch n := as.registers(); {
 		case n == 0:
 			return &usageError{fmt.Errorf("%q is no type: %s", as.name, strings.Join(valueTypes(), ", "))}
+		case math.IsNaN(as.scale+as.offset) || math.IsInf(as.scale+as.offset, 0) || as.scale == 0:
+			return &usageError{errors.New("--scale and --offset are numbers, and a scale of 0 would make every value the same")}
 		case r.tableID.Bits():
 			return &usageError{errors.New("--type is for registers; coils and discrete inputs are bits")}
 		case r.quantity%n != 0 && r.count != "":
@@ -315,7 +363,7 @@ func printRaw(out io.Writer, r *rawTarget, got rawReading, as valueType) {
 	if n := len(got.words); n > 1 {
 		fmt.Fprintf(out, "-%d", got.first+n-1)
 	}
-	fmt.Fprintf(out, " (%.1f ms)\n", got.took.Seconds()*1000)
+	fmt.Fprintf(out, " (%.1f ms)\nrequest:  %s\nresponse: %s\n", got.took.Seconds()*1000, got.Request, got.Response)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	defer w.Flush()
 	switch {
@@ -406,14 +454,15 @@ func printRawJSON(out io.Writer, r *rawTarget, got rawReading, as valueType) err
 		F32Low  any `json:"f32_low_first"`
 	}
 	result := struct {
-		Unit      int        `json:"unit"`
-		Table     string     `json:"table"`
-		TookMS    float64    `json:"took_ms"`
+		Unit   int     `json:"unit"`
+		Table  string  `json:"table"`
+		TookMS float64 `json:"took_ms"`
+		frames
 		Bits      []uint16   `json:"bits,omitempty"`
 		Registers []register `json:"registers,omitempty"`
 		Pairs     []pair     `json:"pairs,omitempty"`
 		Values    []any      `json:"values,omitempty"`
-	}{Unit: r.unit, Table: r.tableID.String(), TookMS: float64(got.took.Microseconds()) / 1000}
+	}{Unit: r.unit, Table: r.tableID.String(), TookMS: float64(got.took.Microseconds()) / 1000, frames: got.frames}
 	if r.tableID.Bits() {
 		result.Bits = got.words
 		return json.NewEncoder(out).Encode(result)

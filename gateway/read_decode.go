@@ -29,7 +29,7 @@ func decodePoints(ctx context.Context, conn busConn, b *site.Bus, refs []*pointR
 	if err != nil {
 		return fmt.Errorf("read points: %w", err)
 	}
-	bridge := &bridge{conn: conn, words: map[[3]int]uint16{}, silent: map[int]bool{}}
+	bridge := &bridge{conn: conn, words: map[[3]int]word{}, silent: map[int]bool{}}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
@@ -70,7 +70,7 @@ func decodePoints(ctx context.Context, conn busConn, b *site.Bus, refs []*pointR
 	for _, ref := range refs {
 		ch := &ref.unit.Profile.Channels[ref.binding.Channel]
 		g := got[ref.id]
-		g.raw = bridge.channel(ref.unit.Address, ch)
+		g.raw, g.frames = bridge.channel(ref.unit.Address, ch)
 		got[ref.id] = g
 	}
 	return nil
@@ -118,9 +118,15 @@ type bridge struct {
 	conn busConn
 
 	mu     sync.Mutex // guards the rest
-	words  map[[3]int]uint16
+	words  map[[3]int]word
 	silent map[int]bool // units that did not answer, by address
 	err    error        // the bus is lost
+}
+
+// word is a register or bit, with the frames that it came in.
+type word struct {
+	value uint16
+	frames
 }
 
 // serve answers until ctx ends. It is the only one that uses conn meanwhile.
@@ -184,31 +190,31 @@ func (b *bridge) keep(unit int, pdu, answer []byte) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	came := newFrames(unit, pdu, answer)
 	first, data := int(byteorder.BigEndian.Uint16(pdu[1:])), answer[2:]
 	for i := range int(byteorder.BigEndian.Uint16(pdu[3:])) {
 		key := [3]int{unit, int(pdu[0]), first + i}
 		switch {
 		case pdu[0] <= 2 && i/8 < len(data):
-			b.words[key] = uint16(data[i/8]>>(i%8)) & 1
+			b.words[key] = word{uint16(data[i/8]>>(i%8)) & 1, came}
 		case pdu[0] > 2 && 2*i+1 < len(data):
-			b.words[key] = byteorder.BigEndian.Uint16(data[2*i:])
+			b.words[key] = word{byteorder.BigEndian.Uint16(data[2*i:]), came}
 		}
 	}
 }
 
-// channel returns the raw words of a channel, nil where they were not read.
-func (b *bridge) channel(unit int, ch *firmwareconfig.Channel) []uint16 {
+// channel returns the raw words of a channel and the frames that they came in, nothing where they were not read.
+func (b *bridge) channel(unit int, ch *firmwareconfig.Channel) (out []uint16, came frames) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var out []uint16
 	for i := range ch.Registers() {
 		w, ok := b.words[[3]int{unit, int(ch.Table), ch.Address + i}]
 		if !ok {
-			return nil
+			return nil, frames{}
 		}
-		out = append(out, w)
+		out, came = append(out, w.value), w.frames
 	}
-	return out
+	return out, came
 }
 
 // gone reports whether a unit did not answer.

@@ -68,6 +68,7 @@ type pointReading struct {
 	quality telemetry.Quality
 	known   bool
 	raw     []uint16 // of the channel; nil where none could be read
+	frames           // that its channel was read with
 }
 
 func readPoints(ctx context.Context, r *rawTarget, names []string, watch time.Duration, out io.Writer) error {
@@ -103,7 +104,7 @@ func readPoints(ctx context.Context, r *rawTarget, names []string, watch time.Du
 		}
 	}()
 	for b := range buses {
-		if conns[b], err = reachBus(ctx, p.site, b, reachOptions{by: r.by, share: 0.2}); err != nil {
+		if conns[b], err = reachBus(ctx, p.site, b, reachOptions{by: r.by, share: r.share}); err != nil {
 			delete(conns, b)
 			return err
 		}
@@ -115,7 +116,7 @@ func readPoints(ctx context.Context, r *rawTarget, names []string, watch time.Du
 				return err
 			}
 		}
-		bad, err := printPoints(out, refs, got, r.asJSON)
+		bad, err := printPoints(out, refs, got, r.asJSON, watch <= 0)
 		if err == nil && bad && watch <= 0 {
 			err = errAnswered
 		}
@@ -124,7 +125,7 @@ func readPoints(ctx context.Context, r *rawTarget, names []string, watch time.Du
 }
 
 // printPoints shows points, and reports whether one could not be read.
-func printPoints(out io.Writer, refs []*pointRef, got map[telemetry.PointID]pointReading, asJSON bool) (bad bool, err error) {
+func printPoints(out io.Writer, refs []*pointRef, got map[telemetry.PointID]pointReading, asJSON, showFrames bool) (bad bool, err error) {
 	type entry struct {
 		Point   string `json:"point"`
 		Value   any    `json:"value"`
@@ -134,12 +135,13 @@ func printPoints(out io.Writer, refs []*pointRef, got map[telemetry.PointID]poin
 		Table   string `json:"table"`
 		Address int    `json:"address"`
 		Raw     string `json:"raw,omitempty"`
+		frames
 	}
 	var entries []entry
 	for _, ref := range refs {
 		g := got[ref.id]
 		ch := &ref.unit.Profile.Channels[ref.binding.Channel]
-		e := entry{Point: ref.name, Unit: ref.def.Unit, Quality: "no answer", Source: ref.unit.ID + "." + ch.Name, Table: ch.Table.String(), Address: ch.Address, Raw: hexWords(g.raw)}
+		e := entry{Point: ref.name, Unit: ref.def.Unit, Quality: "no answer", Source: ref.unit.ID + "." + ch.Name, Table: ch.Table.String(), Address: ch.Address, Raw: hexWords(g.raw), frames: g.frames}
 		if g.known {
 			e.Quality = g.quality.String()
 		}
@@ -161,7 +163,17 @@ func printPoints(out io.Writer, refs []*pointRef, got map[telemetry.PointID]poin
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s: %s %d\t%s\n", e.Point, value, e.Quality, e.Source, e.Table, e.Address, dash(e.Raw))
 	}
-	return bad, w.Flush()
+	if err := w.Flush(); err != nil || !showFrames {
+		return bad, err
+	}
+	told := map[frames]bool{{}: true}
+	for _, e := range entries {
+		if !told[e.frames] {
+			told[e.frames] = true
+			fmt.Fprintf(out, "request:  %s\nresponse: %s\n", e.Request, e.Response)
+		}
+	}
+	return bad, nil
 }
 
 // valueForJSON is a value as programs read it; an enum is its name.

@@ -103,10 +103,19 @@ func TestReadRawAlone(t *testing.T) {
 	if code != exitGood {
 		t.Fatalf("exit code %d, %s", code, stderr)
 	}
-	for _, want := range []string{"unit 3, input 1-2", "1        00F5  245  245", "PAIR", "16056320"} { // 245 << 16
+	for _, want := range []string{"unit 3, input 1-2", "request:  03 04 00 01 00 02 21 E9\nresponse: 03 04 04 00 F5 00 00 C8 76\n", "1        00F5  245  245", "PAIR", "16056320"} { // 245 << 16
 		if !strings.Contains(stdout, want) {
 			t.Errorf("no %q in\n%s", want, stdout)
 		}
+	}
+	code, stdout, _ = linli(t, "read", device, "--unit", "3", "input", "1", "2", "--json")
+	var raw struct{ Request, Response string }
+	if err := json.Unmarshal([]byte(stdout), &raw); err != nil || code != exitGood || raw.Request != "03 04 00 01 00 02 21 E9" || raw.Response != "03 04 04 00 F5 00 00 C8 76" {
+		t.Errorf("--json: exit code %d, %v\n%s", code, err, stdout)
+	}
+	code, stdout, _ = linli(t, "read", "-c", file, "air_1.temperature_c")
+	if code != exitGood || !strings.HasSuffix(stdout, "request:  03 04 00 01 00 01 61 E8\nresponse: 03 04 02 00 F5 00 B7\n") {
+		t.Errorf("frames of a point: exit code %d\n%s", code, stdout)
 	}
 	code, stdout, _ = linli(t, "read", "-c", file, "--unit", "3", "--table", "input", "--address", "0x1", "--type", "s16", "--scale", "0.1")
 	if code != exitGood || !strings.Contains(stdout, "24.5") {
@@ -155,6 +164,13 @@ func TestReadUsage(t *testing.T) {
 		"count":     {[]string{"read", "/dev/x", "--unit", "1", "input", "1", "126"}, "1 to 125"},
 		"type":      {[]string{"read", "/dev/x", "--unit", "1", "input", "1", "--type", "float"}, "f32"},
 		"odd count": {[]string{"read", "/dev/x", "--unit", "1", "input", "1", "3", "--type", "f32"}, "multiple"},
+		"timeout":   {[]string{"read", "/dev/x", "--unit", "1", "input", "1", "--timeout", "-1s"}, "from 1ms to 1m"},
+		"long":      {[]string{"read", "/dev/x", "--unit", "1", "input", "1", "--timeout", "100h"}, "from 1ms to 1m"},
+		"baud":      {[]string{"read", "/dev/x", "--unit", "1", "input", "1", "--baud", "0"}, "no usual rate"},
+		"odd baud":  {[]string{"read", "/dev/x", "--unit", "1", "input", "1", "--baud", "9601"}, "no usual rate"},
+		"format":    {[]string{"read", "/dev/x", "--unit", "1", "input", "1", "--format", "9N1"}, "8N1"},
+		"scale":     {[]string{"read", "/dev/x", "--unit", "1", "input", "1", "--type", "u16", "--scale", "NaN"}, "are numbers"},
+		"watch":     {[]string{"read", "/dev/x", "--unit", "1", "input", "1", "--watch", "-1s"}, "how often"},
 		"no points": {[]string{"read", "-c", "x.yaml"}, "say which points"},
 	} {
 		t.Run(name, func(t *testing.T) {
