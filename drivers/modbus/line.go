@@ -58,7 +58,7 @@ const (
 type line struct {
 	open     func(ctx context.Context) (port, error)
 	rtu      bool          // RTU framing, else MBAP
-	anyID    bool          // MBAP without looking at transaction ids; closed after every timeout
+	anyID    bool          // MBAP without looking at transaction ids; closed after every timeout, and when more comes than was asked for
 	char     time.Duration // one character on the wire; 0 where the transport is not a serial line in the end
 	quiet    time.Duration // t3.5; 0 for MBAP
 	hold     time.Duration // the longest that an exchange may take with the silence before it; 0 for no such bound
@@ -69,6 +69,9 @@ type line struct {
 	p         port
 	used      bool // an answer has come over p since it was opened
 	silent    int  // requests in a row that brought not a byte
+	hangsUp   bool // the peer has closed a connection that it had answered over: it may do so again
+	looked    bool // check has just found nothing to read
+	lost      bool // the last request of all was not answered
 	id        uint16
 	last      time.Time // end of the last byte sent or received
 	dirty     bool      // bytes of unknown origin may still arrive
@@ -80,7 +83,9 @@ type line struct {
 	moving    sync.WaitGroup // a cancel that is moving the deadline
 	tap       *[]byte        // gets everything received, up to tapMost; nil for nobody
 	units     [256]*memory
-	heard     func(b byte) // called with the unit of each late or foreign frame; never nil
+	heard     func(b byte)                // called with the unit of each late or foreign frame; never nil
+	redo      func(unit byte, req []byte) // called when what was told as the answer to req is in doubt since; may be nil
+	counted   bool                        // a damaged answer has been counted whose bytes are still to be read away
 	answered  time.Duration
 
 	// What was discarded since the caller last looked.
@@ -142,14 +147,27 @@ func (l *line) close() error {
 func (l *line) wire(n int) time.Duration { return time.Duration(n) * l.char }
 
 // check closes a connection that the peer gave up while it lay idle, so that the next request does not run into it:
-// for a write that would be an unknown outcome every time. It takes 100 µs, and looks only after that much silence.
+// for a write that would be an unknown outcome every time. It takes 100 µs, and looks only after that much silence; at
+// a peer that has hung up before, or whose frames have no ids, every time.
 func (l *line) check(silence time.Duration) {
+	if l.anyID || l.hangsUp && l.used {
+		silence = 0
+	}
 	if _, serial := l.p.(flusher); l.p == nil || serial || time.Since(l.last) < silence {
 		return
 	}
-	if l.drain(idleLook) != nil {
+	err := l.drain(idleLook)
+	l.hangsUp = l.hangsUp || err != nil && l.used
+	if err != nil || l.anyID && l.surplus() {
 		_ = l.close()
 	}
+	l.looked = true
+}
+
+// metIdleClose reports whether an exchange failed with err because the peer had closed a connection over which it had
+// answered before: nothing came for the request, and it may go out again over a new one.
+func (l *line) metIdleClose(err error) bool {
+	return errors.Is(err, errLinkDown) && l.used && (l.silent > 0 || errors.Is(err, errNotSent))
 }
 
 // exchange sends request PDU req to unit and returns the answer PDU, which is valid until the next exchange. timeout
@@ -218,7 +236,9 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 	}
 	begin := time.Now()
 	if err := l.ready(ctx, unit); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNotSent, l.failed(ctx, err))
+		err = fmt.Errorf("%w: %w", errNotSent, l.failed(ctx, err))
+		l.hangsUp = l.hangsUp || l.metIdleClose(err)
+		return nil, err
 	}
 	start := time.Now()
 	sent := start.Add(l.wire(len(req) + 3))
@@ -253,8 +273,15 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 	doubtful := m.doubtful(shapeOf(req))
 	ans, err := l.talk(m, unit, req, start, sent)
 	came := time.Now()
-	if err == nil && l.rtu && (doubtful || likeRequest(ans)) {
-		ans, err = l.only(m, unit, req, ans, deadline)
+	turn, repeated := came.Sub(sent)-inWire, false
+	if err == nil {
+		repeated = (l.rtu || l.anyID) && m.repeats(req, ans, turn, came)
+		if until := l.doubt(m, ans, came, turn, doubtful, repeated); !until.IsZero() {
+			if until.After(deadline) {
+				until = deadline
+			}
+			ans, err = l.only(m, unit, req, ans, doubtful, repeated, until)
+		}
 	}
 	if stop() {
 		l.moving.Done()
@@ -267,16 +294,22 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 	now := time.Now()
 	if err != nil {
 		err = l.failed(ctx, err)
-		// What was asked over a connection that is gone is gone with it; behind a serial device the unit stays.
-		if _, serial := p.(flusher); serial || l.p != nil || !errors.Is(err, errLinkDown) {
+		l.hangsUp = l.hangsUp || l.metIdleClose(err)
+		l.lost = true
+		// What was asked over a connection that is gone is gone with it where answers have ids. Else it is not: the unit
+		// behind a serial device stays, and a converter sends what comes late to whoever is connected then.
+		if l.rtu || l.anyID || l.p != nil || !errors.Is(err, errLinkDown) {
 			m.unanswered(req, now, timeout)
 		}
 		return nil, err
 	}
-	if gatewayAway(ans) {
+	if l.lost = gatewayAway(ans); l.lost {
 		m.unanswered(req, now, timeout)
 	} else {
-		m.answered(req, ans, now, came.Sub(sent)-inWire)
+		m.answered(req, ans, now, turn)
+		if l.rtu || l.anyID {
+			m.says(req, ans, turn, repeated, now)
+		}
 	}
 	l.answered, l.used = came.Sub(start), true
 	return ans, nil
@@ -284,6 +317,7 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 
 // talk writes the request and reads until the answer is there.
 func (l *line) talk(m *memory, unit byte, req []byte, start, sent time.Time) ([]byte, error) {
+	l.silent++
 	if _, err := l.p.Write(l.out); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			err = fmt.Errorf("the peer takes no more bytes: %w", io.ErrShortWrite) // A part of it may be on its way.
@@ -293,7 +327,6 @@ func (l *line) talk(m *memory, unit byte, req []byte, start, sent time.Time) ([]
 	if l.rtu {
 		l.last = sent
 	}
-	l.silent++
 	if l.rtu {
 		return l.talkRTU(m, unit, req, start)
 	}
@@ -301,6 +334,9 @@ func (l *line) talk(m *memory, unit byte, req []byte, start, sent time.Time) ([]
 		pdu, used, stale, err := findTCP(l.buf[:l.n], l.id, unit, req, l.anyID, l.register)
 		l.late += stale
 		if err != nil {
+			if l.anyID {
+				l.surplus() // whose it was
+			}
 			return nil, fmt.Errorf("%w: %w", errGarbled, err)
 		}
 		if pdu != nil {

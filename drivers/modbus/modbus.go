@@ -250,7 +250,7 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 	b.guests = guests{own: c.Line, set: c.Line, serial: c.Transport == RTU, asked: map[byte]*unit{}}
 	b.stepNow = c.Clock.Mono()
 	b.stepClock = b.stepNow
-	b.line.heard = b.hear
+	b.line.heard, b.line.redo = b.hear, b.redo
 	if b.line.rtu {
 		b.line.char = charTime(c.Line.Baud, c.Line.Format)
 		b.line.quiet = quietTime(c.Line.Baud)

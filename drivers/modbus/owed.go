@@ -16,10 +16,15 @@ import (
 // by its shape, or will never come. The same is done over TCP, where gateways put fresh transaction ids on late answers
 // of the line behind them.
 //
+// What a unit owes it owes on the next connection too, where frames have no ids: a converter sends what comes late to
+// whoever is connected then. An answer that comes twice is known by its bytes (twice.go).
+//
 // What remains impossible: a unit that answers nothing but requests of one single shape, ignores all others, and is
 // late every time; one that is late by more than missedMost requests, or by several while it answers those between in
-// time and the overtaken one instead of the next; one that answers a request twice, the second time within the answer
-// to a later one of the same shape; and another master's exchange with a unit whose request we did not hear.
+// time and the overtaken one instead of the next; an answer that is repeated after more than repeatFor or saidMost
+// further ones, or while the true one is lost, or comes later than half as long again as the unit has needed lately; and
+// another master's exchange with a unit whose request we did not hear. Where the true answer comes after all, before the
+// next request, what was told is read again at once (line.redo).
 
 const (
 	// owedMost bounds what is remembered for a unit. That many fences have different shapes.
@@ -89,6 +94,11 @@ type memory struct {
 	wary  time.Time
 	turn  time.Duration // how long it takes to begin an answer: the longest, slowly forgotten
 	nonce uint16
+
+	least time.Duration // how long it takes to begin an answer: the shortest, slowly forgotten; below 0 where the line is faster than it is told to be
+	said  [saidMost]said
+	saidN int  // answers so far
+	proof bool // the last answer might have been a repetition; so the next must come alone
 }
 
 // owes reports whether an answer of this shape may still come with the next request.
@@ -103,7 +113,7 @@ func (m *memory) owesFunction(f byte) bool {
 
 // doubtful reports whether an answer of this shape should be believed only when no second one follows.
 func (m *memory) doubtful(s shape) bool {
-	return !m.wary.IsZero() || slices.ContainsFunc(m.owed, func(d debt) bool { return d.shape == s })
+	return m.proof || !m.wary.IsZero() || slices.ContainsFunc(m.owed, func(d debt) bool { return d.shape == s })
 }
 
 // unanswered notes that req was sent and no answer came within timeout.

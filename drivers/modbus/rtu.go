@@ -19,8 +19,9 @@ const dozeMost = 5 * time.Millisecond
 // ready brings the line into the state in which a request to unit may be sent: quiet for t3.5, nothing left to read.
 func (l *line) ready(ctx context.Context, unit byte) error {
 	if !l.rtu {
-		return nil
+		return l.emptied()
 	}
+	defer func() { l.counted = false }()
 	_, serial := l.p.(flusher)
 	l.foreigner = -1
 	l.digest() // what came behind the last answer
@@ -101,8 +102,15 @@ func (l *line) talkRTU(m *memory, unit byte, req []byte, start time.Time) ([]byt
 	}
 	for {
 		if err := l.receive(); err != nil {
-			if odd != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				return nil, err
+			}
+			if odd != nil {
 				return nil, odd
+			}
+			if l.skipRegister(); l.n > 0 {
+				l.crc, l.counted = l.crc+1, true
+				return nil, fmt.Errorf("%w: %d bytes that are no whole answer", errGarbled, l.n)
 			}
 			return nil, err
 		}
@@ -112,7 +120,7 @@ func (l *line) talkRTU(m *memory, unit byte, req []byte, start time.Time) ([]byt
 				break
 			}
 			if k == damaged {
-				l.crc++
+				l.crc, l.counted = l.crc+1, true
 				return nil, fmt.Errorf("%w: CRC does not match", errGarbled)
 			}
 			if at > 0 {
@@ -123,9 +131,9 @@ func (l *line) talkRTU(m *memory, unit byte, req []byte, start time.Time) ([]byt
 			// Exceptions look alike. The owed one comes first.
 			early = early || frame[1]&excFlag != 0 && m.owesFunction(req[0]) && !gatewayAway(frame[1:])
 			if k == answer && !early {
-				if _, _, k := nextRTU(l.buf[at+n:l.n], unit, req); k == answer {
+				if at2, n2, k := nextRTU(l.buf[at+n:l.n], unit, req); k == answer && string(l.buf[at+n+at2:at+n+at2+n2]) != string(frame) {
 					l.discard(frame)
-					return nil, fmt.Errorf("%w: unit %d answered twice", errGarbled, unit)
+					return nil, answeredTwice(unit)
 				}
 				return l.take(frame[1:n-2], at+n), nil
 			}
@@ -210,37 +218,6 @@ func signOfLife(buf, register []byte) (n int, open bool) {
 	}
 }
 
-// only returns ans unless a second answer follows it: then nobody can tell which is which.
-func (l *line) only(m *memory, unit byte, req, ans []byte, deadline time.Time) ([]byte, error) {
-	ans = l.kept[:copy(l.kept[:], ans)]
-	end := time.Now().Add(min(secondMost, max(streamQuiet, 2*m.turn+l.wire(len(ans)+3)+l.quiet)))
-	if end.Before(deadline) {
-		deadline = end
-	}
-	if err := l.p.SetDeadline(deadline); err != nil {
-		return nil, err
-	}
-	for {
-		for {
-			at, n, k := l.next(unit, req)
-			if k == partial || k == damaged {
-				break
-			}
-			frame := l.buf[at : at+n]
-			l.discard(frame)
-			if frame[0] == unit && !isRequest(frame) {
-				return nil, fmt.Errorf("%w: unit %d answered twice", errGarbled, unit)
-			}
-			l.drop(at + n)
-		}
-		if err := l.receive(); errors.Is(err, os.ErrDeadlineExceeded) {
-			return ans, nil
-		} else if err != nil {
-			return nil, err
-		}
-	}
-}
-
 // discard counts a whole frame that is not the answer waited for.
 func (l *line) discard(frame []byte) {
 	u := frame[0]
@@ -249,8 +226,8 @@ func (l *line) discard(frame []byte) {
 		return
 	}
 	if m := l.units[u]; m != nil {
-		m.came(frame[1:len(frame)-2], time.Now())
 		l.late++
+		l.unasked(u, m, frame[1:len(frame)-2])
 	} else {
 		l.stray()
 	}
@@ -295,7 +272,7 @@ func (l *line) digest() {
 		l.discard(l.buf[:n])
 		l.drop(n)
 	}
-	if noise {
+	if noise && !l.counted {
 		l.stray()
 	}
 }
