@@ -68,7 +68,7 @@ func outputsCommand() *cobra.Command {
 					return nil
 				}
 			}
-			s, mistakes := siteForSafe(file, state, cmd.ErrOrStderr())
+			s, known, mistakes := siteForSafe(file, state, cmd.ErrOrStderr())
 			if s == nil {
 				return mistakes
 			}
@@ -77,7 +77,7 @@ func outputsCommand() *cobra.Command {
 					return fmt.Errorf("the gateway of this site is running and commands the outputs itself: stop it first, or use linli write")
 				}
 			}
-			return makeSafe(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), s, asJSON, mistakes != nil)
+			return makeSafe(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), s, asJSON, mistakes != nil, known)
 		},
 	}
 	safe.Flags().BoolVar(&ifCrashed, "if-crashed", false, "do nothing after a clean stop, as SERVICE_RESULT tells (for systemd)")
@@ -88,16 +88,17 @@ func outputsCommand() *cobra.Command {
 
 // siteForSafe returns the site whose outputs are to be made safe, and the mistakes of its file: what stands in the way of
 // a start must not keep a siren sounding. Where the file has mistakes it is the one from which the gateway last started,
-// and only where that is not known what can be read of the file. The Site is nil where there is nothing.
-func siteForSafe(file, state string, stderr io.Writer) (*site.Site, error) {
-	s := &site.Site{}
+// and only where that is not known what can be read of the file: known is false then. The Site is nil where there is
+// nothing.
+func siteForSafe(file, state string, stderr io.Writer) (s *site.Site, known bool, err error) {
+	s = &site.Site{}
 	src, err := os.ReadFile(file)
 	if err != nil {
 		err = fmt.Errorf("read the site file: %w", err)
 	} else {
 		var p *plan
 		if p, err = resolveAll(file, src, os.DirFS(filepath.Dir(file))); err == nil {
-			return p.site, nil
+			return p.site, true, nil
 		}
 		if p != nil {
 			s = p.site
@@ -109,19 +110,19 @@ func siteForSafe(file, state string, stderr io.Writer) (*site.Site, error) {
 	switch {
 	case lastErr == nil:
 		fmt.Fprintf(stderr, "the site file cannot be used: taking the one from which the gateway started at %s\n", when.Local().Format(time.DateTime))
-		return last.site, err
+		return last.site, true, err
 	case errors.Is(lastErr, fs.ErrNotExist):
 		fmt.Fprintf(stderr, "no site file from an earlier start of the gateway is in %s (--state names another directory)\n", dir)
 	default:
 		fmt.Fprintf(stderr, "the site file from an earlier start of the gateway cannot be used either: %v\n", lastErr)
 	}
 	if s.Inventory == nil {
-		return nil, errAnswered
+		return nil, false, errAnswered
 	}
 	if len(s.Outputs) > 0 {
 		fmt.Fprintln(stderr, "the outputs that could be read of the site file are set all the same")
 	}
-	return s, err
+	return s, false, err
 }
 
 // outputState is one output as people and programs see it.

@@ -37,8 +37,8 @@ type safeResult struct {
 }
 
 // makeSafe sets the outputs of s to their on_stop states, all buses side by side, and tells of each as it is done.
-// faulty says that the file has mistakes: the answer is no then, whatever could be done.
-func makeSafe(ctx context.Context, stdout, stderr io.Writer, s *site.Site, asJSON, faulty bool) error {
+// faulty says that the file has mistakes: the answer is no then, whatever could be done. known says that s has every output.
+func makeSafe(ctx context.Context, stdout, stderr io.Writer, s *site.Site, asJSON, faulty, known bool) error {
 	ctx, cancel := context.WithTimeout(ctx, safeLimit)
 	defer cancel()
 	var mu sync.Mutex // guards results and stdout
@@ -77,7 +77,7 @@ func makeSafe(ctx context.Context, stdout, stderr io.Writer, s *site.Site, asJSO
 		}{!failed, results}); err != nil {
 			return err
 		}
-	} else if len(results) == 0 && faulty {
+	} else if len(results) == 0 && !known {
 		fmt.Fprintln(stdout, "nothing was set: which outputs this site has could not be read")
 	} else if len(results) == 0 {
 		fmt.Fprintln(stdout, "no outputs: nothing on this site is commanded")

@@ -393,6 +393,18 @@ func TestOutputsSafeDuringAnEdit(t *testing.T) {
 		}
 	}
 
+	// That a site has no outputs is said only where that is known.
+	bare := writeFile(t, "site.yaml", "version: 1\nsite: test\n")
+	p, err := loadPlan(bare)
+	bareState := t.TempDir()
+	if err := errors.Join(err, keepLastGood(bareState, p)); err != nil {
+		t.Fatal(err)
+	}
+	rewrite(bare, "site: [\n")
+	if code, stdout, _ := linli(t, "outputs", "safe", "-c", bare, "--state", bareState); code != exitNo || !strings.Contains(stdout, "nothing on this site is commanded") {
+		t.Errorf("a site without outputs: exit code %d\n%s", code, stdout)
+	}
+
 	other := writeFile(t, "site.yaml", "site: [\n")
 	code, stdout, stderr := linli(t, "outputs", "safe", "-c", other, "--state", state)
 	if code != exitNo || !strings.Contains(stderr, "of another site file") || strings.Contains(stdout, "set off") {
