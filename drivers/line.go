@@ -16,8 +16,9 @@ const writesWaiting = 64
 // Line is a Bus that takes writes, and requests of tools, from any goroutine. Give it to Supervise in place of the
 // bus it wraps.
 //
-// Between two Steps the supervisor carries out all writes that wait, but lets a life-safety read that is overdue by
-// its whole interval have its turn after each of them; then at most one request of a tool.
+// Between two Steps the supervisor carries out all writes that can go, transaction by transaction, but lets a life-safety
+// read have its turn that is overdue by its whole interval, and those that are due as much time as a slow write took
+// (its unit does not answer); then at most one request of a tool.
 type Line struct {
 	bus     Bus
 	writes  chan *write
@@ -32,6 +33,8 @@ type Line struct {
 	closed bool
 
 	// What follows belongs to the supervisor's goroutine.
+	open      []*write       // taken out of writes and not over, in order
+	writeFree telemetry.Mono // no write goes before while a life-safety read is due
 	turn      [2]*guest      // taken out of guests and sharers, not carried out yet
 	shareFree telemetry.Mono // when the share allows the next of the sharers
 }
@@ -44,6 +47,10 @@ type write struct {
 	value telemetry.Value
 	taken atomic.Bool
 	done  chan error // buffered: the supervisor never waits for the caller
+
+	// What follows belongs to the supervisor's goroutine.
+	stages Staged
+	begun  bool
 }
 
 // NewLine returns a Line over bus.
@@ -105,47 +112,26 @@ func offer[T any](l *Line, queue chan T, x T) error {
 }
 
 // serve carries out what waits now: writes, then at most one request of a tool. Writes that come meanwhile are
-// served too, but not more than the queue holds, and none after the first while a life-safety read is overdue: a
-// flood of writes must not stop the reading.
+// served too, but not more than the queue holds, and none after the first transaction while a life-safety read is
+// // overdue, or is due after a slow one: neither a flood of writes nor a unit that is silent must stop the reading.
 func (l *Line) serve(ctx context.Context, clock *telemetry.Clock) {
 	polling, _ := l.bus.(Polling)
-	for i := range writesWaiting {
-		if i > 0 && polling != nil {
-			now := clock.Mono()
-			if _, overdue := polling.Urgent(now); overdue <= now {
+	for i := range 4 * writesWaiting {
+		now := clock.Mono()
+		if polling != nil {
+			due, overdue := polling.Urgent(now)
+			if i > 0 && overdue <= now || due <= now && now < l.writeFree {
 				return
 			}
 		}
-		select {
-		case w := <-l.writes:
-			l.do(ctx, w)
-			continue
-		default:
+		if !l.write(ctx, now) {
+			l.host(ctx, clock)
+			return
 		}
-		l.host(ctx, clock)
-		return
+		if end := clock.Mono(); end.Sub(now) >= writesSlow {
+			l.writeFree = end.Add(end.Sub(now))
+		}
 	}
-}
-
-// do carries out one write, ending it when either its own ctx or the supervisor's ends.
-func (l *Line) do(ctx context.Context, w *write) {
-	if !w.taken.CompareAndSwap(false, true) {
-		return
-	}
-	if ctx.Err() != nil {
-		w.done <- ErrClosed
-		return
-	}
-	wr, ok := l.bus.(Writer)
-	if !ok {
-		w.done <- ErrNotWritable
-		return
-	}
-	both, cancel := context.WithCancel(w.ctx)
-	stop := context.AfterFunc(ctx, cancel)
-	w.done <- wr.Write(both, w.point, w.value)
-	stop()
-	cancel()
 }
 
 // shut refuses further writes and requests, and fails those that wait. Only the supervisor calls it while it runs.
@@ -153,6 +139,7 @@ func (l *Line) shut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
+	l.abandon()
 	for i, g := range l.turn {
 		if g != nil {
 			g.fail(ErrClosed)

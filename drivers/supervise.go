@@ -50,7 +50,8 @@ func Supervise(ctx context.Context, clock *telemetry.Clock, bus Bus, emit func([
 			emit(samples)
 		}
 		now := clock.Mono()
-		next = min(next, line.waiting(now))
+		_, write := line.writable(now)
+		next = min(next, line.waiting(now), write)
 		wait := time.Duration(0)
 		if next > now {
 			wait = next.Sub(now)
@@ -64,7 +65,10 @@ func Supervise(ctx context.Context, clock *telemetry.Clock, bus Bus, emit func([
 		}
 		timer.Reset(wait)
 		// A guest that has its turn already keeps the others of its queue waiting there.
-		guests, sharers := line.guests, line.sharers
+		guests, sharers, writes := line.guests, line.sharers, line.writes
+		if len(line.open) >= writesOpen {
+			writes = nil
+		}
 		if line.turn[0] != nil {
 			guests = nil
 		}
@@ -76,8 +80,8 @@ func Supervise(ctx context.Context, clock *telemetry.Clock, bus Bus, emit func([
 		case <-timer.C:
 		case <-wake:
 		case <-line.ended:
-		case w := <-line.writes:
-			line.do(ctx, w)
+		case w := <-writes:
+			line.take(w)
 		case line.turn[0] = <-guests:
 		case line.turn[1] = <-sharers:
 		}

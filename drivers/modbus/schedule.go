@@ -65,6 +65,14 @@ type unit struct {
 // free returns when the unit may be asked next, whatever the line was used for in between.
 func (u *unit) free() telemetry.Mono { return max(u.hold, u.rested) }
 
+// wait returns the longest that the line waits for the unit's answer to begin.
+func (u *unit) wait() time.Duration {
+	if u.bus.line.hold > 0 {
+		return min(u.timeout, u.bus.line.hold)
+	}
+	return u.timeout
+}
+
 // Step carries out the most urgent transaction that is due at now, if any.
 func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Sample) ([]telemetry.Sample, telemetry.Mono) {
 	b.stepNow, b.stepClock = now, b.clock.Mono()
@@ -348,7 +356,7 @@ func (b *Bus) failed(u *unit, bl *block, asked span, probe bool, err error, bega
 		b.deadFree = t.Add(time.Duration(float64(t.Sub(began)) * (1/deadShare - 1)))
 	}
 	if exc == nil && b.line.rtu {
-		u.hold = t.Add(u.timeout)
+		u.hold = t.Add(u.wait())
 	}
 	u.fails++
 	bl.fails++

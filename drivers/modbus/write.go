@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	gomodbus "github.com/goburrow/modbus"
 
@@ -22,91 +23,201 @@ type output struct {
 
 // Write sets a point to v and reads it back. Bits of a register are set by reading the register and writing it
 // back with only those bits changed; a channel with commands of its own gets the command; one that cannot be read back
-// is done when the unit confirms. Nothing is ever sent twice.
+// is done when the unit confirms. A unit that was given up is probed first. Nothing is ever sent twice.
 //
-// The errors wrap drivers.ErrNotWritable or drivers.ErrRange (nothing was sent), are a *gomodbus.ModbusError (the
-// unit refused), a *drivers.NotTakenError (it reads back otherwise) or a *drivers.OutcomeUnknownError.
+// The errors wrap drivers.ErrNotWritable, drivers.ErrRange or drivers.ErrSilent (nothing was sent), are a
+// *gomodbus.ModbusError (the unit refused), a *drivers.NotTakenError (it reads back otherwise) or a
+// *drivers.OutcomeUnknownError.
 func (b *Bus) Write(ctx context.Context, id telemetry.PointID, v telemetry.Value) error {
-	o := b.out[id]
-	if o == nil {
-		return drivers.ErrNotWritable
+	w, err := b.Stage(id, v)
+	for done := false; err == nil && !done; {
+		_ = pause(ctx, w.Ready(b.now()).Sub(b.now())) // ctx is looked at by Next.
+		done, err = w.Next(ctx)
 	}
-	if err := b.write(ctx, o, v); err != nil {
-		return fmt.Errorf("write bus %s unit %s %s: %w", b.name, o.unit.cfg.ID, o.codec.ch.Name, err)
-	}
-	return nil
+	return err
 }
 
-func (b *Bus) write(ctx context.Context, o *output, v telemetry.Value) error {
+// writing is a write on its way (see drivers.Staged).
+type writing struct {
+	b     *Bus
+	o     *output
+	value telemetry.Value
+	part  uint64
+	stage stage
+	err   error // what became of the sending: the reading back may tell more
+}
+
+// stage says what is next.
+type stage uint8
+
+const (
+	toBegin stage = iota
+	toMix         // the other bits of the register are to be read
+	toSend
+	toReadBack
+)
+
+// Stage begins a write (see drivers.Stager).
+func (b *Bus) Stage(id telemetry.PointID, v telemetry.Value) (drivers.Staged, error) {
+	o := b.out[id]
+	if o == nil {
+		return nil, drivers.ErrNotWritable
+	}
+	w := &writing{b: b, o: o, value: v}
+	var err error
+	if w.part, err = o.binder.raw(&o.codec, v); err != nil {
+		return nil, w.wrap(err)
+	}
+	return w, nil
+}
+
+func (w *writing) wrap(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("write bus %s unit %s %s: %w", w.b.name, w.o.unit.cfg.ID, w.o.codec.ch.Name, err)
+}
+
+// Unit returns the unit's address.
+func (w *writing) Unit() int { return w.o.unit.cfg.Address }
+
+// Ready returns when the unit's pause is over, and the wait for an answer that may still come.
+func (w *writing) Ready(telemetry.Mono) telemetry.Mono { return w.o.unit.free() }
+
+// Next carries out the next transaction.
+func (w *writing) Next(ctx context.Context) (bool, error) {
+	done, err := w.next(ctx)
+	return done, w.wrap(err)
+}
+
+func (w *writing) next(ctx context.Context) (bool, error) {
+	b, o := w.b, w.o
 	ch := o.codec.ch
-	part, err := o.binder.raw(&o.codec, v)
-	if err != nil {
-		return err
+	if w.stage == toReadBack {
+		return true, w.readBack(ctx)
 	}
 	if b.suspended(b.now()) && b.guests.set != b.guests.own {
-		return drivers.ErrSuspended
+		return true, drivers.ErrSuspended
 	}
 	if err := b.reach(ctx); err != nil {
-		return err
+		return true, err
 	}
-	raw := part
-	if register, ok := o.codec.command(part); ok {
+	register, command := o.codec.command(w.part)
+	if w.stage == toBegin {
+		w.stage = toSend
+		if !command && ch.Table == firmwareconfig.HoldingRegister && (ch.Encoding == firmwareconfig.EncBool || ch.Width > 0) {
+			w.stage = toMix
+		}
+		if o.unit.demoted {
+			err := b.knock(ctx, o.unit)
+			return err != nil, err
+		}
+	}
+	raw := w.part
+	if command {
 		raw = uint64(register)
-	} else if ch.Table == firmwareconfig.HoldingRegister && (ch.Encoding == firmwareconfig.EncBool || ch.Width > 0) {
+	}
+	if w.stage == toMix {
+		// The two go without anything between: what the other bits are may change.
 		now, err := b.readBack(ctx, o)
 		if err != nil {
-			return err
+			return true, err
 		}
 		mask := uint64(1)<<o.codec.size() - 1
-		raw = now&^(mask<<uint(ch.Bit)) | part&mask<<uint(ch.Bit)
+		raw = now&^(mask<<uint(ch.Bit)) | w.part&mask<<uint(ch.Bit)
+		_ = pause(ctx, min(o.unit.free().Sub(b.now()), o.unit.cfg.Profile.Timing.Gap))
 	}
-	err = b.send(ctx, o, raw)
-	if errors.Is(err, errNotSent) {
-		return err
-	}
+	err := b.send(ctx, o, raw)
 	var exc *gomodbus.ModbusError
-	if errors.As(err, &exc) {
+	switch {
+	case errors.Is(err, errNotSent):
+		return true, err
+	case errors.As(err, &exc):
 		switch exc.ExceptionCode {
 		case gomodbus.ExceptionCodeAcknowledge:
 			err = nil // Accepted, and takes its time: the reading back tells.
 		case gomodbus.ExceptionCodeGatewayTargetDeviceFailedToRespond:
 			// It went out on the far side of the gateway; the exception is only the gateway's.
 		default:
-			return err
+			return true, err
 		}
 	}
 	switch {
 	case ch.NoReadBack && err == nil:
-		return nil
+		return true, nil
 	case ch.NoReadBack || err != nil && ctx.Err() != nil:
-		return &drivers.OutcomeUnknownError{Err: err}
+		return true, &drivers.OutcomeUnknownError{Err: err}
 	}
-	if !b.line.connected() {
-		if cerr := b.connect(ctx); cerr != nil {
-			return &drivers.OutcomeUnknownError{Err: errors.Join(err, cerr)}
-		}
+	w.stage, w.err = toReadBack, err
+	if err != nil && b.line.rtu {
+		o.unit.hold = b.now().Add(o.unit.wait())
 	}
-	got, rerr := b.readBack(ctx, o)
+	return false, nil
+}
+
+// readBack tells what became of what was sent.
+func (w *writing) readBack(ctx context.Context) error {
+	b, o := w.b, w.o
+	if err := b.reach(ctx); err != nil {
+		return &drivers.OutcomeUnknownError{Err: errors.Join(w.err, err)}
+	}
+	got, err := b.readBack(ctx, o)
 	switch {
-	case rerr != nil:
-		return &drivers.OutcomeUnknownError{Err: errors.Join(err, rerr)}
-	case o.codec.part(got) == part:
+	case err != nil:
+		return &drivers.OutcomeUnknownError{Err: errors.Join(w.err, err)}
+	case o.codec.part(got) == w.part:
 		return nil
 	}
 	is, _ := o.binder.value(o.codec.decodeRaw(got))
-	mismatch := &drivers.NotTakenError{Want: v, Got: is}
-	if err != nil {
+	mismatch := &drivers.NotTakenError{Want: w.value, Got: is}
+	if w.err != nil {
 		// Not taken so far; the unit may still be at it.
-		return &drivers.OutcomeUnknownError{Err: errors.Join(err, mismatch)}
+		return &drivers.OutcomeUnknownError{Err: errors.Join(w.err, mismatch)}
 	}
 	return mismatch
+}
+
+// knock asks a unit that was given up whether it is there, before something is sent to it that it might or might not
+// get. One that was asked in vain less than a second ago is not asked again: writes to it must not take the line.
+func (b *Bus) knock(ctx context.Context, u *unit) error {
+	bl := u.probeBlock()
+	if bl == nil || b.now().Sub(u.probedAt) < firstProbe && !u.heard {
+		return drivers.ErrSilent
+	}
+	b.settle(ctx, u)
+	began := b.now()
+	_, err := b.read(ctx, u, &bl.reqs, bl.span, u.timeout)
+	t := b.now()
+	b.left(u, t)
+	b.busyAdd(began, t)
+	if away := gatewayAnswers(err); err != nil && (away || !errors.As(err, new(*gomodbus.ModbusError))) {
+		if ctx.Err() != nil {
+			return err
+		}
+		if b.line.rtu && !away {
+			u.hold = t.Add(u.wait())
+		}
+		b.deadFree = max(b.deadFree, t.Add(time.Duration(float64(t.Sub(began))*(1/deadShare-1))))
+		u.probed(t)
+		return fmt.Errorf("%w: %w", drivers.ErrSilent, err)
+	}
+	b.appear(u, t)
+	return nil
+}
+
+// gatewayAnswers reports whether err is a gateway's exception about a unit behind it: 10 or 11.
+func gatewayAnswers(err error) bool {
+	var exc *gomodbus.ModbusError
+	return errors.As(err, &exc) && (exc.ExceptionCode == gomodbus.ExceptionCodeGatewayPathUnavailable ||
+		exc.ExceptionCode == gomodbus.ExceptionCodeGatewayTargetDeviceFailedToRespond)
 }
 
 // send writes the output's registers, once, through goburrow's client.
 func (b *Bus) send(ctx context.Context, o *output, raw uint64) error {
 	ch, u := o.codec.ch, o.unit
 	addr := uint16(ch.Address)
-	b.rest(ctx, u)
+	b.settle(ctx, u)
+	began := b.now()
 	c := b.line.client(ctx, byte(u.cfg.Address), u.timeout)
 	var err error
 	switch n := ch.Registers(); {
@@ -127,6 +238,7 @@ func (b *Bus) send(ctx context.Context, o *output, raw uint64) error {
 		_, err = c.WriteMultipleRegisters(addr, uint16(n), o.codec.words(raw))
 	}
 	b.count(u, err, 1, true)
+	b.busyAdd(began, b.now())
 	b.wrote(u, ch)
 	return err
 }
@@ -134,13 +246,13 @@ func (b *Bus) send(ctx context.Context, o *output, raw uint64) error {
 // readBack reads the output's raw words.
 func (b *Bus) readBack(ctx context.Context, o *output) (uint64, error) {
 	ch, u := o.codec.ch, o.unit
-	b.rest(ctx, u)
+	b.settle(ctx, u)
 	what := span{ch.Table, ch.Address, ch.Registers()}
 	data, err := b.read(ctx, u, &o.back, what, u.timeout)
 	b.left(u, b.now())
 	if err != nil {
 		if !errors.As(err, new(*gomodbus.ModbusError)) && b.line.rtu {
-			u.hold = b.now().Add(u.timeout)
+			u.hold = b.now().Add(u.wait())
 		}
 		return 0, err
 	}
@@ -150,20 +262,15 @@ func (b *Bus) readBack(ctx context.Context, o *output) (uint64, error) {
 	return o.codec.rawBits(data), nil
 }
 
-// rest waits until the unit may be asked: its own pause, the silence that it wants before it, and the late answer
-// that may still come.
-func (b *Bus) rest(ctx context.Context, u *unit) {
-	if d := max(u.free(), b.hushed(u)).Sub(b.now()); d > 0 {
-		most := u.timeout + u.cfg.Profile.Timing.Gap + u.cfg.Profile.Timing.SwitchGap
-		_ = pause(ctx, min(d, most)) // ctx is looked at by the exchange.
-	}
+// settle keeps the line silent for as long as the unit wants before it is asked after another one.
+func (b *Bus) settle(ctx context.Context, u *unit) {
+	_ = pause(ctx, min(b.hushed(u).Sub(b.now()), u.cfg.Profile.Timing.SwitchGap)) // ctx is looked at by the exchange.
 }
 
 // wrote takes in that a channel was written: what shows the value is due at once.
 func (b *Bus) wrote(u *unit, ch *firmwareconfig.Channel) {
 	now := b.now()
 	b.left(u, now)
-	u.probeAt, u.probeFull = min(u.probeAt, now), true // where it was given up: a write that works ends that
 	b.changed(u, ch.Table, ch.Address, ch.Registers())
 }
 
@@ -176,3 +283,5 @@ func (b *Bus) changed(u *unit, table firmwareconfig.Table, addr, count int) {
 		}
 	}
 }
+
+var _ drivers.Stager = (*Bus)(nil)
