@@ -1,6 +1,7 @@
 package scan_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -22,6 +23,10 @@ type fakeLine struct {
 	// hum is noise that comes with every request.
 	hum []byte
 	err error // of every Ask from now on
+	// mix is how many bytes later the second of two units begins, by turns; what both send is then on the line as
+	// their common zeros, and may be whole by chance. Empty: two at once are never understood.
+	mix []int
+	n   int // of answers that were mixed
 	// extra is what each request costs beyond the wire.
 	extra time.Duration
 
@@ -135,6 +140,7 @@ func (f *fakeLine) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.
 	heard = append(heard, f.hum...)
 	var ans []byte
 	n, delay := 0, time.Duration(0)
+	var mixed []byte
 	for _, u := range f.units[f.line] {
 		if u.address != int(unit) && u.address != -1 || u.delay > timeout {
 			continue
@@ -149,7 +155,33 @@ func (f *fakeLine) Ask(ctx context.Context, unit byte, pdu []byte, timeout time.
 		if u.garbled {
 			n = 2
 		}
+		if len(f.mix) > 0 {
+			b := rtu(unit, a)
+			if n > 1 {
+				b = slices.Concat(slices.Repeat([]byte{0xFF}, f.mix[f.n%len(f.mix)]), b)
+				f.n++
+			}
+			for i, x := range b {
+				if i < len(mixed) {
+					mixed[i] &= x
+				} else {
+					mixed = append(mixed, x)
+				}
+			}
+			continue
+		}
 		heard = append(append(heard, rtu(unit, a)...), u.after...)
+	}
+	if len(f.mix) > 0 && n > 0 {
+		if err := wait(delay + f.chars(len(mixed))); err != nil {
+			return drivers.Reply{}, err
+		}
+		r := drivers.Reply{Heard: mixed, Took: time.Since(began)}
+		if k := len(mixed); k > 3 && bytes.Equal(rtu(mixed[0], mixed[1:k-2]), mixed) {
+			r.PDU = mixed[1 : k-2]
+			return r, nil
+		}
+		return r, errSilent
 	}
 	switch n {
 	case 0:

@@ -68,7 +68,11 @@ func (s *scanner) addUnit(f *sighting) *Unit {
 	u := f.unit
 	if u == nil {
 		u = &Unit{Address: f.address, Line: f.line, RoundTrip: f.fastest, Sure: Unknown}
-		if f.clean > 0 {
+		switch {
+		case f.unasked:
+			u.Remarks = append(u.Remarks, "not asked who it is: the time was up")
+			s.report.NotAsked = append(s.report.NotAsked, f.address)
+		case f.clean > 0:
 			u.Remarks = append(u.Remarks, "not asked who it is: the scan ended before")
 		}
 	}
@@ -87,21 +91,48 @@ func (s *scanner) twoUnits(f *sighting) (two bool, sure Sureness, text string) {
 	case f.differ != "":
 		return true, Certain, fmt.Sprintf("two units have address %d: the same request was answered with %s", f.address, f.differ)
 	}
-	bad, all := f.garbled+f.trailing, f.garbled+f.clean
-	if bad < 3 || bad*2 < all {
-		return false, "", ""
-	}
+	bad, all := f.broken()
 	if s.trafficAt(f.line).noisy() {
 		return false, "", "" // Where everything is garbled the trouble is another.
 	}
-	sure = Likely
-	why := "others on the line answer cleanly"
-	if !slices.ContainsFunc(s.found, func(o *sighting) bool {
-		return o != f && o.line == f.line && o.clean > 0 && o.garbled*2 < o.clean
-	}) {
-		sure, why = Possible, "nobody else answers at this setting; a bad line (termination, bias, length) looks the same"
+	text = fmt.Sprintf("two units seem to have address %d: %d of %d answers were garbled, and ", f.address, bad, all)
+	others, broken := 0, 0
+	for _, o := range s.found {
+		if o != f && o.line == f.line && o.clean > 0 {
+			b, n := o.broken()
+			others, broken = others+n, broken+b
+		}
 	}
-	return true, sure, fmt.Sprintf("two units seem to have address %d: %d of %d answers were garbled, and %s", f.address, bad, all, why)
+	alone := "nobody else answers at this setting; a bad line (termination, bias, length) looks the same"
+	switch {
+	case bad >= 3 && bad*2 >= all:
+		if others == 0 || broken*3 > others {
+			return true, Possible, text + alone
+		}
+		return true, Likely, text + "others on the line answer cleanly"
+	case f.turns != "":
+		return true, Possible, fmt.Sprintf("two units seem to have address %d: one register reads %s in turn", f.address, f.turns)
+	case bad >= 2 && bad*doubtOne >= all && broken*4*all <= bad*others && !s.others():
+		if others == 0 {
+			return true, Possible, text + alone
+		}
+		return true, Possible, text + "others on the line answer cleanly; a bad cable to it looks the same"
+	}
+	return false, "", ""
+}
+
+// doubtOne: one garbled answer in so many makes an address suspect. Two units that answer alike at the same moment are
+// heard as one most of the time.
+const doubtOne = 10
+
+// others reports whether somebody talks on the line without being asked, who breaks answers now and then.
+func (s *scanner) others() bool {
+	for _, t := range s.traffic {
+		if len(t.text) > 0 || len(polls(t.frames)) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // judgeSettings finds units that have another setting than the rest.

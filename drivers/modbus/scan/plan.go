@@ -13,7 +13,7 @@ import (
 
 // Times of a scan.
 const (
-	// quickLimit is what the quick search may take, asking again included.
+	// quickLimit is what the quick scan may take, asking again and asking who the units are included.
 	quickLimit = 60 * time.Second
 	// searchPart is the part of the limit for the search itself; the rest is for asking again and for who it is.
 	searchPart = 0.68
@@ -52,6 +52,7 @@ type Options struct {
 	Bauds     []int         // default: the common settings, Full: every usual rate
 	Formats   []string      // default: the common settings, Full: 8N1, 8E1, 8O1, 8N2
 	Full      bool          // every address at every usual setting
+	Who       bool          // only ask Units who they are: each at the first setting at which it answers, without a limit
 	Universal bool          // Units may hold 0 and 248 to 255
 	Running   bool          // a gateway polls the line: only its own setting, unless Suspend
 	Share     float64       // part of a running line's time, default 0.2
@@ -65,10 +66,11 @@ type Plan struct {
 	Stages  []Stage
 	Listen  time.Duration // before anything is asked
 	Timeout time.Duration // for an answer to begin
-	Limit   time.Duration // of the search with asking again; 0 none
+	Limit   time.Duration // of the whole scan, asking who the units are included; 0 none
 	Share   float64       // part of the line's time that is used, 0 for all
 	Running bool          // others use the line meanwhile: it is listened to in short pieces
 	Fixed   bool          // the line's setting cannot or must not be changed
+	Once    bool          // an address that answered is not asked at further settings
 }
 
 // Stage is the addresses asked at one setting.
@@ -97,6 +99,16 @@ func usualFormats() []string { return []string{"8N1", "8E1", "8O1", "8N2"} }
 // NewPlan computes a plan. The errors say which option is wrong.
 func NewPlan(o Options) (Plan, error) {
 	p := Plan{Kind: o.Kind, Listen: listenTime, Timeout: o.Timeout, Running: o.Running && o.Suspend == 0}
+	switch {
+	case o.Timeout < 0:
+		return Plan{}, fmt.Errorf("a wait of %s for an answer: it is positive, as 150ms", o.Timeout)
+	case o.Suspend < 0:
+		return Plan{}, fmt.Errorf("a suspension of %s: it is positive, as 60s", o.Suspend)
+	case o.Share < 0 || o.Share > 1:
+		return Plan{}, fmt.Errorf("a share of %g: it is a part of the line's time, above 0 and at most 1", o.Share)
+	case o.Who && len(o.Units) == 0:
+		return Plan{}, errors.New("say which units are to be asked who they are")
+	}
 	units, err := o.units()
 	if err != nil {
 		return Plan{}, err
@@ -148,6 +160,13 @@ func NewPlan(o Options) (Plan, error) {
 	}
 	if p.Limit > 0 && o.Timeout == 0 {
 		p.Timeout = p.timeoutWithin(time.Duration(float64(p.Limit)*searchPart) - p.Listen)
+	}
+	if o.Who {
+		p.Once, p.Listen = true, 0
+	}
+	if takes := p.Estimate(); o.Suspend > 0 && takes > p.Limit {
+		return Plan{}, fmt.Errorf("a suspension of %s is too short: asking %d addresses at %d settings takes up to %s. Suspend for longer, or ask less (--units, --baud, --format)",
+			o.Suspend, len(units), len(p.Stages), roughly(takes))
 	}
 	return p, nil
 }
@@ -350,7 +369,8 @@ func (p *Plan) Print(w io.Writer) {
 		Ranges(p.Stages[0].Units), where, p.Probes(), p.Timeout)
 	line := "At most " + roughly(p.Estimate()) + " for the search"
 	if p.Limit > 0 {
-		line += fmt.Sprintf(" (%s with asking again)", roughly(p.Limit))
+		fmt.Fprintf(w, "%s, %s with asking again and asking who the units are. What is not identified by then is named.\n", line, roughly(p.Limit))
+		return
 	}
 	if p.Limit == 0 && p.Kind != TCP {
 		line += fmt.Sprintf("; where units answer, the silent addresses are asked again there, %s a setting", roughly(p.againTakes()))
@@ -358,11 +378,11 @@ func (p *Plan) Print(w io.Writer) {
 	if p.Share > 0 {
 		line += fmt.Sprintf(", using %.0f %% of the line's time beside the gateway's polling", 100*p.Share)
 	}
-	each := "a second or two"
+	each := "about a second"
 	if p.Share > 0 {
 		each = fmt.Sprintf("some %.0f s", unitCost.Seconds()/p.Share)
 	}
-	fmt.Fprintf(w, "%s; then %s for each unit found, to ask who it is.\n", line, each)
+	fmt.Fprintf(w, "%s; then %s for each unit found (slow ones take longer), to ask who it is.\n", line, each)
 }
 
 // roughly rounds a duration for people.

@@ -7,8 +7,9 @@
 //   - It asks every address of the plan at every setting of the plan for one register. An exception is an answer too:
 //     every Modbus unit gives at least that. Where units answered, the silent addresses are asked once more, with
 //     another function and more patience (search.go).
-//   - It asks each unit that answered who it is: read device identification (0x2B/0x0E), then the signatures of the
-//     profiles, then whether the registers of profiles without a signature are there (identify.go, match.go).
+//   - It asks each unit the same several times, to see whether two answer (doubt.go), and then who it is: read device
+//     identification (0x2B/0x0E), then the signatures of the profiles, then, where none fits, whether the registers of
+//     profiles without a signature are there (identify.go, asker.go, match.go).
 //   - It names what is wrong: two units at one address, units at another setting than the rest, talkers, masters,
 //     echo, units that refuse everything (faults.go).
 //
@@ -18,8 +19,8 @@
 //
 // It writes nothing: the only functions it sends are 1 to 4 and 0x2B. It asks no address outside the plan, and a plan
 // has the addresses 0 and 248 to 255, which several units answer at once, only where that was asked for. A plan with a
-// limit is held by shortening the waits, never below leastTimeout. When its context ends it returns what was found so
-// far.
+// limit is held by shortening the waits, never below leastTimeout, and by leaving units unidentified, which the report
+// names. When its context ends it returns what was found so far.
 //
 // A silent unit is not proof of absence: wrong wiring, no power and settings outside the plan look the same. How sure
 // each finding is stands beside it.
@@ -61,6 +62,9 @@ type Config struct {
 	Lost func(error) bool
 	// Progress is told what is being done; nil for nobody.
 	Progress func(Progress)
+	// Searched is told once, when the search is over, how many units answer, how long asking who they are takes by the
+	// round trips measured, and how long there is for it (0: as long as it takes); nil for nobody.
+	Searched func(units int, takes, left time.Duration)
 }
 
 // Progress is where a scan is.
@@ -90,6 +94,8 @@ type Report struct {
 	Faults []Fault
 	// Asked is the settings at which all addresses of the plan were asked.
 	Asked []firmwareconfig.Line
+	// NotAsked is the addresses of units that were not asked who they are because the time was up.
+	NotAsked []int
 	// Complete is false where the scan was interrupted or the line was lost.
 	Complete bool
 	Took     time.Duration
@@ -191,6 +197,10 @@ type sighting struct {
 	trailing int  // garbage after a whole answer
 	owing    bool // the last request was not answered
 	differ   string
+	turns    string // what it answers in turn, where that looks like two
+	more     int    // answers while it was asked who it is, whole or garbled
+	spoilt   int    // of more: garbled
+	unasked  bool   // the time was up before it could be asked who it is
 	fastest  time.Duration
 	refused  int // of clean: exceptions
 	readable int // of clean: data
@@ -207,7 +217,50 @@ func (s *scanner) run(ctx context.Context) error {
 	if err := s.again(ctx); err != nil {
 		return err
 	}
+	if n := s.cleanUnits(); s.Searched != nil && n > 0 {
+		left := time.Duration(0)
+		if s.Plan.Limit > 0 {
+			left = max(s.Plan.Limit-time.Since(s.began), time.Millisecond)
+		}
+		s.Searched(n, time.Duration(n)*s.unitTakes(), left)
+	}
 	return s.identify(ctx)
+}
+
+// overdue reports whether the time of the plan is up, but for what the last request may still take.
+func (s *scanner) overdue() bool {
+	return s.Plan.Limit > 0 && time.Since(s.began) >= s.Plan.Limit-lastRequest
+}
+
+// lastRequest is kept of the time of a plan for the request that is on its way when it is up.
+const lastRequest = 600 * time.Millisecond
+
+// unitTakes returns about how long asking one unit who it is takes, from the round trips measured.
+func (s *scanner) unitTakes() time.Duration {
+	var sum, n time.Duration
+	for _, f := range s.found {
+		if f.clean > 0 {
+			sum, n = sum+f.fastest+2*s.quiet(f.line), n+1
+		}
+	}
+	if n == 0 {
+		return unitCost
+	}
+	d := unitRequests * sum / n
+	if s.Plan.Kind != TCP {
+		d += secondAnswer
+	}
+	if s.Plan.Share > 0 {
+		d = time.Duration(float64(d) / s.Plan.Share)
+	}
+	return d
+}
+
+func (s *scanner) quiet(l firmwareconfig.Line) time.Duration {
+	if l.Baud == 0 {
+		return 0
+	}
+	return quiet(l)
 }
 
 // setLine changes the line to a setting of the plan.

@@ -75,6 +75,18 @@ func TestQuickScanHoldsItsMinute(t *testing.T) {
 		"at four settings": func(f *fakeLine) {
 			f.add(n81, th(1)).add(e81, th(2)).add(firmwareconfig.Line{Baud: 4800, Format: "8N1"}, th(3)).add(firmwareconfig.Line{Baud: 19200, Format: "8E1"}, th(4))
 		},
+		"32 units": func(f *fakeLine) {
+			for u := range 32 {
+				f.add(n81, th(u+1))
+			}
+		},
+		"32 slow units": func(f *fakeLine) {
+			for u := range 32 {
+				slow := th(u + 1)
+				slow.delay = 90 * time.Millisecond
+				f.add(n81, slow)
+			}
+		},
 		"an adapter that is slow": func(f *fakeLine) { f.extra = 100 * time.Millisecond; f.add(n81, th(1)) },
 		"a hum":                   func(f *fakeLine) { f.hum = []byte{0xFF, 0xFE, 0x80}; f.add(n81, th(5)) },
 	} {
@@ -102,6 +114,16 @@ func TestQuickScanHoldsItsMinute(t *testing.T) {
 			if len(r.Units) != want {
 				t.Errorf("%d units found, want %d\n%s", len(r.Units), want, dump(r))
 			}
+			// Who was not asked is said, at the unit and in the list.
+			var unasked []int
+			for _, u := range r.Units {
+				if len(u.Candidates) == 0 && name != "a hum" && name != "an adapter that is slow" {
+					unasked = append(unasked, u.Address)
+				}
+			}
+			if !slices.Equal(unasked, r.NotAsked) && name != "an adapter that is slow" || len(unasked) > 0 && name != "32 slow units" {
+				t.Errorf("not identified: %v, said %v", unasked, r.NotAsked)
+			}
 		})
 	}
 }
@@ -113,11 +135,11 @@ func TestThePlanSaysWhatItTakes(t *testing.T) {
 		least time.Duration
 		says  []string
 	}{
-		"quick": {scan.Options{Kind: scan.Serial}, 45 * time.Second, 30 * time.Second, []string{"units 1-32", "9600 8N1, 4800 8N1", "256 requests", "(60 s with asking again)"}},
+		"quick": {scan.Options{Kind: scan.Serial}, 45 * time.Second, 30 * time.Second, []string{"units 1-32", "9600 8N1, 4800 8N1", "256 requests", "60 s with asking again and asking who the units are"}},
 		"full":  {scan.Options{Kind: scan.Serial, Full: true}, time.Hour, 10 * time.Minute, []string{"units 1-247", "and 28 more", "min"}},
 		"running": {scan.Options{Kind: scan.Serial, Own: e81, Running: true}, 60 * time.Second, 20 * time.Second,
 			[]string{"at 9600 8E1:", "32 requests", "silent addresses are asked again there, 53 s", "20 % of the line's time"}},
-		"suspended": {scan.Options{Kind: scan.Serial, Running: true, Suspend: 30 * time.Second}, 30 * time.Second, 15 * time.Second, []string{"256 requests", "(28 s"}},
+		"suspended": {scan.Options{Kind: scan.Serial, Running: true, Suspend: 30 * time.Second}, 30 * time.Second, 15 * time.Second, []string{"256 requests", "28 s with asking again"}},
 		"tcp":       {scan.Options{Kind: scan.TCP}, 40 * time.Second, 30 * time.Second, []string{"units 1-32: 32 requests"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -149,6 +171,11 @@ func TestOptionsThatMakeNoPlan(t *testing.T) {
 		"--suspend":      {Kind: scan.Serial, Running: true, Bauds: []int{4800}},
 		"converter":      {Kind: scan.TCP, Bauds: []int{9600}},
 		"unknown kind":   {Kind: "ascii"},
+		"a wait of -5s":  {Kind: scan.Serial, Timeout: -5 * time.Second},
+		"share of 2":     {Kind: scan.Serial, Running: true, Share: 2},
+		"too short":      {Kind: scan.Serial, Running: true, Suspend: 10 * time.Second},
+		"up to":          {Kind: scan.Serial, Running: true, Suspend: 60 * time.Second, Full: true},
+		"say which":      {Kind: scan.Serial, Who: true},
 		"line's setting": {},
 	} {
 		if _, err := scan.NewPlan(o); err == nil || !strings.Contains(err.Error(), says) && says != "line's setting" {

@@ -106,7 +106,7 @@ func (s *scanner) search(ctx context.Context) error {
 			return err
 		}
 		for _, u := range st.Units {
-			if s.Plan.Kind == Serial && s.foundLike(u, st.Line) {
+			if s.Plan.Kind == Serial && s.foundLike(u, st.Line) || s.Plan.Once && s.foundClean(u) {
 				s.probes++
 				continue // It answers with one stop bit: asking with two finds the same unit again.
 			}
@@ -210,6 +210,11 @@ func (s *scanner) foundLike(unit int, line firmwareconfig.Line) bool {
 	return slices.ContainsFunc(s.found, func(f *sighting) bool { return f.address == unit && sameFrames(f.line, line) })
 }
 
+// foundClean reports whether an address answered at any setting.
+func (s *scanner) foundClean(unit int) bool {
+	return slices.ContainsFunc(s.found, func(f *sighting) bool { return f.address == unit && f.clean > 0 })
+}
+
 // again asks the addresses that were silent once more, at the settings where others answered: with another function,
 // for units that drop the first request after a pause, and with more patience, for slow ones.
 func (s *scanner) again(ctx context.Context) error {
@@ -224,7 +229,7 @@ func (s *scanner) again(ctx context.Context) error {
 		}
 		var missing []int
 		for _, u := range st.Units {
-			if !s.foundLike(u, st.Line) {
+			if !s.foundLike(u, st.Line) && !(s.Plan.Once && s.foundClean(u)) {
 				missing = append(missing, u)
 			}
 		}
@@ -234,6 +239,10 @@ func (s *scanner) again(ctx context.Context) error {
 		}
 	}
 	timeout := max(patientTimeout, s.Plan.Timeout)
+	// Of the limit, what asking who they are will take is kept; but a unit that is missed is worse than one that is not
+	// identified, so half of what is left at most.
+	kept := time.Duration(s.cleanUnits())*s.unitTakes() + time.Duration(s.doubtful())*doubtCost + lastRequest
+	kept = min(kept, (s.Plan.Limit-time.Since(s.began))/2)
 	for _, st := range stages {
 		if err := s.setLine(ctx, st.Line); err != nil {
 			return err
@@ -241,8 +250,7 @@ func (s *scanner) again(ctx context.Context) error {
 		for _, u := range st.Units {
 			wait := timeout
 			if s.Plan.Limit > 0 {
-				// What is left of the limit, less what asking who they are will take.
-				left := s.Plan.Limit - time.Since(s.began) - time.Duration(s.cleanUnits())*unitCost - time.Duration(s.doubtful())*doubtCost
+				left := s.Plan.Limit - time.Since(s.began) - kept
 				wait = min(wait, left/time.Duration(max(n, 1))-s.Plan.wire(st.Line))
 				if wait < leastTimeout {
 					return nil
@@ -258,11 +266,12 @@ func (s *scanner) again(ctx context.Context) error {
 	return nil
 }
 
-// unitCost is about what asking one unit who it is takes at 9600 baud, doubtCost what asking an address again takes
-// from which garbled bytes came.
+// unitCost is about what asking one ordinary unit who it is takes at 9600 baud, doubtCost what asking an address again
+// takes from which garbled bytes came; unitRequests is about how many requests one unit gets.
 const (
-	unitCost  = 1800 * time.Millisecond
-	doubtCost = 800 * time.Millisecond
+	unitCost     = time.Second
+	doubtCost    = 800 * time.Millisecond
+	unitRequests = 20
 )
 
 // doubtful counts the addresses that will be asked again because of garbled bytes.
