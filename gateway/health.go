@@ -27,6 +27,7 @@ type health struct {
 	trouble error          // why the stores are in memory, nil where they are on the disk
 	uplink  *uplink.Uplink // nil for a box that works alone
 	lines   []*drivers.Line
+	dialIns []namedRunner // where converters dial in
 	fanIn   *fanIn
 	audit   *audit.Record
 }
@@ -117,6 +118,12 @@ func (h *health) register(set *metrics.Set) {
 	gauge("linli_audit_failures_total", func() float64 { return float64(h.audit.Stats().Failures) })
 	gauge("linli_audit_dropped_total", func() float64 { return float64(h.audit.Stats().Dropped) })
 	gauge("linli_audit_waiting", func() float64 { return float64(h.audit.Stats().Waiting) })
+	for _, d := range h.dialIns {
+		if l := d.listener; l != nil {
+			gauge(fmt.Sprintf("linli_listener_strangers_total{address=%q}", l.Address()), func() float64 { return float64(l.Strangers()) })
+			gauge(fmt.Sprintf("linli_listener_refused_total{address=%q}", l.Address()), func() float64 { return float64(l.Refused()) })
+		}
+	}
 	for _, line := range h.lines {
 		b := line.Health()
 		gauge(fmt.Sprintf("linli_bus_up{bus=%q}", b.Bus), func() float64 { return oneIf(line.Health().Up) })

@@ -21,6 +21,8 @@ import (
 type namedRunner struct {
 	name string
 	run  func(ctx context.Context) error
+	// listener is set where it is one that converters dial in to.
+	listener *modbus.Listener
 }
 
 // newBuses builds the drivers of a site's buses, in their order, and the listeners where converters dial in: one for each
@@ -39,7 +41,7 @@ func newBuses(s *site.Site, clock *telemetry.Clock, log *zap.Logger, memory func
 			if l == nil {
 				l = modbus.NewListener(b.Listen, log.Named("modbus"))
 				listeners[b.Listen] = l
-				runners = append(runners, namedRunner{"converters at " + b.Listen, l.Run})
+				runners = append(runners, namedRunner{"converters at " + b.Listen, l.Run, l})
 			}
 			inbound = l.Route(b.Registration)
 		}

@@ -189,7 +189,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	settings := &drift{site: s, lines: lines, points: points, verify: firmwareconfig.Verify, log: log.Named("config")}
 
 	// 4b. People.
-	health := &health{inv: inv, clock: clock, table: table, book: book, journal: j, trouble: st.trouble, uplink: up, lines: lines, fanIn: in, audit: record}
+	health := &health{inv: inv, clock: clock, table: table, book: book, journal: j, trouble: st.trouble, uplink: up, lines: lines, dialIns: dialIns, fanIn: in, audit: record}
 	token, err := readToken(s.Console.TokenFile)
 	if err != nil {
 		return err

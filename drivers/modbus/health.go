@@ -17,6 +17,11 @@ func (b *Bus) Health() drivers.BusHealth {
 	defer b.mu.Unlock()
 	h := b.health
 	h.Units = append([]drivers.UnitHealth(nil), h.Units...)
+	if b.inbound != nil {
+		if err := b.inbound.Rivals(); err != nil {
+			h.LastError = err.Error()
+		}
+	}
 	return h
 }
 

@@ -25,6 +25,10 @@ const (
 	registrationMost = 512
 	relistenFirst    = time.Second
 	relistenMost     = 30 * time.Second
+	// rivalMost times within rivalWithin a connection that works is replaced by another one: then two converters use one
+	// registration.
+	rivalMost   = 3
+	rivalWithin = time.Minute
 )
 
 // Listener accepts converters that dial in (cellular modems behind an address of their own provider) and hands each to
@@ -34,7 +38,7 @@ const (
 // A registration may have line ends before and after it, and may be repeated as a sign of life later; the bus leaves it
 // out. The newest connection of a converter counts and the one before is closed: the converter has lost it, whatever
 // our side still believes. A connection that does not register within 10 s, or with something that nobody expects, is
-// closed and counted.
+// closed and counted. Two converters with one registration close each other's connections; Route.Rivals tells.
 //
 // Routes are added before Run; everything else may be called from any goroutine.
 type Listener struct {
@@ -74,6 +78,9 @@ func (l *Listener) Addr() net.Addr {
 	defer l.mu.Unlock()
 	return l.bound
 }
+
+// Address returns the address that the listener was made for.
+func (l *Listener) Address() string { return l.address }
 
 // Strangers returns how many connections were closed because they did not register as anybody we know.
 func (l *Listener) Strangers() uint64 { return l.strangers.Load() }
@@ -242,10 +249,7 @@ func (l *Listener) match(buf []byte) (r *Route, rest []byte, open bool) {
 // stranger counts a connection that nobody expects, and logs it unless it is the one that was logged last.
 func (l *Listener) stranger(from net.Addr, said []byte) {
 	l.strangers.Add(1)
-	host, _, err := net.SplitHostPort(from.String())
-	if err != nil {
-		host = from.String()
-	}
+	host := hostOf(from)
 	said = said[:min(len(said), 64)]
 	who := host + " " + string(said)
 	l.mu.Lock()
@@ -258,15 +262,27 @@ func (l *Listener) stranger(from net.Addr, said []byte) {
 	}
 }
 
+// hostOf returns the host of an address, or all of it where it has no port.
+func hostOf(a net.Addr) string {
+	host, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return host
+}
+
 // Route hands the converter's newest connection to a Bus (Config.Inbound).
 type Route struct {
 	reg     []byte
 	arrived chan struct{} // holds a value while next may be there
 	wake    chan struct{}
 
-	mu     sync.Mutex // guards what follows
-	next   net.Conn   // not taken by Accept yet
-	handed net.Conn   // taken by Accept last
+	mu     sync.Mutex           // guards what follows
+	next   net.Conn             // not taken by Accept yet
+	handed net.Conn             // taken by Accept last
+	from   [2]string            // the hosts of the last two connections
+	fights [rivalMost]time.Time // when a working connection was replaced last
+	fought int
 }
 
 // Wake returns a channel that holds a value after a converter has dialled in, until it is taken out. It is never closed.
@@ -284,6 +300,11 @@ func (r *Route) offer(c net.Conn) {
 	r.mu.Lock()
 	old, handed := r.next, r.handed
 	r.next, r.handed = c, nil
+	r.from = [2]string{r.from[1], hostOf(c.RemoteAddr())}
+	if i, ok := handed.(*inboundConn); ok && !i.closed.Load() {
+		r.fights[r.fought%rivalMost] = time.Now()
+		r.fought++
+	}
 	r.mu.Unlock()
 	for _, o := range []net.Conn{old, handed} {
 		if o != nil {
@@ -296,6 +317,27 @@ func (r *Route) offer(c net.Conn) {
 		default:
 		}
 	}
+}
+
+// Rivals returns an error that says that two converters use this registration, while they do: within a minute several
+// connections that worked were replaced. It may be called from any goroutine.
+func (r *Route) Rivals() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for _, t := range r.fights {
+		if now.Sub(t) > rivalWithin {
+			return nil
+		}
+	}
+	who := "two converters dial in to one port"
+	if len(r.reg) > 0 {
+		who = fmt.Sprintf("two converters register as %q", r.reg)
+	}
+	if r.from[0] != r.from[1] {
+		who += " (from " + r.from[0] + " and " + r.from[1] + ")"
+	}
+	return errors.New(who + ": each new connection ends the one before, which worked")
 }
 
 // abandon closes the connection that nobody took.
@@ -336,8 +378,15 @@ func (r *Route) Accept(ctx context.Context) (net.Conn, error) {
 // inboundConn is a registered connection. What came behind the registration is read first.
 type inboundConn struct {
 	net.Conn
-	reg  []byte
-	rest []byte
+	reg    []byte
+	rest   []byte
+	closed atomic.Bool
+}
+
+// Close closes the connection.
+func (c *inboundConn) Close() error {
+	c.closed.Store(true)
+	return c.Conn.Close()
 }
 
 func (c *inboundConn) Read(p []byte) (int, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -332,4 +333,38 @@ func FuzzRegistration(f *testing.F) {
 			t.Fatalf("%q stands before %q", before, reg)
 		}
 	})
+}
+
+// Two converters with one registration end each other's connections: the bus says so, for as long as they do. One that
+// dials in again after its connection was closed is no such case.
+func TestRivalConvertersAreNamed(t *testing.T) {
+	l, routes, address := listen(t, nil, []byte("YG-01"), []byte("YG-02"))
+	u := unitOf("a", 1, 0, u16("x", 0))
+	bus, err := modbus.New(modbus.Config{Name: "b", Transport: modbus.RTUOverTCP, Inbound: routes[0], Units: []firmwareconfig.Unit{u}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		dialIn(t, address, "YG-02")
+		_ = accept(t, routes[1]).Close() // as a bus does that heard nothing over it
+	}
+	dialIn(t, address, "YG-02")
+	waitFor(t, routes[1].Waiting)
+	if err := routes[1].Rivals(); err != nil {
+		t.Errorf("a converter that dials in again: %v", err)
+	}
+	for range 4 {
+		if e := bus.Health().LastError; e != "" {
+			t.Errorf("too soon: %q", e)
+		}
+		dialIn(t, address, "YG-01")
+		waitFor(t, routes[0].Waiting)
+		accept(t, routes[0])
+	}
+	if e := bus.Health().LastError; !strings.Contains(e, `two converters register as "YG-01"`) {
+		t.Errorf("the bus says %q", e)
+	}
+	if l.Address() != "127.0.0.1:0" {
+		t.Errorf("address %s", l.Address())
+	}
 }
