@@ -10,6 +10,7 @@ import (
 	"time"
 
 	firmwareconfig "linli/firmware-config"
+	"linli/internal/audit"
 	"linli/internal/site"
 )
 
@@ -172,7 +173,13 @@ func (a *applyRun) unit(ctx context.Context, conn busConn, u *configUnit) error 
 	a.results[u] = r
 	c := u.configurer(conn, a.plan.library.Profiles)
 	c.Wait, c.Save, c.Unverified = a.options.wait, a.options.save, a.options.unverified
-	c.Tell = func(s firmwareconfig.Step) { a.tell(r, s) }
+	c.Tell = func(s firmwareconfig.Step) {
+		if _, alone := conn.(*aloneConn); alone && s.Kind == firmwareconfig.StepWritten {
+			by, _ := whoAsks(a.options.by) // It is known since the units were reached.
+			recordAlone(a.out, a.plan.site, audit.Entry{What: "config", By: by, Device: s.Unit, Bus: u.bus.ID, Value: s.Setting.Param.Name + "=" + s.Setting.Want, Outcome: orderDone})
+		}
+		a.tell(r, s)
+	}
 	c.Approve = func(ctx context.Context, p *firmwareconfig.UnitPlan, moves []firmwareconfig.Setting) (bool, error) {
 		if a.options.yes {
 			return true, nil

@@ -20,6 +20,8 @@ const (
 	driftShare = 0.05
 	// driftRetry is when a unit that did not answer is asked again, where Site.Verify is longer.
 	driftRetry = time.Hour
+	// driftWhileSuspended is when a bus that was suspended is looked at again.
+	driftWhileSuspended = time.Minute
 	// driftLimit bounds the look at one unit.
 	driftLimit = 5 * time.Minute
 )
@@ -70,6 +72,10 @@ func (d *drift) run(ctx context.Context) error {
 		}
 		for i := range next {
 			if time.Since(began) < next[i] {
+				continue
+			}
+			if line := d.lines[d.site.Settings[i].Bus]; line != nil && line.Health().Suspended {
+				next[i] = time.Since(began) + driftWhileSuspended // Somebody works on it, perhaps at other settings.
 				continue
 			}
 			r := d.look(ctx, i, last)

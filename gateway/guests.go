@@ -35,6 +35,8 @@ type guests struct {
 	points *busPoints
 	clock  *telemetry.Clock
 	log    *zap.Logger
+
+	suspended suspensions
 }
 
 // bus returns the index of the bus named id.
@@ -54,7 +56,7 @@ func (g *guests) Buses() []console.BusDetail {
 		d := console.BusDetail{
 			ID: b.ID, Subject: g.deviceID(b.Health), Transport: b.Transport, Address: b.Address, Device: b.Device,
 			Baud: b.Line.Baud, Format: b.Line.Format,
-			Up: h.Up, Suspended: h.Suspended, Busy: h.Busy, Late: h.Late, Foreign: h.Foreign, Error: h.LastError, Units: []console.UnitDetail{},
+			Up: h.Up, Suspended: h.Suspended, SuspendedBy: g.suspended.by(i), Busy: h.Busy, Late: h.Late, Foreign: h.Foreign, Error: h.LastError, Units: []console.UnitDetail{},
 		}
 		if b.Listen != "" {
 			d.Address = b.Listen
@@ -117,6 +119,9 @@ func (g *guests) Ask(ctx context.Context, bus string, q console.Question) (conso
 		return console.Answer{}, fmt.Errorf("%w: unit 0 is every unit of the line at once", console.ErrBadRequest)
 	case g.orders.isStopping():
 		return console.Answer{}, console.ErrStopping
+	}
+	if err := g.suspended.allowed(i, q.Lease); err != nil {
+		return console.Answer{}, err
 	}
 	e := g.entry(i, "raw", q.By, q.Note)
 	if write {
@@ -240,9 +245,12 @@ func (g *guests) recordRaw(bus int, e audit.Entry, q *console.Question, reply dr
 }
 
 // Hear listens on a bus.
-func (g *guests) Hear(ctx context.Context, bus string, d time.Duration) ([]byte, error) {
+func (g *guests) Hear(ctx context.Context, bus string, d time.Duration, lease string) ([]byte, error) {
 	i, err := g.bus(bus)
 	if err != nil {
+		return nil, err
+	}
+	if err := g.suspended.allowed(i, lease); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, guestLimit)
@@ -255,52 +263,6 @@ func (g *guests) Hear(ctx context.Context, bus string, d time.Duration) ([]byte,
 		return nil, err
 	}
 	return heard, nil
-}
-
-// Suspend stops the polling of a bus for a while, or resumes it.
-func (g *guests) Suspend(ctx context.Context, bus string, s console.Suspension) error {
-	i, err := g.bus(bus)
-	if err != nil {
-		return err
-	}
-	if err := checkLine(g.site.Buses[i].Transport, s.Baud, s.Format); err != nil {
-		return said(console.ErrBadRequest, err)
-	}
-	if g.orders.isStopping() {
-		return console.ErrStopping
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), guestLimit)
-	defer cancel()
-	idle := s.For == 0 && !g.lines[i].Health().Suspended
-	began := g.clock.Mono()
-	err = g.lines[i].Suspend(ctx, s.For, s.Baud, s.Format)
-	e := g.entry(i, "suspend", s.By, s.Note)
-	e.Outcome, e.TookMS = orderDone, milliseconds(g.clock.Mono().Sub(began))
-	e.Value = s.For.String()
-	if s.Baud != 0 || s.Format != "" {
-		e.Value = fmt.Sprintf("%s at %d %s", s.For, s.Baud, s.Format)
-	}
-	if s.For == 0 {
-		e.What, e.Value = "resume", nil
-	}
-	if err != nil {
-		e.Outcome, e.Error = orderRefused, inOneLine(err)
-		if sentinel := notBegun(err, ctx.Err()); sentinel != nil {
-			err = said(sentinel, err)
-		}
-	}
-	switch {
-	case err != nil:
-		g.audit.Fold(e)
-		return err
-	case idle:
-		e.Outcome = orderUnchanged
-		g.audit.Fold(e)
-		return nil
-	}
-	g.audit.Add(e)
-	g.log.Info("bus "+e.What, zap.String("bus", bus), zap.Duration("for", s.For), zap.String("by", s.By))
-	return nil
 }
 
 // saidError is an error with the console's word for it, which has texts of its own: only the reason is told.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,13 +51,21 @@ type hostBus struct {
 	asked []string
 	takes time.Duration
 	err   error
+
+	mu        sync.Mutex
+	suspended bool
+	refuse    error // of Suspend
 }
 
 func (h *hostBus) Step(_ context.Context, now telemetry.Mono, dst []telemetry.Sample) ([]telemetry.Sample, telemetry.Mono) {
 	return dst, now.Add(time.Hour)
 }
-func (h *hostBus) Health() drivers.BusHealth { return drivers.BusHealth{Up: true} }
-func (h *hostBus) Close() error              { return nil }
+func (h *hostBus) Health() drivers.BusHealth {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return drivers.BusHealth{Up: true, Suspended: h.suspended}
+}
+func (h *hostBus) Close() error { return nil }
 func (h *hostBus) Ask(ctx context.Context, unit byte, pdu []byte, _ time.Duration) (drivers.Reply, error) {
 	h.asked = append(h.asked, fmt.Sprintf("%d %x", unit, pdu))
 	select {
@@ -66,8 +75,13 @@ func (h *hostBus) Ask(ctx context.Context, unit byte, pdu []byte, _ time.Duratio
 		return drivers.Reply{}, &drivers.OutcomeUnknownError{Err: ctx.Err()}
 	}
 }
-func (h *hostBus) Hear(context.Context, time.Duration) ([]byte, error)             { return nil, nil }
-func (h *hostBus) Suspend(context.Context, time.Duration, int, string) error       { return nil }
+func (h *hostBus) Hear(context.Context, time.Duration) ([]byte, error) { return nil, nil }
+func (h *hostBus) Suspend(_ context.Context, d time.Duration, _ int, _ string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.suspended = d > 0
+	return h.refuse
+}
 func (h *hostBus) Write(context.Context, telemetry.PointID, telemetry.Value) error { return nil }
 
 // newGuestRig returns the requests of tools to one bus, which runs until the test ends or stop is called.
@@ -150,7 +164,7 @@ func TestRequestsThatWaitAtStopAreToldSo(t *testing.T) {
 		if _, err := g.Ask(t.Context(), "rs485_1", console.Question{Unit: 1, PDU: []byte{3, 0, 0, 0, 1}}); !errors.Is(err, console.ErrStopping) {
 			t.Errorf("a question after on_stop: %v", err)
 		}
-		if err := g.Suspend(t.Context(), "rs485_1", console.Suspension{For: time.Second, By: "li"}); !errors.Is(err, console.ErrStopping) {
+		if _, err := g.Suspend(t.Context(), "rs485_1", console.Suspension{For: time.Second, By: "li"}); !errors.Is(err, console.ErrStopping) {
 			t.Errorf("a suspension after on_stop: %v", err)
 		}
 		stop()
@@ -183,6 +197,74 @@ func TestUnitZeroIsEverybody(t *testing.T) {
 		}
 		if len(bus.asked) != 2 {
 			t.Errorf("on the line: %v", bus.asked)
+		}
+	})
+}
+
+func TestASuspensionHasAnOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, bus, r, stop := newGuestRig(t)
+		defer stop()
+		suspend := func(d time.Duration, by, lease string, force bool) (string, error) {
+			l, err := g.Suspend(t.Context(), "rs485_1", console.Suspension{For: d, By: by, Lease: lease, Force: force})
+			return l.ID, err
+		}
+		read := func(lease string) error {
+			_, err := g.Ask(t.Context(), "rs485_1", console.Question{Unit: 1, PDU: []byte{3, 0, 0, 0, 1}, Lease: lease})
+			_, herr := g.Hear(t.Context(), "rs485_1", time.Millisecond, lease)
+			if (err == nil) != (herr == nil) {
+				t.Errorf("asking: %v, hearing: %v", err, herr)
+			}
+			return err
+		}
+		denied := func(what string, err error) {
+			t.Helper()
+			if !errors.Is(err, console.ErrSuspendedBy) || !strings.Contains(err.Error(), "wang until 2000-01-01T00:0") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		lease, err := suspend(20*time.Second, "wang", "", false)
+		if err != nil || len(lease) < 16 {
+			t.Fatalf("the first: %q, %v", lease, err)
+		}
+		_, err = suspend(time.Minute, "li", "", false)
+		denied("another's suspension", err)
+		_, err = suspend(0, "li", "guess", false)
+		denied("another's resumption", err)
+		denied("another's question", read(""))
+		if err := read(lease); err != nil {
+			t.Errorf("the owner's question: %v", err)
+		}
+		for range 4 { // renewed
+			time.Sleep(5 * time.Second)
+			if again, err := suspend(20*time.Second, "wang", lease, false); err != nil || again != lease {
+				t.Errorf("renewed: %q, %v", again, err)
+			}
+		}
+		time.Sleep(19 * time.Second)
+		denied("19 s after the last renewal", read(""))
+		time.Sleep(time.Second)
+		if err := read(""); err != nil {
+			t.Errorf("after the lease: %v", err)
+		}
+
+		if _, err := suspend(time.Minute, "wang", "", false); err != nil {
+			t.Fatal(err)
+		}
+		if g.Buses()[0].SuspendedBy != "wang" {
+			t.Errorf("buses: %+v", g.Buses())
+		}
+		if _, err := suspend(0, "li", "", true); err != nil || read("") != nil {
+			t.Errorf("ended by force: %v", err)
+		}
+
+		// A bus that refuses to be suspended belongs to nobody.
+		bus.refuse = errors.New("no")
+		if _, err := suspend(time.Minute, "wang", "", false); err == nil || read("") != nil {
+			t.Errorf("a suspension that failed: %v", err)
+		}
+		if got := raws(t, r.record); strings.Count(got, "suspend") > 5 {
+			t.Errorf("renewals fill the record: %s", got)
 		}
 	})
 }

@@ -435,6 +435,14 @@ func recordAlone(stderr io.Writer, s *site.Site, e audit.Entry) {
 	}
 }
 
+// siteOf returns the site of a file for recordAlone, nil where there is none to be read.
+func siteOf(file string) *site.Site {
+	if p, err := loadPlan(file); file != "" && err == nil {
+		return p.site
+	}
+	return nil
+}
+
 // inOneLine writes an error for people and records: what was joined stands in one line, and nothing in it twice.
 func inOneLine(err error) string {
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"linli/drivers/gpio"
 	"linli/drivers/modbus"
 	firmwareconfig "linli/firmware-config"
+	"linli/internal/audit"
 	"linli/internal/site"
 	"linli/internal/telemetry"
 )
@@ -34,6 +36,18 @@ type safeResult struct {
 	State  string `json:"state"`  // off, on; hold: left alone
 	Set    bool   `json:"set"`
 	Error  string `json:"error,omitempty"`
+}
+
+// entry is what the gateway's record says of it.
+func (r safeResult) entry() audit.Entry {
+	by, _ := whoAsks("")
+	point, _, _ := strings.Cut(r.Output, " ")
+	e := audit.Entry{What: "write", By: by, Note: "outputs safe", Value: r.State, Outcome: orderDone, Error: r.Error}
+	e.Device, e.Point, _ = strings.Cut(point, ".")
+	if !r.Set {
+		e.Outcome = orderUnknown // Some of what was not set for sure may have been sent.
+	}
+	return e
 }
 
 // makeSafe sets the outputs of s to their on_stop states, all buses side by side, and tells of each as it is done.
@@ -70,6 +84,11 @@ func makeSafe(ctx context.Context, stdout, stderr io.Writer, s *site.Site, asJSO
 	}
 	group.Wait()
 	stop()
+	for _, r := range results {
+		if r.Set || r.Error != "" {
+			recordAlone(stderr, s, r.entry())
+		}
+	}
 	if asJSON {
 		if err := printJSON(stdout, struct {
 			Good    bool         `json:"good"`

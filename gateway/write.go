@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	byteorder "encoding/binary"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +21,7 @@ import (
 
 	"linli/drivers"
 	firmwareconfig "linli/firmware-config"
+	"linli/internal/audit"
 	"linli/internal/telemetry"
 )
 
@@ -139,7 +142,10 @@ func writePoint(ctx context.Context, r *rawTarget, o writeOptions, args []string
 		}
 		return result.print(out, ref.name, r.asJSON)
 	}
-	return writeAlone(ctx, ref, v).print(out, ref.name, r.asJSON)
+	result := writeAlone(ctx, ref, v)
+	device, point, _ := strings.Cut(ref.name, ".")
+	recordAlone(os.Stderr, p.site, audit.Entry{What: "write", By: by, Note: o.note, Device: device, Point: point, Value: valueForJSON(ref.def, v), Outcome: result.Outcome, Error: result.Error})
+	return result.print(out, ref.name, r.asJSON)
 }
 
 // order sets an output through the gateway's one path of writes.
@@ -303,7 +309,18 @@ func writeRaw(ctx context.Context, r *rawTarget, o writeOptions, args []string, 
 	if err != nil {
 		return err
 	}
+	if _, alone := conn.(*aloneConn); alone {
+		recordAlone(errs, siteOf(r.file), audit.Entry{What: "raw", By: r.by, Note: o.note, Bus: r.where(), Unit: &r.unit, PDU: fmt.Sprintf("%x", pdu), Outcome: result.Outcome, Error: result.Error})
+	}
 	return result.print(out, what, r.asJSON)
+}
+
+// where names the line for the record.
+func (r *rawTarget) where() string {
+	if r.endpoint != nil {
+		return cmp.Or(r.endpoint.Device, r.endpoint.Address)
+	}
+	return r.bus
 }
 
 // sendWords writes and reads back.

@@ -36,8 +36,10 @@ type Control interface {
 	Buses() []BusDetail
 	// Ask sends one request to a unit. An Answer without PDU says why there is none; that is no error.
 	Ask(ctx context.Context, bus string, q Question) (Answer, error)
-	Hear(ctx context.Context, bus string, d time.Duration) ([]byte, error)
-	Suspend(ctx context.Context, bus string, s Suspension) error
+	// Hear listens. Like Ask it wants the lease of a bus that is suspended.
+	Hear(ctx context.Context, bus string, d time.Duration, lease string) ([]byte, error)
+	// Suspend suspends, renews or resumes; the Lease is that of a suspension.
+	Suspend(ctx context.Context, bus string, s Suspension) (Lease, error)
 	// Write sets an output.
 	Write(ctx context.Context, o Order) OrderResult
 	// Audit returns the newest n entries of the record of what was changed, newest first, as JSON objects. Beside an
@@ -58,6 +60,7 @@ var (
 	ErrTooSoon     = errors.New("too many writes of this point")
 	ErrStopping    = errors.New("the gateway is stopping")
 	ErrSuspended   = errors.New("the bus is suspended")
+	ErrSuspendedBy = errors.New("the bus is suspended for")
 	ErrNoAnswer    = errors.New("outcome unknown")
 	ErrNotTaken    = errors.New("not taken over")
 	ErrReserved    = errors.New("this name is the gateway's own")
@@ -65,20 +68,22 @@ var (
 
 // BusDetail is everything that is known of a bus. Counters count since the start of the gateway.
 type BusDetail struct {
-	ID        string       `json:"id"`
-	Subject   string       `json:"subject,omitempty"` // the device that the bus is, of class field_bus: what its alerts are about
-	Transport string       `json:"transport"`         // modbus_tcp, modbus_rtu, modbus_rtu_over_tcp or gpio
-	Address   string       `json:"address,omitempty"` // host:port that is dialled, or listened at
-	Device    string       `json:"device,omitempty"`  // of the serial line, or the GPIO chip
-	Baud      int          `json:"baud,omitempty"`    // as configured
-	Format    string       `json:"format,omitempty"`
-	Up        bool         `json:"up"`
-	Suspended bool         `json:"suspended"`
-	Busy      float64      `json:"busy"` // share of the last minute, 0 to 1
-	Late      uint64       `json:"late"`
-	Foreign   uint64       `json:"foreign"`
-	Error     string       `json:"error,omitempty"`
-	Units     []UnitDetail `json:"units"`
+	ID        string `json:"id"`
+	Subject   string `json:"subject,omitempty"` // the device that the bus is, of class field_bus: what its alerts are about
+	Transport string `json:"transport"`         // modbus_tcp, modbus_rtu, modbus_rtu_over_tcp or gpio
+	Address   string `json:"address,omitempty"` // host:port that is dialled, or listened at
+	Device    string `json:"device,omitempty"`  // of the serial line, or the GPIO chip
+	Baud      int    `json:"baud,omitempty"`    // as configured
+	Format    string `json:"format,omitempty"`
+	Up        bool   `json:"up"`
+	Suspended bool   `json:"suspended"`
+	// SuspendedBy is who has the lease.
+	SuspendedBy string       `json:"suspended_by,omitempty"`
+	Busy        float64      `json:"busy"` // share of the last minute, 0 to 1
+	Late        uint64       `json:"late"`
+	Foreign     uint64       `json:"foreign"`
+	Error       string       `json:"error,omitempty"`
+	Units       []UnitDetail `json:"units"`
 }
 
 // UnitDetail is everything that is known of a unit.
@@ -110,6 +115,7 @@ type Question struct {
 	By      string
 	Note    string
 	Write   bool // declares that the request may change the unit
+	Lease   string
 }
 
 // Answer is what came back to a Question.
@@ -127,6 +133,14 @@ type Suspension struct {
 	Format string
 	By     string
 	Note   string
+	Lease  string // of the suspension that is renewed or ended; "" for none
+	Force  bool   // with For 0: end anybody's
+}
+
+// Lease is whose a suspension is. Who has the ID renews and ends it, and asks meanwhile.
+type Lease struct {
+	ID    string    `json:"lease"`
+	Until time.Time `json:"until"`
 }
 
 // Order asks for an output to be set.
@@ -184,6 +198,7 @@ type askJSON struct {
 	By        string  `json:"by"`
 	Note      string  `json:"note"`
 	Write     bool    `json:"write"`
+	Lease     string  `json:"lease"`
 }
 
 type answerJSON struct {
@@ -214,7 +229,7 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a, err := s.src.Control.Ask(r.Context(), r.PathValue("bus"), Question{Unit: byte(in.Unit), PDU: pdu,
-		Timeout: time.Duration(in.TimeoutMS) * time.Millisecond, Share: in.Share, By: in.By, Note: in.Note, Write: in.Write})
+		Timeout: time.Duration(in.TimeoutMS) * time.Millisecond, Share: in.Share, By: in.By, Note: in.Note, Write: in.Write, Lease: in.Lease})
 	if err != nil {
 		s.controlFailed(w, r, err)
 		return
@@ -225,7 +240,8 @@ func (s *Server) ask(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) hear(w http.ResponseWriter, r *http.Request) {
 	var in struct {
-		MS int64 `json:"ms"`
+		MS    int64  `json:"ms"`
+		Lease string `json:"lease"`
 	}
 	if !readJSON(w, r, &in) {
 		return
@@ -234,7 +250,7 @@ func (s *Server) hear(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, http.StatusBadRequest, errBadRequest, fmt.Sprintf("ms: 1 to %d", maxHear.Milliseconds()))
 		return
 	}
-	heard, err := s.src.Control.Hear(r.Context(), r.PathValue("bus"), time.Duration(in.MS)*time.Millisecond)
+	heard, err := s.src.Control.Hear(r.Context(), r.PathValue("bus"), time.Duration(in.MS)*time.Millisecond, in.Lease)
 	if err != nil {
 		s.controlFailed(w, r, err)
 		return
@@ -251,6 +267,8 @@ func (s *Server) suspend(w http.ResponseWriter, r *http.Request) {
 		Format string `json:"format"`
 		By     string `json:"by"`
 		Note   string `json:"note"`
+		Lease  string `json:"lease"`
+		Force  bool   `json:"force"`
 	}
 	if !readJSON(w, r, &in) || !cleanAuthor(w, &in.By, &in.Note) {
 		return
@@ -263,10 +281,14 @@ func (s *Server) suspend(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, http.StatusBadRequest, errBadRequest, fmt.Sprintf("for_s: 0 (resume) to %.0f", maxSuspend.Seconds()))
 		return
 	}
-	err := s.src.Control.Suspend(r.Context(), r.PathValue("bus"), Suspension{For: time.Duration(in.ForS) * time.Second,
-		Baud: in.Baud, Format: in.Format, By: in.By, Note: in.Note})
+	lease, err := s.src.Control.Suspend(r.Context(), r.PathValue("bus"), Suspension{For: time.Duration(in.ForS) * time.Second,
+		Baud: in.Baud, Format: in.Format, By: in.By, Note: in.Note, Lease: in.Lease, Force: in.Force})
 	if err != nil {
 		s.controlFailed(w, r, err)
+		return
+	}
+	if in.ForS > 0 {
+		s.writeJSON(w, r, http.StatusOK, lease)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -451,6 +473,7 @@ func controlCode(err error) (int, apiError) {
 		{ErrValue, http.StatusBadRequest, errBadValue},
 		{ErrTooSoon, http.StatusTooManyRequests, errTooSoon},
 		{ErrSuspended, http.StatusConflict, errSuspended},
+		{ErrSuspendedBy, http.StatusConflict, errSuspendedBy},
 		{ErrNoAnswer, http.StatusBadGateway, errOutcomeUnknown},
 		{ErrNotTaken, http.StatusBadGateway, errNotTaken},
 		{ErrReserved, http.StatusBadRequest, errReserved},

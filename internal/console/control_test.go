@@ -35,18 +35,22 @@ func (c *control) Buses() []console.BusDetail {
 }
 
 func (c *control) Ask(_ context.Context, bus string, q console.Question) (console.Answer, error) {
-	c.note("ask %s %d %x %s %g %q %t", bus, q.Unit, q.PDU, q.Timeout, q.Share, q.By, q.Write)
+	c.note("ask %s %d %x %s %g %q %t", bus, q.Unit, q.PDU, q.Timeout, q.Share, q.By+q.Lease, q.Write)
 	return c.answer, c.err
 }
 
-func (c *control) Hear(_ context.Context, bus string, d time.Duration) ([]byte, error) {
-	c.note("hear %s %s", bus, d)
+func (c *control) Hear(_ context.Context, bus string, d time.Duration, lease string) ([]byte, error) {
+	c.note("hear %s %s%s", bus, d, lease)
 	return []byte{1, 2}, c.err
 }
 
-func (c *control) Suspend(_ context.Context, bus string, s console.Suspension) error {
-	c.note("suspend %s %s %d %s %s", bus, s.For, s.Baud, s.Format, s.By)
-	return c.err
+func (c *control) Suspend(_ context.Context, bus string, s console.Suspension) (console.Lease, error) {
+	force := ""
+	if s.Force {
+		force = " by force"
+	}
+	c.note("suspend %s %s %d %s %s%s%s", bus, s.For, s.Baud, s.Format, s.By, s.Lease, force)
+	return console.Lease{ID: "a1", Until: time.Unix(1790000000, 0).UTC()}, c.err
 }
 
 func (c *control) Write(_ context.Context, o console.Order) console.OrderResult {
@@ -111,7 +115,13 @@ func TestRequestsAboutBuses(t *testing.T) {
 		{"hear", hear, `{"ms":2000}`, 200, "hear b1 2s"},
 		{"hear nothing", hear, `{"ms":0}`, 400, ""},
 		{"hear for ever", hear, `{"ms":10001}`, 400, ""},
-		{"suspend", suspend, `{"for_s":60,"baud":4800,"format":"8E1","by":"li"}`, 204, "suspend b1 1m0s 4800 8E1 li"},
+		{"suspend", suspend, `{"for_s":60,"baud":4800,"format":"8E1","by":"li"}`, 200, "suspend b1 1m0s 4800 8E1 li"},
+		{"renew", suspend, `{"for_s":60,"by":"li","lease":"#a1"}`, 200, "suspend b1 1m0s 0  li#a1"},
+		{"resume by force", suspend, `{"for_s":0,"by":"li","force":true}`, 204, "suspend b1 0s 0  li by force"},
+		{"ask with a lease", ask, `{"unit":3,"pdu":"0400010002","by":"li","lease":"#a1"}`, 200, `ask b1 3 0400010002 0s 0 "li#a1" false`},
+		{"hear with a lease", hear, `{"ms":2000,"lease":"#a1"}`, 200, "hear b1 2s#a1"},
+		{"in the gateway's name", suspend, `{"for_s":60,"by":"GateWay"}`, 400, ""},
+		{"asked in the gateway's name", ask, `{"unit":3,"pdu":"0400010002","by":"gateway"}`, 400, ""},
 		{"resume", suspend, `{"for_s":0,"by":"li"}`, 204, "suspend b1 0s 0  li"},
 		{"suspended by nobody", suspend, `{"for_s":60}`, 400, ""},
 		{"suspend for ever", suspend, `{"for_s":601,"by":"li"}`, 400, ""},
@@ -139,6 +149,9 @@ func TestAnswersAboutBuses(t *testing.T) {
 	if got := strings.TrimSpace(w.Body.String()); w.Code != 200 || got != `{"heard":"09","took_ms":300,"error":"no answer"}` {
 		t.Errorf("no answer: %d %s", w.Code, got)
 	}
+	if got := strings.TrimSpace(do(c, "POST", "/api/v1/buses/b1/suspend", `{"for_s":60,"by":"li"}`).Body.String()); got != `{"lease":"a1","until":"2026-09-21T14:13:20Z"}` {
+		t.Errorf("a lease: %s", got)
+	}
 	if got := strings.TrimSpace(do(c, "POST", "/api/v1/buses/b1/hear", `{"ms":5}`).Body.String()); got != `{"heard":"0102"}` {
 		t.Errorf("heard: %s", got)
 	}
@@ -153,7 +166,7 @@ func TestAnswersAboutBuses(t *testing.T) {
 	}{
 		{console.ErrNoBus, 404, "bus_not_found"}, {console.ErrNotHost, 409, "bus_cannot_be_asked"}, {console.ErrBusBusy, 503, "bus_busy"},
 		{console.ErrStopping, 503, "stopping"}, {console.ErrFunction, 403, "function_not_allowed"}, {console.ErrUndeclared, 403, "write_not_declared"},
-		{console.ErrBadRequest, 400, "bad_request"}, {console.ErrSuspended, 409, "bus_suspended"}, {errors.New("the port is gone"), 502, "not_done"},
+		{console.ErrBadRequest, 400, "bad_request"}, {console.ErrSuspendedBy, 409, "suspended_by"}, {console.ErrSuspended, 409, "bus_suspended"}, {errors.New("the port is gone"), 502, "not_done"},
 	} {
 		ctl.err = fmt.Errorf("%w: because", x.err)
 		for _, path := range []string{"ask", "hear", "suspend"} {

@@ -43,6 +43,7 @@ const (
 	errBadValue       apiError = "bad_value"
 	errTooSoon        apiError = "too_soon"
 	errSuspended      apiError = "bus_suspended"
+	errSuspendedBy    apiError = "suspended_by"
 	errOutcomeUnknown apiError = "outcome_unknown"
 	errNotTaken       apiError = "not_taken"
 	errNotDone        apiError = "not_done"
@@ -110,6 +111,8 @@ func (e apiError) message() telemetry.Text {
 		return telemetry.Text{Zh: "操作太频繁，请稍后再试。", En: "Too many changes in a short time; please wait a moment."}
 	case errSuspended:
 		return telemetry.Text{Zh: "总线正在调试，暂停使用，没有执行。", En: "The bus is suspended for commissioning; nothing was done."}
+	case errSuspendedBy:
+		return telemetry.Text{Zh: "有人正在调试这条总线，请等他用完，或用 linli resume 结束。", En: "Somebody else works on this bus; wait until they are done, or end it with linli resume."}
 	case errOutcomeUnknown:
 		return telemetry.Text{Zh: "命令已发出，但不知道是否生效，请到现场核实。", En: "The command went out, but whether it took effect is not known; please check on site."}
 	case errNotTaken:
