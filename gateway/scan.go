@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"linli/drivers"
 	"linli/drivers/modbus/scan"
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/site"
@@ -24,6 +25,7 @@ type scanOptions struct {
 	file, bus, dir, by      string
 	full, universal         bool
 	units, bauds, formats   string
+	who                     string
 	suspend, timeout        time.Duration
 	share                   float64
 	asJSON, asYAML, verbose bool
@@ -37,7 +39,8 @@ func scanCommand() *cobra.Command {
 		Long: `Find out what is on a Modbus line: which units answer, at which settings, and who they are; and what is wrong:
 two units at one address, units at another setting, units that send text by themselves, another master.
 
-  linli scan /dev/ttyUSB0                 the common settings, units 1 to 32, within a minute
+  linli scan /dev/ttyUSB0                 the common settings, units 1 to 32, within a minute; it says whom it could not ask who they are
+  linli scan /dev/ttyUSB0 --who 17-32     who these are, however long it takes
   linli scan /dev/ttyUSB0 --full          every address at every usual setting; says first how long that takes
   linli scan -c site.yaml --bus rs485_1   through the running gateway, at the bus's own setting, using a fifth of its
                                           time; --suspend 60s stops its polling meanwhile and tries other settings
@@ -45,6 +48,9 @@ two units at one address, units at another setting, units that send text by them
 It only reads. Exit code 0: units were found and nothing is wrong; 1: nothing was found, something is wrong, or the
 scan was interrupted.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.check(cmd.Flags().Changed); err != nil {
+				return &usageError{err}
+			}
 			return runScan(cmd.Context(), o, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -53,6 +59,7 @@ scan was interrupted.`,
 	f.StringVar(&o.bus, "bus", "", "id of the bus in the site file")
 	f.BoolVar(&o.full, "full", false, "every address (1-247) at every usual baud rate and format")
 	f.StringVar(&o.units, "units", "", "addresses, as 1-10,40 (default 1-32)")
+	f.StringVar(&o.who, "who", "", "ask only these addresses who they are, as 17-32, without a limit of time")
 	f.StringVar(&o.bauds, "baud", "", "baud rates, as 9600,4800")
 	f.StringVar(&o.formats, "format", "", "formats, as 8N1,8E1")
 	f.DurationVar(&o.timeout, "timeout", 0, "longest wait for an answer to begin (default: by the plan)")
@@ -65,6 +72,23 @@ scan was interrupted.`,
 	f.BoolVar(&o.asYAML, "yaml", false, "print what to put into the site file")
 	f.BoolVar(&o.verbose, "progress", false, "tell progress also where standard error is no terminal")
 	return cmd
+}
+
+// check refuses what makes no sense where it was said; changed reports whether a flag was.
+func (o *scanOptions) check(changed func(flag string) bool) error {
+	switch {
+	case changed("suspend") && o.suspend <= 0:
+		return fmt.Errorf("--suspend %s: say for how long the gateway may be kept from polling, as 60s", o.suspend)
+	case o.suspend > drivers.MaxSuspend:
+		return fmt.Errorf("--suspend %s: %s at most", o.suspend, drivers.MaxSuspend)
+	case changed("timeout") && o.timeout <= 0:
+		return fmt.Errorf("--timeout %s: say how long an answer may take to begin, as 150ms", o.timeout)
+	case changed("share") && !(o.share > 0 && o.share <= 1):
+		return fmt.Errorf("--share %g: it is the part of the line's time that the scan may take, above 0 and at most 1", o.share)
+	case o.who != "" && (o.units != "" || o.full):
+		return errors.New("--who names the addresses itself: leave out --units and --full")
+	}
+	return nil
 }
 
 // scanTarget is what is to be scanned.
@@ -108,6 +132,17 @@ func runScan(ctx context.Context, o scanOptions, args []string, stdout, stderr i
 		Conn: t.conn, Plan: plan, Profiles: profiles, Known: t.known,
 		Lost:     func(err error) bool { var l *lostError; return errors.As(err, &l) },
 		Progress: show.scan,
+		Searched: func(units int, takes, left time.Duration) {
+			show.done()
+			text := fmt.Sprintf("%s. Asking who it is takes about %s", verbed(units, "unit", "answers", "answer"), seconds(takes))
+			if units > 1 {
+				text = fmt.Sprintf("%s. Asking who they are takes about %s", verbed(units, "unit", "answers", "answer"), seconds(takes))
+			}
+			if left > 0 && takes > left {
+				text += fmt.Sprintf("; there are %s left: who is not asked is named", seconds(left))
+			}
+			fmt.Fprintln(head, text+".")
+		},
 	})
 	show.done()
 	switch {
@@ -233,6 +268,12 @@ func (o *scanOptions) plan(t *scanTarget) (scan.Options, error) {
 	var err error
 	if out.Units, err = parseNumbers(o.units); err != nil {
 		return out, fmt.Errorf("--units: %w", err)
+	}
+	if o.who != "" {
+		out.Who = true
+		if out.Units, err = parseNumbers(o.who); err != nil {
+			return out, fmt.Errorf("--who: %w", err)
+		}
 	}
 	if out.Bauds, err = parseNumbers(o.bauds); err != nil {
 		return out, fmt.Errorf("--baud: %w", err)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -30,6 +31,10 @@ func printScan(out io.Writer, r *scan.Report) {
 		}
 		_ = w.Flush()
 		fmt.Fprintf(out, "%s found in %s.\n", count(len(r.Units), "address"), seconds(r.Took))
+	}
+	if len(r.NotAsked) > 0 {
+		list := strings.ReplaceAll(scan.Ranges(r.NotAsked), " ", "")
+		fmt.Fprintf(out, "The time was up before all could be asked who they are. To go on with those: the same with --who %s (or --full for everything).\n", list)
 	}
 	if len(r.Faults) > 0 {
 		fmt.Fprintf(out, "\n%s:\n", count(len(r.Faults), "problem"))
@@ -141,8 +146,9 @@ func printScanJSON(out io.Writer, t *scanTarget, r *scan.Report) error {
 		TookMS   int64     `json:"took_ms"`
 		Settings []setting `json:"settings"`
 		Units    []unit    `json:"units"`
+		NotAsked []int     `json:"not_identified,omitempty"` // the time was up
 		Faults   []fault   `json:"faults"`
-	}{t.bus.ID, r.Complete, t.running, r.Took.Milliseconds(), []setting{}, []unit{}, []fault{}}
+	}{t.bus.ID, r.Complete, t.running, r.Took.Milliseconds(), []setting{}, []unit{}, r.NotAsked, []fault{}}
 	for _, l := range r.Asked {
 		if l.Baud != 0 {
 			result.Settings = append(result.Settings, setting{l.Baud, l.Format})
@@ -174,6 +180,9 @@ func printScanYAML(out io.Writer, t *scanTarget, r *scan.Report) {
 	fmt.Fprintln(out, "# Found by linli scan. Put this into the site file, name the devices, and run linli check -c FILE.")
 	for _, f := range r.Faults {
 		fmt.Fprintf(out, "# PROBLEM: %s (%s). %s.\n", oneLine(f.Text), f.Sure, oneLine(sentence(f.Do)))
+	}
+	if len(r.NotAsked) > 0 {
+		fmt.Fprintf(out, "# Not asked who they are, because the time was up: %s. Go on with --who.\n", scan.Ranges(r.NotAsked))
 	}
 	fmt.Fprintln(out, "buses:")
 	fmt.Fprintf(out, "  - id: %s\n", t.bus.ID)
@@ -208,8 +217,19 @@ func printScanYAML(out io.Writer, t *scanTarget, r *scan.Report) {
 			remark = "two units at this address"
 		case u.Line != line && u.Line.Baud != 0:
 			remark = "answers at " + scan.Setting(u.Line) + ": set it to " + scan.Setting(line) + " first"
+		case slices.Contains(r.NotAsked, u.Address) && len(u.Candidates) == 0:
+			remark = "not asked who it is"
 		case len(u.Candidates) == 0:
 			remark = "unknown model: write a profile for it"
+		}
+		if len(u.Candidates) > 1 && u.Sure == scan.Possible && !u.Conflict {
+			// None is better than the others: people choose.
+			fmt.Fprintf(out, "      # Unit %d is one of these %d; its label says which.%s\n", u.Address, len(u.Candidates), capital(remark))
+			for i := range u.Candidates {
+				c := &u.Candidates[i]
+				fmt.Fprintf(out, "      # - {id: %s, address: %d, profile: %s}  # %s\n", id, u.Address, c.Profile, oneLine(c.Model+": "+c.Why))
+			}
+			continue
 		}
 		if len(u.Candidates) > 0 && !u.Conflict {
 			c := &u.Candidates[0]
@@ -244,6 +264,22 @@ func printScanYAML(out io.Writer, t *scanTarget, r *scan.Report) {
 			fmt.Fprintf(out, "#   - {id: DEVICE, class: CLASS, zone: ZONE, points: {POINT: %s.CHANNEL}}\n", id)
 		}
 	}
+}
+
+// capital makes a remark a sentence that follows another; "" stays so.
+func capital(remark string) string {
+	if remark == "" {
+		return ""
+	}
+	return " It " + oneLine(remark) + "."
+}
+
+// verbed is a number of things with what they do: 1 unit answers, 2 units answer.
+func verbed(n int, thing, does, do string) string {
+	if n == 1 {
+		return "1 " + thing + " " + does
+	}
+	return count(n, thing) + " " + do
 }
 
 // usable reports whether a unit may stand in the site file as it was found: one model fits better than all others, at

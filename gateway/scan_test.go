@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"linli/drivers/modbus/scan"
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/simulate"
 )
@@ -182,6 +183,52 @@ func TestScanThroughTheGateway(t *testing.T) {
 	}
 }
 
+// TestASuspensionThatIsTooShort: it is refused before anything is suspended.
+func TestASuspensionThatIsTooShort(t *testing.T) {
+	g := newFakeGateway(t, "test.gw1")
+	file := reachSite(t, "/dev/ttyNowhere", g.Listener.Addr().String())
+	if code, _, stderr := linli(t, "scan", "-c", file, "--suspend", "10s"); code != exitUsage || !strings.Contains(stderr, "10s is too short: asking 32 addresses at 8 settings takes up to 27 s") {
+		t.Errorf("exit code %d, %s", code, stderr)
+	}
+	if got := g.asked(); len(got) > 0 {
+		t.Errorf("the gateway was asked %q", got)
+	}
+}
+
+// TestWhatFitsSeveralIsLeftToPeople: where no profile fits better than the others, the site file gets none of them, and
+// all are offered.
+func TestWhatFitsSeveralIsLeftToPeople(t *testing.T) {
+	several := []scan.Candidate{
+		{Profile: "eastron_sdm630", Model: "Eastron SDM630", Sure: scan.Possible, Why: "its registers are there"},
+		{Profile: "eastron_sdm120", Model: "Eastron SDM120", Sure: scan.Possible, Why: "its registers are there"},
+	}
+	n81 := firmwareconfig.Line{Baud: 9600, Format: "8N1"}
+	r := &scan.Report{NotAsked: []int{9}, Units: []scan.Unit{
+		{Address: 7, Line: n81, Sure: scan.Possible, Candidates: several}, {Address: 9, Line: n81, Sure: scan.Unknown},
+	}}
+	var b strings.Builder
+	printScanYAML(&b, &scanTarget{kind: scan.Serial, library: &firmwareconfig.Library{}}, r)
+	for _, want := range []string{
+		"# - {id: unit_7, address: 7, profile: eastron_sdm630}  # Eastron SDM630: its registers are there\n",
+		"# - {id: unit_7, address: 7, profile: eastron_sdm120}  # Eastron SDM120: its registers are there\n",
+		"# Unit 7 is one of these 2; its label says which.\n", "time was up: 9. Go on with --who", "# not asked who it is\n",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the fragment lacks %q:\n%s", want, b.String())
+		}
+	}
+	for line := range strings.Lines(b.String()) {
+		if strings.Contains(line, "profile:") && !strings.HasPrefix(strings.TrimSpace(line), "#") {
+			t.Errorf("a unit that is not sure: %s", line)
+		}
+	}
+	b.Reset()
+	printScan(&b, &scan.Report{NotAsked: []int{3, 4, 5, 9}, Units: r.Units})
+	if !strings.Contains(b.String(), "--who 3-5,9 ") {
+		t.Errorf("the table does not say how to go on:\n%s", b.String())
+	}
+}
+
 func TestScanUsage(t *testing.T) {
 	for name, c := range map[string]struct {
 		args []string
@@ -199,6 +246,14 @@ func TestScanUsage(t *testing.T) {
 		"file not there": {[]string{"scan", "-c", "/no/such/site.yaml"}, exitNo, "/no/such/site.yaml"},
 		"both":           {[]string{"scan", "-c", "x", "/dev/x"}, exitUsage, "either a site file"},
 		"numbers":        {[]string{"scan", "tcp://127.0.0.1:1", "--units", "x"}, exitNo, ""},
+		"no suspension":  {[]string{"scan", "-c", "x", "--suspend", "0s"}, exitUsage, "--suspend 0s"},
+		"suspended ever": {[]string{"scan", "-c", "x", "--suspend", "11m"}, exitUsage, "10m0s at most"},
+		"back in time":   {[]string{"scan", "/dev/x", "--timeout", "-5s"}, exitUsage, "--timeout -5s"},
+		"twice the time": {[]string{"scan", "-c", "x", "--share", "2"}, exitUsage, "--share 2"},
+		"none of it":     {[]string{"scan", "-c", "x", "--share", "0"}, exitUsage, "--share 0"},
+		"who and which":  {[]string{"scan", "/dev/x", "--who", "3", "--units", "3"}, exitUsage, "leave out --units"},
+		"a file":         {[]string{"scan", "/etc/passwd"}, exitNo, "/etc/passwd is no serial port"},
+		"a device":       {[]string{"scan", "/dev/null"}, exitNo, "/dev/null is no serial port"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out, errs bytes.Buffer
