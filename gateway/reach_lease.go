@@ -126,7 +126,7 @@ func (c *gatewayConn) held() (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended != nil {
-		return "", &lostError{fmt.Errorf("the suspension has ended: %w", c.ended)}
+		return "", &lostError{fmt.Errorf("the bus is no longer ours: %w", c.ended)}
 	}
 	return c.lease, nil
 }
@@ -194,9 +194,18 @@ func (c *gatewayConn) take(ctx context.Context, until time.Time) error {
 	if err := c.post(ctx, askWait, "suspend", in, &out); err != nil {
 		return err
 	}
+	if c.lease != "" && out.Lease != c.lease {
+		// Ours had been ended, and this is a new one: whoever ended it wants the bus polled.
+		_ = c.post(ctx, resumeWait, "suspend", suspendRequest{By: c.opts.by, Lease: out.Lease}, nil) // Not renewed, it ends by itself.
+		c.ended = errEnded
+		return &lostError{errEnded}
+	}
 	c.lease = out.Lease
 	return nil
 }
+
+// errEnded is a suspension that somebody ended before its time.
+var errEnded = errors.New("somebody has ended the suspension, as linli resume does")
 
 // suspendRequest is the body of a request to suspend a bus, or, with For 0, to resume it.
 type suspendRequest struct {
@@ -231,8 +240,9 @@ func (c *gatewayConn) renew() {
 			if errors.As(err, &refused) { // A gateway that only does not answer is asked again: the lease lasts a while.
 				c.ended = err
 			}
+			over := c.ended != nil
 			c.mu.Unlock()
-			if refused != nil {
+			if over {
 				return
 			}
 		}

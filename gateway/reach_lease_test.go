@@ -222,13 +222,37 @@ func TestTwoToolsAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(leaseRenew + time.Second)
-		if _, err := first.Ask(t.Context(), 3, []byte{4, 0, 1, 0, 1}, 0); err == nil || !strings.Contains(err.Error(), "has ended") {
+		if _, err := first.Ask(t.Context(), 3, []byte{4, 0, 1, 0, 1}, 0); err == nil || !strings.Contains(err.Error(), "no longer ours") {
 			t.Errorf("the first one goes on: %v", err)
 		}
 		if err := first.Close(); err != nil {
 			t.Error(err)
 		}
 		if err := second.Close(); err != nil || l.suspended() {
+			t.Errorf("%v, suspended %v", err, l.suspended())
+		}
+	})
+}
+
+// TestAResumedBusStaysResumed: the tool whose suspension somebody ended does not take the bus again.
+func TestAResumedBusStaysResumed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &leases{}
+		tool, other := l.conn("wang", 10*time.Minute), l.conn("li", 0)
+		if err := tool.Set(t.Context(), slow); err != nil {
+			t.Fatal(err)
+		}
+		if err := other.api.call(t.Context(), http.MethodPost, busPath("rs485_1", "suspend"), suspendRequest{By: "li", Force: true}, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2*leaseRenew + time.Second)
+		if l.suspended() {
+			t.Error("suspended again")
+		}
+		if _, err := tool.Ask(t.Context(), 3, []byte{4, 0, 1, 0, 1}, 0); err == nil || !strings.Contains(err.Error(), "linli resume") {
+			t.Errorf("the tool goes on: %v", err)
+		}
+		if err := tool.Close(); err != nil || l.suspended() {
 			t.Errorf("%v, suspended %v", err, l.suspended())
 		}
 	})
