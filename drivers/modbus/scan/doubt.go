@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// rounds is how often a unit is asked the same, to see whether two answer.
-	rounds = 3
+	// rounds is how often a unit is asked the same after the search did, to see whether two answer.
+	rounds = 2
 	// doubtRounds is how often where something was garbled before.
 	doubtRounds = 6
 	// secondAnswer is how long the line is listened to after an answer, for a second one: first after the first

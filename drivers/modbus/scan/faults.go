@@ -60,6 +60,8 @@ func (s *scanner) judgeUnits() {
 				Do:   "it is wired and set right; its model is not among the profiles, or it is not configured yet"})
 		}
 	}
+	slices.Sort(s.report.NotAsked)
+	s.report.NotAsked = slices.Compact(s.report.NotAsked)
 	slices.SortStableFunc(s.report.Units, func(a, b Unit) int { return a.Address - b.Address })
 }
 

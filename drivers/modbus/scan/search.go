@@ -271,7 +271,7 @@ func (s *scanner) again(ctx context.Context) error {
 const (
 	unitCost     = time.Second
 	doubtCost    = 800 * time.Millisecond
-	unitRequests = 20
+	unitRequests = 14
 )
 
 // doubtful counts the addresses that will be asked again because of garbled bytes.
