@@ -276,7 +276,7 @@ func (l *line) once(ctx context.Context, m *memory, unit byte, req []byte, timeo
 	turn, repeated := came.Sub(sent)-inWire, false
 	if err == nil {
 		repeated = (l.rtu || l.anyID) && m.repeats(req, ans, turn, came)
-		if until := l.doubt(m, ans, came, turn, doubtful, repeated); !until.IsZero() {
+		if until := l.doubt(m, ans, came, turn, doubtful, repeated || m.proof); !until.IsZero() {
 			if until.After(deadline) {
 				until = deadline
 			}

@@ -113,7 +113,7 @@ func (m *memory) owesFunction(f byte) bool {
 
 // doubtful reports whether an answer of this shape should be believed only when no second one follows.
 func (m *memory) doubtful(s shape) bool {
-	return m.proof || !m.wary.IsZero() || slices.ContainsFunc(m.owed, func(d debt) bool { return d.shape == s })
+	return !m.wary.IsZero() || slices.ContainsFunc(m.owed, func(d debt) bool { return d.shape == s })
 }
 
 // unanswered notes that req was sent and no answer came within timeout.

@@ -83,14 +83,15 @@ func (m *memory) heardBefore(pdu []byte, now time.Time) bool {
 }
 
 // doubt returns until when a second answer must not come for ans to be believed; zero for an answer without doubt. turn
-// is how long it took to begin.
-func (l *line) doubt(m *memory, ans []byte, came time.Time, turn time.Duration, doubtful, repeated bool) time.Time {
+// is how long it took to begin. One that is only watched is so until the unit's own answer would have come: half as long
+// again as it has needed lately, and 10 ms more (two t3.5 on a serial device).
+func (l *line) doubt(m *memory, ans []byte, came time.Time, turn time.Duration, doubtful, watched bool) time.Time {
 	slack := streamQuiet
 	if _, serial := l.p.(flusher); serial {
 		slack = 2 * l.quiet
 	}
 	var until time.Time
-	if repeated {
+	if watched {
 		until = came.Add(max(0, m.turn+m.turn/2-turn) + slack)
 	}
 	if l.rtu || l.anyID {
