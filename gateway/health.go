@@ -117,6 +117,7 @@ func (h *health) register(set *metrics.Set) {
 	gauge("linli_audit_written_total", func() float64 { return float64(h.audit.Stats().Written) })
 	gauge("linli_audit_failures_total", func() float64 { return float64(h.audit.Stats().Failures) })
 	gauge("linli_audit_dropped_total", func() float64 { return float64(h.audit.Stats().Dropped) })
+	gauge("linli_audit_folded_total", func() float64 { return float64(h.audit.Stats().Folded) })
 	gauge("linli_audit_waiting", func() float64 { return float64(h.audit.Stats().Waiting) })
 	for _, d := range h.dialIns {
 		if l := d.listener; l != nil {
