@@ -61,7 +61,7 @@ func (l *loader) golden(p *Profile, f *goldenFile) {
 			l.errs.Addf(e.Key.Pos, "the request does not read the register that says the scale of channel %s", ch.Name)
 			continue
 		}
-		v := GoldenValue{Channel: i, Quality: telemetry.Good}
+		v := GoldenValue{Channel: i, Quality: telemetry.Good, Pos: e.Value.Pos}
 		switch word := e.Value.Scalar(); {
 		case e.Value.IsScalar() && word == "none":
 			v.Quality = telemetry.BadSensor

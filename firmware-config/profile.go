@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"linli/internal/telemetry"
+	"linli/internal/yamlfile"
 )
 
 // Profile describes one model of device as its Modbus registers: which channels it has, how they are encoded and
@@ -56,6 +57,7 @@ type GoldenValue struct {
 	Value telemetry.Value
 	// Quality is Good, or BadSensor for "no reading", UnderRange, OverRange.
 	Quality telemetry.Quality
+	Pos     yamlfile.Pos // where the file says so
 }
 
 // Channel returns the index of the channel named name, or -1.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,10 +27,10 @@ func lintCommand(dir *string) *cobra.Command {
 		Use:   "lint [FILE or DIR]...",
 		Short: "Check profiles of your own (or, without arguments, the shipped ones)",
 		Long: "Check profile and class files: every mistake is printed as file:line:col: message, then what is allowed and\n" +
-			"probably not meant. A directory may hold the files themselves, or the folders classes/ and profiles/.\n\n" +
+			"probably not meant. The driver decodes the golden frames, and their values must be as the file says. A directory may hold the files themselves, or the folders classes/ and profiles/.\n\n" +
 			"Exit code 0: no mistakes (with --strict: no warnings either); 1: there are.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return lintProfiles(cmd.OutOrStdout(), cmd.ErrOrStderr(), args, *dir, asJSON, strict)
+			return lintProfiles(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), args, *dir, asJSON, strict)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print for programs")
@@ -37,7 +38,7 @@ func lintCommand(dir *string) *cobra.Command {
 	return cmd
 }
 
-func lintProfiles(stdout, stderr io.Writer, args []string, dir string, asJSON, strict bool) error {
+func lintProfiles(ctx context.Context, stdout, stderr io.Writer, args []string, dir string, asJSON, strict bool) error {
 	own := &ownFiles{content: map[string][]byte{}, given: map[string]string{}}
 	if dir != "" {
 		args = append([]string{dir}, args...)
@@ -57,6 +58,11 @@ func lintProfiles(stdout, stderr io.Writer, args []string, dir string, asJSON, s
 		ids = profileIDs(library)
 	}
 	warnings := library.Lint(ids...)
+	wrong, err := checkGoldens(ctx, library, ids)
+	if err != nil {
+		return err
+	}
+	mistakes = append(mistakes, wrong...)
 	for _, list := range []yamlfile.Errors{mistakes, warnings} {
 		for _, m := range list {
 			if given := own.given[m.Pos.File]; given != "" {

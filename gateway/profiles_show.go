@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,8 +18,11 @@ import (
 func showProfile(out io.Writer, p *firmwareconfig.Profile) error {
 	fmt.Fprintf(out, "%s: %s %s (%s · %s)\n", p.ID, p.Vendor, p.Model, p.Title.Zh, p.Title.En)
 	fmt.Fprintf(out, "register facts: %s; from %s\n", p.Status, strings.Join(p.Sources, "; "))
+	if all, partial, unverified := doubts(p); partial+unverified > 0 {
+		fmt.Fprintf(out, "not confirmed: %s channels and settings; see STATUS\n", doubtText(all, partial, unverified))
+	}
 	if p.Line.Baud != 0 {
-		fmt.Fprintf(out, "factory setting: %d %s", p.Line.Baud, p.Line.Format)
+		fmt.Fprintf(out, "factory setting: %d %s", p.Line.Baud, cmp.Or(p.Line.Format, "(parity and stop bits are not known)"))
 		if p.Address != 0 {
 			fmt.Fprintf(out, ", address %d", p.Address)
 		}
@@ -35,21 +39,21 @@ func showProfile(out io.Writer, p *firmwareconfig.Profile) error {
 		}
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nCHANNEL\tTABLE\tADDRESS\tTYPE\tUNIT\tPROVIDES\tNOTES\tTITLE")
+	fmt.Fprintln(w, "\nCHANNEL\tTABLE\tADDRESS\tTYPE\tUNIT\tPROVIDES\tSTATUS\tNOTES\tTITLE")
 	for i := range p.Channels {
 		ch := &p.Channels[i]
 		points := provides[ch.Name]
 		slices.Sort(points)
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", ch.Name, ch.Table, placeOf(ch), typeOf(ch), dash(ch.Unit),
-			dash(strings.Join(points, ", ")), dash(strings.Join(channelNotes(ch), ", ")), bothTitles(ch.Title))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", ch.Name, ch.Table, placeOf(ch), typeOf(ch), dash(ch.Unit),
+			dash(strings.Join(points, ", ")), p.StatusOf(ch), dash(strings.Join(channelNotes(ch), ", ")), bothTitles(ch.Title))
 	}
 	if len(p.Params) > 0 {
-		fmt.Fprintln(w, "\nSETTING\tTABLE\tADDRESS\tTYPE\tUNIT\tVALUES\tDEFAULT\tNOTES")
+		fmt.Fprintln(w, "\nSETTING\tTABLE\tADDRESS\tTYPE\tUNIT\tVALUES\tDEFAULT\tSTATUS\tNOTES")
 	}
 	for i := range p.Params {
 		m := &p.Params[i]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Table, placeOf(&m.Channel), typeOf(&m.Channel), dash(m.Unit),
-			dash(paramValues(m)), dash(m.Default), dash(strings.Join(paramNotes(m), ", ")))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Table, placeOf(&m.Channel), typeOf(&m.Channel), dash(m.Unit),
+			dash(paramValues(m)), dash(m.Default), p.StatusOf(&m.Channel), dash(strings.Join(paramNotes(m), ", ")))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -116,8 +120,17 @@ func typeOf(ch *firmwareconfig.Channel) string {
 
 func channelNotes(ch *firmwareconfig.Channel) []string {
 	var notes []string
-	if ch.Status != "" {
-		notes = append(notes, ch.Status)
+	if v := ch.Valid; v != nil {
+		what := fmt.Sprintf("bit %d is set", v.Bit)
+		if v.Equals != nil {
+			what = fmt.Sprintf("it is %d", *v.Equals)
+		} else if v.Table.Bits() {
+			what = "it is set"
+		}
+		notes = append(notes, fmt.Sprintf("counts while of %s %d %s", v.Table, v.Address, what))
+	}
+	if ch.NonZero {
+		notes = append(notes, "true where not 0")
 	}
 	if s := ch.ScaleFrom; s != nil {
 		notes = append(notes, fmt.Sprintf("scale from %s %d", s.Table, s.Address))
@@ -164,9 +177,6 @@ func paramValues(m *firmwareconfig.Param) string {
 
 func paramNotes(m *firmwareconfig.Param) []string {
 	var notes []string
-	if m.Status != "" {
-		notes = append(notes, m.Status)
-	}
 	if m.Role != firmwareconfig.ParamPlain {
 		notes = append(notes, "changes how the unit is reached")
 	}
@@ -208,9 +218,19 @@ func showProfileJSON(out io.Writer, p *firmwareconfig.Profile) error {
 		Decimals bool               `json:"decimals,omitempty"`
 		Values   map[string]float64 `json:"values,omitempty"`
 	}
+	type valid struct {
+		Table   string  `json:"table"`
+		Address int     `json:"address"`
+		Bit     *int    `json:"bit,omitempty"`
+		Equals  *uint16 `json:"equals,omitempty"`
+	}
 	type channel struct {
 		layout
 		Invalid     []uint64          `json:"invalid,omitempty"`
+		Under       []uint64          `json:"under,omitempty"`
+		Over        []uint64          `json:"over,omitempty"`
+		NonZero     bool              `json:"nonzero,omitempty"`
+		Valid       *valid            `json:"valid,omitempty"`
 		Invert      bool              `json:"invert,omitempty"`
 		Every       string            `json:"every,omitempty"`
 		ScaleFrom   *scaleFrom        `json:"scale_from,omitempty"`
@@ -236,7 +256,7 @@ func showProfileJSON(out io.Writer, p *firmwareconfig.Profile) error {
 	lay := func(ch *firmwareconfig.Channel) layout {
 		l := layout{Name: ch.Name, Table: ch.Table.String(), Address: ch.Address, Type: ch.Encoding.String(), Count: ch.Count, OneChar: ch.OneChar,
 			Words: little(ch.LittleWords), Bytes: little(ch.LittleBytes), Bit: ch.Bit, Width: ch.Width, Scale: ch.Scale, Offset: ch.Offset,
-			Unit: ch.Unit, Min: ch.Min, Max: ch.Max, TitleZh: ch.Title.Zh, TitleEn: ch.Title.En, Status: ch.Status, Source: ch.Source}
+			Unit: ch.Unit, Min: ch.Min, Max: ch.Max, TitleZh: ch.Title.Zh, TitleEn: ch.Title.En, Status: p.StatusOf(ch), Source: ch.Source}
 		if ch.Encoding == firmwareconfig.EncBool || ch.Encoding == firmwareconfig.EncString {
 			l.Scale = 0
 		}
@@ -274,9 +294,15 @@ func showProfileJSON(out io.Writer, p *firmwareconfig.Profile) error {
 	}
 	for i := range p.Channels {
 		ch := &p.Channels[i]
-		c := channel{layout: lay(ch), Invalid: ch.Invalid, Invert: ch.Invert, Counter: ch.Counter, Writable: ch.Writable}
+		c := channel{layout: lay(ch), Invalid: ch.Invalid, Under: ch.Under, Over: ch.Over, NonZero: ch.NonZero, Invert: ch.Invert, Counter: ch.Counter, Writable: ch.Writable}
 		if ch.Every > 0 {
 			c.Every = ch.Every.String()
+		}
+		if v := ch.Valid; v != nil {
+			c.Valid = &valid{Table: v.Table.String(), Address: v.Address, Equals: v.Equals}
+			if v.Equals == nil {
+				c.Valid.Bit = &v.Bit
+			}
 		}
 		if s := ch.ScaleFrom; s != nil {
 			c.ScaleFrom = &scaleFrom{Table: s.Table.String(), Address: s.Address, Decimals: s.Decimals}

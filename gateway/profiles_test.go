@@ -67,6 +67,28 @@ func TestProfilesLint(t *testing.T) {
 		t.Errorf("JSON: %v, %d %+v", err, code, result)
 	}
 
+	golden := strings.Replace(lintGood, "signature", `golden:
+  - name: 21.5 °C
+    request: 01 04 00 01 00 01 60 0A
+    response: 01 04 02 00 D7 F9 6E
+    values: {temperature: 21.5}
+signature`, 1)
+	write("golden/profiles/mine.yaml", golden)
+	if code, stdout, stderr = linli(t, "profiles", "lint", filepath.Join(dir, "golden")); code != exitGood {
+		t.Errorf("a golden frame: %d %q %q", code, stdout, stderr)
+	}
+	for value, want := range map[string]string{
+		"99.9":  `:14:27: golden "21.5 °C": temperature reads 21.5 in that frame, not 99.9`,
+		"none":  "temperature reads 21.5 in that frame, not none (no reading)",
+		"under": "temperature reads 21.5 in that frame, not under",
+	} {
+		otherwise := write("golden/profiles/mine.yaml", strings.Replace(golden, "temperature: 21.5}", "temperature: "+value+"}", 1))
+		code, _, stderr = linli(t, "profiles", "lint", otherwise)
+		if code != exitNo || !strings.Contains(stderr, want) || !strings.HasPrefix(stderr, otherwise+":") {
+			t.Errorf("a golden value of %s: %d %q", value, code, stderr)
+		}
+	}
+
 	class := write("pump.yaml", "version: 1\nclass: pump\ntitle: {zh: 泵, en: Pump}\npoints:\n  on: {kind: bool, title: {zh: 开, en: On}}\n")
 	if code, stdout, stderr = linli(t, "profiles", "lint", class); code != exitGood {
 		t.Errorf("a class: %d %q %q", code, stdout, stderr)
@@ -98,6 +120,34 @@ func TestProfilesShow(t *testing.T) {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("%q is missing in\n%s", want, stdout)
 		}
+	}
+	_, stdout, _ = linli(t, "profiles", "show", "cet_pmc_t402")
+	for _, want := range []string{"not confirmed: 50 unverified of 50 channels and settings", "9600 (parity and stop bits are not known), address 100", "100      unverified  changes how"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("%q is missing in\n%s", want, stdout)
+		}
+	}
+	if _, stdout, _ = linli(t, "profiles", "list"); !strings.Contains(stdout, "50 unverified of 50") {
+		t.Errorf("list:\n%s", stdout)
+	}
+	for _, args := range [][]string{{"profiles", "classes"}, {"profiles", "show", "temp_humidity"}} {
+		if code, stdout, _ := linli(t, args...); code != exitGood || !strings.Contains(stdout, "temperature_c  float  °C") || !strings.Contains(stdout, "xy_md02") {
+			t.Errorf("%v: %d\n%s", args, code, stdout)
+		}
+	}
+	_, stdout, _ = linli(t, "profiles", "classes", "--json")
+	var classes []struct {
+		ID     string
+		Points []struct {
+			Name, Kind, Unit string
+			Optional         bool
+		}
+	}
+	if err := json.Unmarshal([]byte(stdout), &classes); err != nil || len(classes) < 20 || len(classes[0].Points) == 0 {
+		t.Errorf("classes: %v\n%s", err, stdout)
+	}
+	if code, _, stderr := linli(t, "profiles", "show", "xy_md2"); code != exitNo || !strings.Contains(stderr, `did you mean "xy_md02"?`) || !strings.Contains(stderr, "--dir DIR") {
+		t.Errorf("unknown: %d %s", code, stderr)
 	}
 	_, stdout, _ = linli(t, "profiles", "show", "dfrobot_urm15", "--json")
 	var p struct {
