@@ -185,6 +185,10 @@ func TestLookAlikesAreNotWrittenTo(t *testing.T) {
 			{"md02", "xy_md02", "address", "7"},
 			{"xy_md02", "md02", "address", "7"},
 			{"xy_md02", "md02", "baud", "4800"},
+			{"md02", "sht30_asia", "address", "7"},
+			{"sht30_asia", "md02", "baud", "4800"},
+			{"sht30_asia", "xy_md02", "address", "7"},
+			{"xy_md02", "sht30_asia", "baud", "4800"},
 		} {
 			f := newField(line9600, firmwareconfig.Unit{ID: thermo, Address: 3, Profile: profiles[c.is]})
 			unit := firmwareconfig.Unit{ID: thermo, Address: 3, Profile: profiles[c.meant]}
