@@ -68,6 +68,7 @@ func testLibrary() *firmwareconfig.Library {
 			writable(register("level", firmwareconfig.EncU16, 1, "")), writable(register("mode", firmwareconfig.EncU16, 1, "")), writable(register("speed", firmwareconfig.EncU16, 1, ""))}},
 		{ID: "test_smoke", Channels: []firmwareconfig.Channel{{Name: "alarm", Table: firmwareconfig.DiscreteInput, Encoding: firmwareconfig.EncBool, Scale: 1}},
 			Device: &firmwareconfig.DeviceBinding{Class: "smoke", Points: map[string]firmwareconfig.PointBinding{"alarm": {Channel: "alarm"}}}},
+		{ID: "test_unproven", Status: "partial", Channels: []firmwareconfig.Channel{{Name: "alarm", Table: firmwareconfig.DiscreteInput, Encoding: firmwareconfig.EncBool, Scale: 1}, {Name: "guess", Status: "unverified", Table: firmwareconfig.DiscreteInput, Address: 1, Encoding: firmwareconfig.EncBool, Scale: 1}, {Name: "sure", Status: "confirmed", Table: firmwareconfig.DiscreteInput, Address: 2, Encoding: firmwareconfig.EncBool, Scale: 1}}},
 		{ID: "test_siren", Line: firmwareconfig.Line{Baud: 19200}, Channels: []firmwareconfig.Channel{{Name: "on", Table: firmwareconfig.Coil, Encoding: firmwareconfig.EncBool, Scale: 1, Writable: true}},
 			Device: &firmwareconfig.DeviceBinding{Class: "siren", Points: map[string]firmwareconfig.PointBinding{"on": {Channel: "on"}}}},
 		{ID: "test_slow", Timing: firmwareconfig.Timing{Timeout: 2 * time.Second}, Channels: []firmwareconfig.Channel{every(time.Second, register("x", firmwareconfig.EncU16, 1, ""))}},

@@ -180,6 +180,7 @@ func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string
 	r.buses()
 	r.devices()
 	r.timing()
+	r.unproven()
 	r.system()
 	r.rules()
 	r.uplink()
