@@ -363,5 +363,6 @@ func (b *Bus) deadReturn() time.Duration {
 	}
 	mean := sum / time.Duration(len(b.units))
 	dead := time.Duration((len(b.units) + 1) / 2)
-	return max(rarestProbe, time.Duration(float64(dead*mean)/deadShare)) + longest
+	// When it is due the share may just have been used for another one.
+	return max(rarestProbe, time.Duration(float64(dead*mean)/deadShare)) + time.Duration(float64(longest)/deadShare)
 }

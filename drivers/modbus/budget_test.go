@@ -240,3 +240,30 @@ func TestBudgetsReturnOfADeadUnit(t *testing.T) {
 		}
 	})
 }
+
+// On a line that is asked too much of, all that is wanted counts: the silence before units too, and each character.
+func TestOverloadCountsAllThatIsWanted(t *testing.T) {
+	for _, c := range []struct {
+		switchGap time.Duration
+		want      float64
+	}{
+		// 40 units, one register each second: 8 and 7 characters of 10 bits, 20 ms, 3.5 characters of 11 bits.
+		{0, 40 * (15*10.0/9600 + 0.020 + 3.5*11/9600)},
+		{100 * time.Millisecond, 40 * (15*10.0/9600 + 0.020 + 3.5*11/9600 + 0.100)},
+	} {
+		var units []firmwareconfig.Unit
+		for i := range 40 {
+			x := u16("x", 0)
+			x.Every = time.Second
+			units = append(units, unitOf(fmt.Sprintf("u%d", i), i+1, telemetry.PointID(i), x))
+			units[i].Profile.Timing.SwitchGap = c.switchGap
+		}
+		b, err := modbus.ComputeBudget(modbus.Config{Name: "b", Transport: modbus.RTU, Device: "x", Units: units})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if math.Abs(b.Occupancy-c.want) > 0.005*c.want {
+			t.Errorf("switch_gap %v: the points want %.4f of the line, computed by hand %.4f", c.switchGap, b.Occupancy, c.want)
+		}
+	}
+}

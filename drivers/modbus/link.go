@@ -96,7 +96,7 @@ func (b *Bus) linkLost(dst []telemetry.Sample, t telemetry.Mono, err error) []te
 	// The next attempt asks another unit: it may be for this one that the peer hangs up.
 	for range b.units {
 		b.linkTry = (b.linkTry + 1) % len(b.units)
-		if b.urged = b.units[b.linkTry].probeBlock(); b.urged != nil {
+		if b.urged = b.units[b.linkTry].someBlock(0); b.urged != nil {
 			break
 		}
 	}
@@ -129,7 +129,7 @@ func (b *Bus) hungUp(dst []telemetry.Sample, u *unit, bl *block, t telemetry.Mon
 		b.urged = bl
 		return dst, false
 	}
-	b.urged = witness.probeBlock()
+	b.urged = witness.someBlock(0)
 	return dst, true
 }
 

@@ -40,21 +40,26 @@ func (u *unit) recall(all []Hole) {
 		case h.Most > 0:
 			u.sizeOf(h.Table).learned = h.Most
 		case h.Address >= 0 && h.Count > 0 && h.Address+h.Count <= 0x10000:
-			u.learn(span{h.Table, h.Address, h.Count})
+			u.learn(span{h.Table, h.Address, h.Count}, true)
 		}
 	}
 	u.changed = false
 }
 
-// learn notes a range that cannot be read.
-func (u *unit) learn(s span) {
+// learn notes a range that cannot be read, to be kept across restarts or not.
+func (u *unit) learn(s span, keep bool) {
 	for _, h := range u.holes {
 		if h.table == s.table && h.addr <= s.addr && s.end() <= h.end() {
 			return
 		}
 	}
 	if len(u.holes) < holesMost {
-		u.holes, u.changed = append(u.holes, s), true
+		u.holes = append(u.holes, s)
+		if keep {
+			u.changed = true
+		} else {
+			u.passing = append(u.passing, s)
+		}
 	}
 }
 
@@ -62,6 +67,7 @@ func (u *unit) learn(s span) {
 func (u *unit) forget(s span) {
 	n := len(u.holes)
 	u.holes = slices.DeleteFunc(u.holes, s.meets)
+	u.passing = slices.DeleteFunc(u.passing, s.meets)
 	u.changed = u.changed || len(u.holes) != n
 }
 
@@ -73,6 +79,9 @@ func (b *Bus) remember() {
 		changed = changed || u.changed
 		u.changed = false
 		for _, h := range u.holes {
+			if slices.Contains(u.passing, h) {
+				continue
+			}
 			all = append(all, Hole{Unit: u.cfg.ID, Profile: u.cfg.Profile.ID, Table: h.table, Address: h.addr, Count: h.count})
 		}
 		for i := range u.sizes {

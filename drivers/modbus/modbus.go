@@ -17,19 +17,23 @@
 // # Guarantees
 //
 //   - One dead unit costs at most the dead-time share (10 %) of the line. After two failed transactions in a row all
-//     its points are BadComm, and it is only probed: first after 1 s, then more and more rarely, at least every 15 s
-//     or units x probe / share, with a short timeout and every fifth time with the full one. When it answers,
-//     everything of it is read at once. Where three units fall silent one after the other the rest are asked at once,
-//     once each and with the short timeout: all points behind a dead link are bad within seconds.
+//     its points are BadComm, and it is only probed: first after 1 s (sooner where its failures cost little, never
+//     within 250 ms), then more and more rarely, at least every 15 s or units x probe / share, with a short timeout and
+//     every fifth time with the full one. When it answers, everything of it is read at once. The first that answers when
+//     all were silent has the others probed at once, for which there is another 5 %. Where three units fall silent one
+//     after the other the rest are asked at once, once each and with a short timeout, also at the start: all points
+//     behind a dead link are bad within seconds (250 units that never answered: 30 s).
 //   - A unit's pauses are its own: while it rests (Timing.Gap) others are asked. Only where it wants silence before it is
 //     asked after another unit (Timing.SwitchGap) does the line wait, and life-safety reads may break that.
 //   - No register is read in vain twice: what a unit refuses is found alone, gaps and lengths that it refuses are learned,
-//     and both are planned around, also after a restart (Memory).
+//     and both are planned around, also after a restart (Memory). A register that it ignores, or for which it says that
+//     it has failed (exception 4), is found in the same way, within the dead-time share, and not remembered (silent.go).
 //   - Tools may ask, listen and suspend the bus between its own transactions (guest.go).
 //   - A late, foreign or damaged frame is never taken for an answer: no request goes out whose answer could be one that
 //     is still owed (owed.go, which says what no master can exclude).
-//   - A write is sent once. Where its outcome is unknown, the register is read back, and if that does not
-//     tell, the error is a *drivers.OutcomeUnknownError.
+//   - A write is sent once, and a unit that was given up is asked first: where it is silent, nothing is sent
+//     (drivers.ErrSilent). Between its transactions, and while the unit rests, others are read. Where its outcome is
+//     unknown, the register is read back, and if that does not tell, the error is a *drivers.OutcomeUnknownError.
 //   - Step and Write end at once when their context does, and otherwise within the unit's timeout plus the time the
 //     frames take; connecting is bounded by 1 s.
 //   - Where several units share a bus with life-safety points, one transaction holds it for at most 300 ms: longer

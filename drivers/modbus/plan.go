@@ -86,18 +86,21 @@ type block struct {
 	unit  *unit
 	items []*item
 
-	every  time.Duration
-	life   bool
-	first  bool           // due since the start: not yet on its grid
-	phase  telemetry.Mono // the grid of due times is phase + n*every
-	due    telemetry.Mono
-	fails  int    // failed transactions in a row
-	out    bool   // quarantined: the unit refuses it
-	refuse int    // refusals since it was quarantined
-	hole   bool   // lies in a hole: it was refused once, perhaps before the last restart
-	leans  bool   // on a word that another block reads just before
-	doubt  *doubt // it is read alone to find out why a larger request was refused
-	reqs   requests
+	every   time.Duration
+	life    bool
+	first   bool           // due since the start: not yet on its grid
+	phase   telemetry.Mono // the grid of due times is phase + n*every
+	due     telemetry.Mono
+	fails   int    // failed transactions in a row
+	out     bool   // quarantined: the unit refuses it
+	refuse  int    // refusals since it was quarantined
+	hole    bool   // lies in a hole: it was refused once, perhaps before the last restart
+	leans   bool   // on a word that another block reads just before
+	doubt   *doubt // it is read alone to find out why a larger request was refused
+	part    *item  // was answered while the block was not
+	answers bool   // it was answered since it was planned
+	whole   *block // where it is only to probe with: the block of which it is a part
+	reqs    requests
 }
 
 // limits are the bounds of one request, already resolved.
@@ -340,15 +343,20 @@ func (bl *block) split() []*block {
 	parts := [2][]*item{bl.items[:at], bl.items[at:]}
 	var out []*block
 	for _, items := range parts {
-		n := *bl
-		n.items, n.addr, n.count, n.fails = slices.Clip(items), items[0].addr, 0, 0
-		n.reqs = requests{}
-		for _, it := range items {
-			n.count = max(n.count, it.end()-n.addr)
-		}
-		out = append(out, &n)
+		out = append(out, bl.of(items))
 	}
 	return out
+}
+
+// of returns a block like bl with a part of its items.
+func (bl *block) of(items []*item) *block {
+	n := *bl
+	n.items, n.addr, n.count, n.fails = slices.Clip(items), items[0].addr, 0, 0
+	n.reqs, n.part, n.answers, n.whole = requests{}, nil, false, nil
+	for _, it := range items {
+		n.count = max(n.count, it.end()-n.addr)
+	}
+	return &n
 }
 
 func abs(n int) int {

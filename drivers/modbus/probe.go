@@ -93,19 +93,6 @@ func (b *Bus) wake(u *unit) {
 	}
 }
 
-// probeBlock returns the block to probe a demoted unit with. They take turns: the unit may ignore one of them.
-func (u *unit) probeBlock() *block {
-	for i := range u.blocks {
-		if bl := u.blocks[(u.probeNext+i)%len(u.blocks)]; !bl.out {
-			return bl
-		}
-	}
-	if len(u.blocks) > 0 {
-		return u.blocks[u.probeNext%len(u.blocks)]
-	}
-	return nil
-}
-
 // probed takes in that a probe was not answered. Where something else came of the unit it is there.
 func (u *unit) probed(t telemetry.Mono) {
 	u.probes++
@@ -114,7 +101,7 @@ func (u *unit) probed(t telemetry.Mono) {
 		u.heard, u.probeFull, u.probeAt, u.probeWait = false, true, t.Add(soonest), firstProbe
 		return
 	}
-	u.probeFull = false
+	u.probeFull, u.probing = false, nil
 	u.probeNext++
 	u.probeWait = min(2*u.probeWait, rarestProbe)
 	u.probeAt = t.Add(u.probeWait)
@@ -125,7 +112,7 @@ func (b *Bus) giveUp(u *unit, t telemetry.Mono, cost time.Duration) {
 	u.online, u.demoted = false, true
 	// Not all at once: a round in which every probe is a full one would take several times the mean.
 	u.probes, u.probeNext, u.probeWait = u.index%fullEvery, 0, min(max(time.Duration(float64(cost)*(1/deadShare-1)), soonest), firstProbe)
-	u.probeAt, u.probedAt, u.roused = t.Add(u.probeWait), t, false
+	u.probeAt, u.probedAt, u.roused, u.probing, u.check = t.Add(u.probeWait), t, false, nil, nil
 	b.mu.Lock()
 	b.health.Units[u.index].Online = false
 	b.mu.Unlock()
@@ -143,6 +130,7 @@ func (b *Bus) appear(u *unit, t telemetry.Mono) {
 	}
 	was := u.demoted
 	u.online, u.demoted, u.met, u.appeared = true, false, true, t
+	u.probing, u.check = nil, nil
 	if was && silent >= firstProbe {
 		b.rouse(t) // All were silent: what brought this one back (power, a cable) may have brought back others.
 	}

@@ -26,6 +26,9 @@ type doubt struct {
 	gaps      []span // what the cut left out; empty where the parts touch
 	open      int    // parts that have neither been read nor found to be the cause
 	explained bool   // a part was the cause
+	read      bool   // a part could be read
+	silent    bool   // it was not answered (silent.go)
+	sick      bool   // the unit said that it had failed (silent.go)
 	parent    *doubt // the larger refusal of which this one was a part
 }
 
@@ -82,24 +85,35 @@ func (u *unit) arrange() {
 			}
 		}
 	}
-	u.probeNext = 0
+	u.probeNext, u.probing, u.check = 0, nil, nil
 }
 
 // refused takes in an exception that the unit itself raised.
 func (b *Bus) refused(u *unit, bl *block, asked span, exc *gomodbus.ModbusError, t telemetry.Mono, dst []telemetry.Sample) []telemetry.Sample {
+	u.check = nil
+	if bl.whole != nil {
+		return dst // It answers: the block itself will be asked.
+	}
 	switch exc.ExceptionCode {
 	case gomodbus.ExceptionCodeIllegalFunction, gomodbus.ExceptionCodeIllegalDataAddress, gomodbus.ExceptionCodeIllegalDataValue:
 		if exc.ExceptionCode != gomodbus.ExceptionCodeIllegalFunction && !bl.out && u.cut(b.party, asked, exc, t) {
 			return dst
 		}
 		for _, p := range b.party {
-			dst = b.quarantine(u, p, exc, t, dst)
+			dst = b.quarantine(u, p, exc, t, dst, true)
 		}
 		return dst
 	}
 	// A fault, or busy: worth asking again, not at once.
 	bl.fails++
 	bl.due = t.Add(min(bl.every, retryAfter))
+	sick := exc.ExceptionCode == gomodbus.ExceptionCodeServerDeviceFailure
+	if sick && (bl.fails >= giveUpAfter && !bl.out && u.cutSick(bl, t) || bl.doubt != nil && bl.doubt.sick && u.cutSick(bl, t)) {
+		return bl.allBad(dst, t, telemetry.BadSensor)
+	}
+	if sick && bl.fails >= giveUpAfter && (bl.out || bl.doubt != nil) {
+		return b.quarantine(u, bl, exc, t, dst, false)
+	}
 	if bl.fails >= giveUpAfter {
 		bl.due = t.Add(max(bl.every, min(retryAfter<<min(bl.fails-giveUpAfter, 6), rarestProbe)))
 		return bl.allBad(dst, t, telemetry.BadSensor)
@@ -110,13 +124,23 @@ func (b *Bus) refused(u *unit, bl *block, asked span, exc *gomodbus.ModbusError,
 // cut divides what was refused: into the blocks that rode along, or one block into halves. It returns false where
 // there is nothing to divide.
 func (u *unit) cut(party []*block, asked span, exc *gomodbus.ModbusError, t telemetry.Mono) bool {
-	d := &doubt{span: asked}
 	parts := party
+	var bl *block
 	if len(party) == 1 {
-		bl := party[0]
+		bl = party[0]
 		if parts = bl.split(); parts == nil {
 			return false
 		}
+	}
+	// Illegal value is what the standard says of a request that is too long.
+	u.divide(bl, parts, &doubt{span: asked}, exc.ExceptionCode != gomodbus.ExceptionCodeIllegalDataValue, t)
+	return true
+}
+
+// divide has the parts of what d is about read by themselves from t on; they take the place of bl, nil where they are
+// blocks already. With gaps, what they leave out may be the cause.
+func (u *unit) divide(bl *block, parts []*block, d *doubt, gaps bool, t telemetry.Mono) {
+	if bl != nil {
 		d.parent = bl.doubt
 		i := slices.Index(u.blocks, bl)
 		u.blocks = slices.Concat(u.blocks[:i], parts, u.blocks[i+1:])
@@ -126,26 +150,24 @@ func (u *unit) cut(party []*block, asked span, exc *gomodbus.ModbusError, t tele
 	}
 	d.open = len(parts)
 	inOrder := slices.SortedFunc(slices.Values(parts), func(a, b *block) int { return a.addr - b.addr })
-	end := asked.addr
+	end := d.addr
 	for _, p := range inOrder {
-		// Illegal value is what the standard says of a request that is too long.
-		if gap := (span{asked.table, end, p.addr - end}); gap.count > 0 && exc.ExceptionCode != gomodbus.ExceptionCodeIllegalDataValue {
+		if gap := (span{d.table, end, p.addr - end}); gap.count > 0 && gaps {
 			d.gaps = append(d.gaps, gap)
 		}
 		end = max(end, p.end())
 		p.doubt, p.due = d, t
 	}
-	return true
 }
 
-// quarantine takes in that a block of one item is refused.
-func (b *Bus) quarantine(u *unit, bl *block, exc *gomodbus.ModbusError, t telemetry.Mono, dst []telemetry.Sample) []telemetry.Sample {
+// quarantine takes in that a block of one item is refused, which is kept across restarts or not.
+func (b *Bus) quarantine(u *unit, bl *block, exc *gomodbus.ModbusError, t telemetry.Mono, dst []telemetry.Sample, keep bool) []telemetry.Sample {
 	if !bl.out {
 		b.log.Warn("register refused", zap.String("bus", b.name), zap.String("unit", u.cfg.ID),
 			zap.String("channel", bl.names()), zap.Uint8("table", uint8(bl.table)),
 			zap.Int("address", bl.addr), zap.Int("count", bl.count), zap.Error(exc))
 		bl.out, bl.hole = true, true
-		u.learn(bl.span)
+		u.learn(bl.span, keep)
 	}
 	bl.due = t.Add(min(refusedFirst<<min(bl.refuse, 4), refusedMost))
 	bl.refuse++
@@ -163,24 +185,37 @@ func (b *Bus) resolved(u *unit, bl *block, cause bool) {
 	if again {
 		u.forget(bl.span)
 	}
+	var whole *doubt
+	read := !cause
 	for ; d != nil; d = d.parent {
 		d.open--
-		d.explained = d.explained || cause
+		d.explained, d.read = d.explained || cause, d.read || read
 		if d.open > 0 {
 			break
 		}
-		if !d.explained {
+		read = d.read
+		switch {
+		case d.explained || d.sick:
+		case d.silent && u.odd != d.span:
+			u.odd = d.span // It may have been noise.
+		default:
 			b.explain(u, d)
 		}
 		cause = true // Whatever it was, it is why the larger request was refused.
 		if d.parent == nil {
 			u.doubts--
 			again = true
+			if !read && (d.silent || d.sick) {
+				whole = d
+			}
 		}
 	}
 	if again && u.doubts == 0 {
 		u.arrange()
 		b.remember()
+	}
+	if whole != nil {
+		u.wholly(whole, b.now())
 	}
 }
 
@@ -189,7 +224,7 @@ func (b *Bus) explain(u *unit, d *doubt) {
 	for _, g := range d.gaps {
 		b.log.Info("hole in the registers", zap.String("bus", b.name), zap.String("unit", u.cfg.ID),
 			zap.Uint8("table", uint8(g.table)), zap.Int("address", g.addr), zap.Int("count", g.count))
-		u.learn(g)
+		u.learn(g, !d.silent)
 	}
 	if len(d.gaps) > 0 {
 		return

@@ -46,6 +46,8 @@ type unit struct {
 	appeared  telemetry.Mono // since when it has been online
 	fails     int            // failed transactions in a row
 	suspect   *block         // where the last failure was
+	quiet     bool           // the last failure was silence, not something odd
+	check     *block         // asked before any other of the unit's: it tells whether the unit is there
 	demoted   bool
 	muted     int            // the round of silence (Bus.muteRound) in which it was counted
 	hold      telemetry.Mono // not asked before: its late answer may still come
@@ -56,6 +58,10 @@ type unit struct {
 	probeFull bool
 	heard     bool // something came of it since the last probe
 	probeNext int
+	probing   *block            // what it is probed with next; nil when that is to be chosen
+	odd       span              // what was silent as a whole and could be read in parts: the next time it is its length
+	passing   []span            // of holes: not kept across restarts
+	wholeSick telemetry.Mono    // no block is cut for faults before: it was found sick as a whole
 	probedAt  telemetry.Mono    // when it was given up, or last probed in vain
 	roused    bool              // its next probe is outside the dead-time share
 	trips     [32]time.Duration // recent turnarounds, without the time on the wire
@@ -102,7 +108,7 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 		}
 	}
 	u := bl.unit
-	probe := u.demoted || bl.fails >= giveUpAfter
+	probe := u.demoted || bl.deaf()
 	if u.online && u.fails+bl.fails > 0 {
 		b.again(u)
 	}
@@ -208,10 +214,12 @@ func (b *Bus) best(now telemetry.Mono) (*block, telemetry.Mono) {
 			continue
 		}
 		for _, bl := range u.blocks {
+			if u.check != nil && bl != u.check {
+				continue
+			}
 			ready := max(bl.due, free)
 			// A block that is not answered goes with the probes: it may not use more than their share.
-			dead := bl.fails >= giveUpAfter
-			if dead {
+			if bl.deaf() {
 				ready = max(ready, b.deadFree)
 			}
 			consider(bl, ready, bl.due.Add(bl.every), bl.urgent())
@@ -224,7 +232,12 @@ func (b *Bus) best(now telemetry.Mono) (*block, telemetry.Mono) {
 }
 
 // urgent reports whether the block goes before ordinary ones: it has life-safety points, and they can be read.
-func (bl *block) urgent() bool { return bl.life && !bl.out && bl.fails < giveUpAfter }
+func (bl *block) urgent() bool { return bl.life && !bl.out && !bl.deaf() }
+
+// deaf reports whether the block's next reading will probably bring nothing: it goes within the dead-time share.
+func (bl *block) deaf() bool {
+	return bl.fails >= giveUpAfter || bl.fails > 0 && bl.hole || bl.doubt != nil && bl.doubt.silent && !bl.answers
+}
 
 // hushed returns when the line has been silent for as long as u wants before it is asked after another unit.
 func (b *Bus) hushed(u *unit) telemetry.Mono {
@@ -260,7 +273,7 @@ func (b *Bus) gather(bl *block, now telemetry.Mono) span {
 	b.party = append(b.party[:0], bl)
 	all := bl.span
 	u := bl.unit
-	if u.demoted || !bl.sociable() {
+	if u.demoted || u.doubts > 0 || !bl.sociable() { // Reading over what is in doubt would bring nothing.
 		return all
 	}
 	lim, again := u.bounds(), true
@@ -321,9 +334,13 @@ func (bl *block) schedule(t telemetry.Mono, along bool) {
 // answered takes in the data of the blocks that were read.
 func (b *Bus) answered(u *unit, asked span, data []byte, t telemetry.Mono, dst []telemetry.Sample) []telemetry.Sample {
 	b.appear(u, t)
+	u.check = nil
+	for _, bl := range b.party {
+		u.witnessed(bl)
+	}
 	warm := t.Sub(u.appeared) < u.cfg.Profile.Timing.WarmUp
 	for i, bl := range b.party {
-		bl.fails = 0
+		bl.fails, bl.part = 0, nil
 		bl.schedule(t, i > 0)
 		if bl.out {
 			bl.out, bl.refuse = false, 0
@@ -360,9 +377,15 @@ func (b *Bus) failed(u *unit, bl *block, asked span, probe bool, err error, bega
 	}
 	u.fails++
 	bl.fails++
+	u.check, u.quiet = nil, errors.Is(err, errTimeout)
 	if u.demoted {
 		u.probed(t)
 		return u.silence(dst, t)
+	}
+	silent := errors.Is(err, errTimeout)
+	if silent && bl.part != nil && u.cutSilent(bl, t) { // A part of it was answered.
+		u.check, u.suspect = u.another(bl), bl
+		return dst
 	}
 	// One block that is never answered does not make the unit dead: another one is asked before it is given up.
 	other := u.another(bl)
@@ -374,27 +397,35 @@ func (b *Bus) failed(u *unit, bl *block, asked span, probe bool, err error, bega
 		b.giveUp(u, t, t.Sub(began))
 		return u.silence(dst, t)
 	}
-	u.suspect = bl
+	u.suspect, u.check = bl, other
 	if other != nil {
 		other.due = t
 	}
 	bl.due = t.Add(min(bl.every, retryAfter))
-	if bl.fails >= giveUpAfter {
+	if bl.fails >= giveUpAfter || bl.doubt != nil && bl.doubt.silent {
 		// The unit answers, but not this: it must not look alive for ever.
-		bl.due = t.Add(min(retryAfter<<min(bl.fails-giveUpAfter, 6), rarestProbe))
+		bl.due = t.Add(min(retryAfter<<min(max(bl.fails-giveUpAfter, 0), 6), rarestProbe))
+		if silent && other != nil {
+			dst = bl.allBad(dst, t, telemetry.BadComm)
+			if !u.cutSilent(bl, t) && bl.fails >= giveUpAfter {
+				b.deafened(u, bl)
+			}
+			return dst
+		}
 		return bl.allBad(dst, t, telemetry.BadComm)
 	}
 	return dst
 }
 
-// another returns a block of the unit other than bl that has been answered so far, or nil.
+// another returns a block of the unit other than bl that has not failed, best one that has been answered, or nil.
 func (u *unit) another(bl *block) *block {
+	var other *block
 	for _, o := range u.blocks {
-		if o != bl && !o.out && o.fails == 0 {
-			return o
+		if o != bl && !o.out && o.fails == 0 && (other == nil || o.answers && !other.answers) {
+			other = o
 		}
 	}
-	return nil
+	return other
 }
 
 var _ interface {

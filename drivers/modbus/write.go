@@ -202,6 +202,9 @@ func (b *Bus) knock(ctx context.Context, u *unit) error {
 		return fmt.Errorf("%w: %w", drivers.ErrSilent, err)
 	}
 	b.appear(u, t)
+	if err == nil {
+		u.witnessed(bl)
+	}
 	return nil
 }
 
