@@ -181,3 +181,22 @@ func meterAt1() simulate.WiredUnit {
 	u.Delay, u.Jitter = 11*time.Millisecond, 3*time.Millisecond
 	return u
 }
+
+// TestTwinsOnALine: two new sensors at the factory address, alone on a line, whose answers collide within a byte or two.
+func TestTwinsOnALine(t *testing.T) {
+	twin := func(temperature uint16) simulate.WiredUnit {
+		u := sensor(1, n81, 5*time.Millisecond)
+		u.Jitter = 2 * time.Millisecond // A character takes 1.1 ms.
+		u.Registers[firmwareconfig.InputRegister][1] = temperature
+		return u
+	}
+	conn := serve(t, &simulate.Wiring{Units: []simulate.WiredUnit{twin(251), twin(263)}})
+	plan, err := scan.NewPlan(scan.Options{Kind: scan.Serial, Units: units(1, 3), Bauds: []int{9600}, Formats: []string{"8N1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := scan.Run(t.Context(), scan.Config{Conn: conn, Plan: plan, Profiles: profiles()})
+	if err != nil || len(r.Faults) != 1 || r.Faults[0].Kind != scan.TwoUnits || !slices.Equal(r.Faults[0].Addresses, []int{1}) {
+		t.Errorf("%v\n%s", err, dump(r))
+	}
+}
