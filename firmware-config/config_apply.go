@@ -308,7 +308,7 @@ func (a *applying) write(ctx context.Context, s *Setting) error {
 	got, _, err := readParam(ctx, a.Asker, a.at.Address, m)
 	switch {
 	case err != nil:
-		return a.stop(errors.Join(written, err), "%s was written (%s), and nobody knows whether it was taken: the unit does not answer any more", m.Name, s.Want)
+		return a.stop(both(written, err), "%s was written (%s), and nobody knows whether it was taken: the unit does not answer any more", m.Name, s.Want)
 	case got == s.want:
 	case m.AfterPowerCycle && got == s.is && written == nil:
 		// It shows the new value only once it is in effect; whether it is will be seen then.
@@ -357,7 +357,7 @@ func (a *applying) follow(ctx context.Context, s *Setting, written error) error 
 	case there == nil:
 		return a.stop(written, "%s was not taken: it was set to %s and still reads %s", s.Param.Name, s.Want, s.Param.text(got))
 	}
-	return a.stop(errors.Join(written, err), "%s was set to %s, and the unit answers neither at %s nor at %s. Switch it off and on, and look for it with linli scan", s.Param.Name, s.Want, new, old)
+	return a.stop(both(written, err), "%s was set to %s, and the unit answers neither at %s nor at %s. Switch it off and on, and look for it with linli scan", s.Param.Name, s.Want, new, old)
 }
 
 // move writes the settings that change how the unit is reached, and follows it.
@@ -442,6 +442,14 @@ func (a *applying) final(ctx context.Context, kind StepKind) error {
 	}
 	a.tell(Step{Kind: kind, Place: a.at})
 	return nil
+}
+
+// both joins two errors, of which one may be nil; what they both say is said once.
+func both(a, b error) error {
+	if a != nil && b != nil && a.Error() == b.Error() {
+		return a
+	}
+	return errors.Join(a, b)
 }
 
 // pause waits, and reports false where ctx ended.

@@ -287,7 +287,7 @@ func TestMistakes(t *testing.T) {
 		"wide field":     {p, profile("  - {name: a, table: input, address: 0, type: u16, bit: 14, width: 3}\n"), `10:68: a register has bits 0 to 15, this field would take 14 to 16`},
 		"bit of u32":     {p, profile("  - {name: a, table: input, address: 0, type: u32, bit: 1}\n"), `10:57: bits can be picked out of one register, type u32 takes 2`},
 		"bool register":  {p, profile("  - {name: a, table: input, address: 0, type: bool}\n"), `10:47: a bool in a register needs bit: 0 to 15, or nonzero: true`},
-		"writable input": {p, profile("  - {name: a, table: discrete, address: 0, writable: true}\n"), `10:54: only coils and holding registers can be written, this is a discrete`},
+		"writable input": {p, profile("  - {name: a, table: discrete, address: 0, writable: true}\n"), `10:54: only coils and holding registers can be written, the table here is discrete`},
 		"writable bit":   {p, profile("  - {name: a, table: holding, address: 0, type: bool, bit: 3, writable: true}\n"), `10:73: a part of a register cannot be written without disturbing the rest; where whole registers are commands, say so with write_values`},
 		"wide sentinel":  {p, profile("  - {name: a, table: input, address: 0, type: s16, invalid: [0xFFFF, 0x1FFFF]}\n"), `10:70: 0x1FFFF does not fit into the 16 bits of type s16`},
 		"scale 0":        {p, profile("  - {name: a, table: input, address: 0, type: s16, scale: 0}\n"), `10:59: scale 0 would make every value the same`},

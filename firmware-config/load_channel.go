@@ -269,7 +269,7 @@ func (l *loader) layout(p *Profile, f *layoutFile) (Channel, bool) {
 	}
 	ch.NonZero = f.NonZero.Value
 	if ch.Table.Bits() || ch.Encoding != EncBool {
-		l.refuse(f.NonZero.Pos, "nonzero is for a bool in a register, this is a %s of type %s", ch.Table, ch.Encoding)
+		l.refuse(f.NonZero.Pos, "nonzero is for a bool in a register; the table here is %s, the type %s", ch.Table, ch.Encoding)
 		ch.NonZero = false
 	}
 	if ch.Encoding == EncBool {
@@ -504,7 +504,7 @@ func (l *loader) output(f *channelFile, ch *Channel) {
 		return
 	}
 	if ch.Table == DiscreteInput || ch.Table == InputRegister {
-		l.errs.Addf(f.Writable.Pos, "only coils and holding registers can be written, this is a %s", ch.Table)
+		l.errs.Addf(f.Writable.Pos, "only coils and holding registers can be written, the table here is %s", ch.Table)
 	}
 	if ch.Width > 0 && len(f.WriteValues) == 0 {
 		l.errs.Addf(f.Writable.Pos, "a part of a register cannot be written without disturbing the rest; where whole registers are commands, say so with write_values")
@@ -516,7 +516,7 @@ func (l *loader) output(f *channelFile, ch *Channel) {
 	pos := f.WriteValues[0].Key.Pos
 	switch {
 	case ch.Table != HoldingRegister:
-		l.errs.Addf(pos, "write_values is for holding registers, this is a %s", ch.Table)
+		l.errs.Addf(pos, "write_values is for holding registers, the table here is %s", ch.Table)
 	case ch.Encoding.Registers() != 1:
 		l.errs.Addf(pos, "write_values is for one register, type %s takes %d", ch.Encoding, ch.Encoding.Registers())
 	case ch.Scale != 1 || ch.Offset != 0:

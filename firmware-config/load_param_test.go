@@ -260,7 +260,7 @@ func TestMistakesOfNewKeys(t *testing.T) {
 		"counter output":     {channel(ho + "type: u16, writable: true, counter: true"), `10:79: what can be written is no counter`},
 		"write_values input": {channel(ho + "type: u16, write_values: {1: 2}"), `10:69: write_values is for channels that are writable: true`},
 		"read_back input":    {channel(ho + "type: u16, read_back: false"), `10:65: read_back is for channels that are writable: true`},
-		"write_values coil":  {channel("table: coil, address: 0, writable: true, write_values: {1: 2}"), `10:71: write_values is for holding registers, this is a coil`},
+		"write_values coil":  {channel("table: coil, address: 0, writable: true, write_values: {1: 2}"), `10:71: write_values is for holding registers, the table here is coil`},
 		"write_values u32":   {channel(ho + "type: u32, writable: true, write_values: {1: 2}"), `10:85: write_values is for one register, type u32 takes 2`},
 		"write_values scale": {channel(ho + "type: u16, scale: 2, writable: true, write_values: {1: 2}"), `10:95: write_values is for plain numbers, without scale and offset`},
 		"write_values raw":   {channel(ho + "type: u16, writable: true, write_values: {1: 70000, b: 1, 0x1: 1}"), "10:88: what is written must be between 0 and 65535, got 70000\n10:95: expected a whole number from -32768 to 65535, got \"b\"\n10:101: value 1 is used twice"},

@@ -87,7 +87,9 @@ It stops at the first surprise. Nothing is remembered: apply again, and it goes 
 				ask.terminal = isTerminal(ask.in) && isTerminal(ask.out)
 				return runConfigApply(ctx, o, ask, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}),
-		add("verify", "Say whether the units have the settings of the site file", "Say whether the units have the settings of the site file. Exit code 1: something differs, or could not be read.",
+		add("verify", "Say whether the units have the settings of the site file", `Say whether the units have the settings of the site file, and whether they are the models that it says, with the
+address, baud rate and parity at which they are looked for, as far as their registers tell. Without UNIT all of which
+anything can be told are asked. Exit code 1: something differs, or could not be read.`,
 			func(ctx context.Context, o *configOptions, cmd *cobra.Command) error {
 				return runConfigPlan(ctx, o, true, cmd.OutOrStdout())
 			}),
@@ -113,8 +115,9 @@ func (u *configUnit) home() firmwareconfig.Line {
 	return firmwareconfig.Line{}
 }
 
-// choose returns the units that are meant: those named, or all of which the site file wants something.
-func (o *configOptions) choose(s *site.Site) ([]*configUnit, error) {
+// choose returns the units that are meant: those named, or all of which the site file wants something. To verify, that
+// something may be no more than that they answer where they should as what they should be.
+func (o *configOptions) choose(s *site.Site, verify bool) ([]*configUnit, error) {
 	var all, chosen []*configUnit
 	var names []string
 	for i := range s.Buses {
@@ -131,7 +134,7 @@ func (o *configOptions) choose(s *site.Site) ([]*configUnit, error) {
 				}
 			}
 			all, names = append(all, u), append(names, u.unit.ID)
-			if len(o.units) == 0 && len(u.want) > 0 {
+			if len(o.units) == 0 && (len(u.want) > 0 || verify && u.comparable()) {
 				chosen = append(chosen, u)
 			}
 		}
@@ -141,7 +144,11 @@ func (o *configOptions) choose(s *site.Site) ([]*configUnit, error) {
 		if i < 0 {
 			return nil, fmt.Errorf("%s has no unit %q%s", s.File, name, yamlfile.Suggest(name, names))
 		}
-		if len(all[i].want) == 0 && o.from == "" {
+		switch {
+		case len(all[i].want) > 0 || o.from != "" || verify && all[i].comparable():
+		case verify:
+			return nil, fmt.Errorf("nothing of %s can be verified: the site file wants no settings of it, and profile %s has no signature and no register for its address", name, all[i].unit.Profile.ID)
+		default:
 			return nil, fmt.Errorf("the site file wants no settings of %s: write config: {...} to the unit. What it can be set to: linli profiles show %s", name, all[i].unit.Profile.ID)
 		}
 		if !slices.Contains(chosen, all[i]) {
@@ -172,6 +179,14 @@ func (o *configOptions) choose(s *site.Site) ([]*configUnit, error) {
 		u.at = place
 	}
 	return chosen, nil
+}
+
+// comparable reports whether it can be asked whether the unit is what it should be, where it should be.
+func (u *configUnit) comparable() bool {
+	p := u.unit.Profile
+	return len(p.Signature) > 0 || p.DeviceID != nil || slices.ContainsFunc(p.Params, func(m firmwareconfig.Param) bool {
+		return m.Role != firmwareconfig.ParamPlain && !m.WriteOnly && (m.Role == firmwareconfig.ParamAddress || u.home().Baud != 0)
+	})
 }
 
 // parsePlace reads where a unit is: 1, 1@4800 or 1@4800/8E1.
@@ -288,7 +303,7 @@ func runConfigPlan(ctx context.Context, o *configOptions, verify bool, stdout io
 	if err != nil {
 		return err
 	}
-	units, err := o.choose(p.site)
+	units, err := o.choose(p.site, verify)
 	if err != nil {
 		return err
 	}
@@ -341,6 +356,11 @@ func (o *configOptions) print(out io.Writer, units []*configUnit, sum configSum,
 		if u.plan == nil {
 			text := strings.TrimPrefix(strings.TrimPrefix(u.err.Error(), "unit "+u.unit.ID), ":")
 			fmt.Fprintf(out, "%s: %s%s\n", u.unit.ID, strings.TrimSpace(text), u.hint(o.file))
+		}
+	}
+	for _, u := range units {
+		if u.plan != nil && len(u.plan.Settings) == 0 {
+			fmt.Fprintf(out, "%s: answers at %s as profile %s says; the site file wants no settings of it\n", u.unit.ID, u.at, u.unit.Profile.ID)
 		}
 	}
 	rest := ""

@@ -28,7 +28,10 @@ func runConfigApply(ctx context.Context, o *configOptions, ask *asking, stdout, 
 	if err != nil {
 		return err
 	}
-	units, err := o.choose(p.site)
+	if o.wait < 0 || o.wait > time.Hour {
+		return &usageError{fmt.Errorf("--wait %v: from 0s, which does not wait, to 1h", o.wait)}
+	}
+	units, err := o.choose(p.site, false)
 	if err != nil {
 		return err
 	}

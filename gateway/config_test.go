@@ -88,7 +88,8 @@ func configProfiles(t *testing.T) map[string]*firmwareconfig.Profile {
 
 func TestConfigPlanApplyVerify(t *testing.T) {
 	profiles := configProfiles(t)
-	b := newConfigBench(t, []firmwareconfig.Unit{{ID: "th1", Address: 3, Profile: profiles["xy_md02"]}, {ID: "th2", Address: 4, Profile: profiles["xy_md02"]}},
+	b := newConfigBench(t, []firmwareconfig.Unit{{ID: "th1", Address: 3, Profile: profiles["xy_md02"]}, {ID: "th2", Address: 4, Profile: profiles["xy_md02"]},
+		{ID: "bare", Address: 9, Profile: profiles["xy_md02"]}},
 		[]firmwareconfig.Unit{{ID: "hum", Address: 2, Profile: profiles["renke_ws_n01_8"]}})
 
 	code, stdout, stderr := linli(t, "config", "plan", "-c", b.file)
@@ -126,7 +127,7 @@ Write them: linli config apply -c ` + b.file + "\n"
 	if err := json.Unmarshal([]byte(stdout), &result); err != nil {
 		t.Fatal(err)
 	}
-	if code != exitNo || result.Good || len(result.Units) != 3 || result.Units[0].Settings[0].Differs || !result.Units[1].Settings[0].Differs || result.Units[1].Settings[0].Got != "0" {
+	if code != exitNo || result.Good || len(result.Units) != 4 || result.Units[0].Settings[0].Differs || !result.Units[1].Settings[0].Differs || result.Units[1].Settings[0].Got != "0" {
 		t.Errorf("verify: %d %s", code, stdout)
 	}
 	code, stdout, _ = linli(t, "config", "apply", "-c", b.file, "--json")
@@ -138,8 +139,17 @@ Write them: linli config apply -c ` + b.file + "\n"
 		out.Units[0].Outcome != "same" || out.Units[1].Outcome != "written" || len(out.Units[1].Written) != 1 {
 		t.Errorf("apply --json: %v %d %s", err, code, stdout)
 	}
-	if code, stdout, _ := linli(t, "config", "verify", "-c", b.file); code != exitGood || !strings.HasSuffix(stdout, "4 settings of 3 units as the site file wants.\n") {
+	if code, stdout, _ := linli(t, "config", "verify", "-c", b.file); code != exitGood || !strings.HasSuffix(stdout, "bare: answers at address 9 at 9600 8N1 as profile xy_md02 says; the site file wants no settings of it\n4 settings of 4 units as the site file wants.\n") {
 		t.Errorf("verify after: %d\n%s", code, stdout)
+	}
+	// A unit of which nothing is wanted is still to be the one that it is said to be, where it is said to be.
+	if err := b.community.Poke("bare", firmwareconfig.HoldingRegister, 0x101, 8); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"config", "verify", "-c", b.file}, {"config", "verify", "-c", b.file, "bare"}} {
+		if code, stdout, _ := linli(t, args...); code != exitNo || !strings.Contains(stdout, "bare: cannot be taken for a xy_md02") {
+			t.Errorf("%v: %d\n%s", args, code, stdout)
+		}
 	}
 }
 
@@ -246,6 +256,7 @@ func TestConfigUsage(t *testing.T) {
 		{[]string{"plan"}, exitUsage, "config plan needs a site file"},
 		{[]string{"plan", "-c", b.file, "th3"}, exitNo, `has no unit "th3", did you mean "th1"`},
 		{[]string{"plan", "-c", b.file, "bare"}, exitNo, "the site file wants no settings of bare: write config: {...} to the unit. What it can be set to: linli profiles show xy_md02"},
+		{[]string{"apply", "-c", b.file, "th1", "--wait", "-1s"}, exitUsage, "from 0s, which does not wait, to 1h"},
 		{[]string{"apply", "-c", b.file, "--from", "1"}, exitUsage, "name that unit"},
 		{[]string{"apply", "-c", b.file, "th1", "--from", "0"}, exitUsage, "begins with no unit address"},
 		{[]string{"apply", "-c", b.file, "th1", "--from", "1@fast"}, exitUsage, `"fast" is no baud rate`},
