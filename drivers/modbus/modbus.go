@@ -29,8 +29,9 @@
 //     and both are planned around, also after a restart (Memory). A register that it ignores, or for which it says that
 //     it has failed (exception 4), is found in the same way, within the dead-time share, and not remembered (silent.go).
 //   - Tools may ask, listen and suspend the bus between its own transactions (guest.go).
-//   - A late, foreign or damaged frame is never taken for an answer: no request goes out whose answer could be one that
-//     is still owed (owed.go, which says what no master can exclude).
+//   - A late, repeated, foreign or damaged frame is not taken for an answer: no request goes out whose answer could be one
+//     that is still owed, and what may be an earlier answer once more is believed only when it stays alone (owed.go, which
+//     says what no master can exclude, and twice.go).
 //   - A write is sent once, and a unit that was given up is asked first: where it is silent, nothing is sent
 //     (drivers.ErrSilent). Between its transactions, and while the unit rests, others are read. Where its outcome is
 //     unknown, the register is read back, and if that does not tell, the error is a *drivers.OutcomeUnknownError.
@@ -123,8 +124,8 @@ type Config struct {
 	Inbound *Route
 	// Memory keeps learned holes; nil forgets them.
 	Memory Memory
-	// IgnoreTID is for TCP gateways that do not repeat the transaction id: the connection is closed after every
-	// timeout, and the id of answers is not looked at.
+	// IgnoreTID is for TCP gateways that do not repeat the transaction id, which is not looked at then. The connection is
+	// closed after every timeout and when something came that was not asked for; that look costs 100 µs a request.
 	IgnoreTID bool
 }
 
