@@ -304,7 +304,7 @@ func (c *gatewayConn) failed(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.As(err, &p) && p.code == "suspended_by":
-		return &lostError{fmt.Errorf("another tool has bus %s: %w. Wait for it; one that is gone gives it back within %s; linli resume ends it at once", c.bus, p, leaseTime)}
+		return &lostError{fmt.Errorf("bus %s is not free: %w", c.bus, p)} // It says for whom, until when, and what to do.
 	case errors.As(err, &p):
 		return &lostError{err}
 	}

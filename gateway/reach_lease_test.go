@@ -47,7 +47,7 @@ func (l *leases) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if l.held != "" && in.Lease != l.held && !in.Force {
 		w.WriteHeader(http.StatusConflict)
-		fmt.Fprint(w, `{"error": {"code": "suspended_by", "message": {"en": "The bus is suspended for somebody else."}, "detail": "by wang until 10:00:20"}}`)
+		fmt.Fprint(w, `{"error": {"code": "suspended_by", "message": {"en": "Somebody else works on this bus; wait, or end it with linli resume."}, "detail": "by wang until 10:00:20"}}`)
 		return
 	}
 	switch {

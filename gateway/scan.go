@@ -134,10 +134,11 @@ func runScan(ctx context.Context, o scanOptions, args []string, stdout, stderr i
 		Progress: show.scan,
 		Searched: func(units int, takes, left time.Duration) {
 			show.done()
-			text := fmt.Sprintf("%s. Asking who it is takes about %s", verbed(units, "unit", "answers", "answer"), seconds(takes))
+			who := "it is"
 			if units > 1 {
-				text = fmt.Sprintf("%s. Asking who they are takes about %s", verbed(units, "unit", "answers", "answer"), seconds(takes))
+				who = "they are"
 			}
+			text := fmt.Sprintf("%s. Asking who %s takes about %s, longer for models that have no mark of their own", verbed(units, "unit", "answers", "answer"), who, seconds(takes))
 			if left > 0 && takes > left {
 				text += fmt.Sprintf("; there are %s left: who is not asked is named", seconds(left))
 			}
@@ -152,7 +153,7 @@ func runScan(ctx context.Context, o scanOptions, args []string, stdout, stderr i
 		}
 	case o.asYAML:
 		printScanYAML(stdout, t, report)
-	default:
+	case err == nil || len(report.Asked)+len(report.Units) > 0: // Else nothing was asked: there is nothing to tell.
 		printScan(stdout, report)
 	}
 	if ctx.Err() != nil {

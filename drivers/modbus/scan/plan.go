@@ -365,8 +365,15 @@ func (p *Plan) Print(w io.Writer) {
 	if len(settings) > 0 {
 		where = " at " + strings.Join(settings, ", ")
 	}
-	fmt.Fprintf(w, "Plan: units %s%s: %d requests, %s each for an answer to begin.\n",
-		Ranges(p.Stages[0].Units), where, p.Probes(), p.Timeout)
+	unit, request := "units", "requests"
+	if len(p.Stages[0].Units) == 1 {
+		unit = "unit"
+	}
+	if p.Probes() == 1 {
+		request = "request"
+	}
+	fmt.Fprintf(w, "Plan: %s %s%s: %d %s, %s each for an answer to begin.\n",
+		unit, Ranges(p.Stages[0].Units), where, p.Probes(), request, p.Timeout)
 	line := "At most " + roughly(p.Estimate()) + " for the search"
 	if p.Limit > 0 {
 		fmt.Fprintf(w, "%s, %s with asking again and asking who the units are. What is not identified by then is named.\n", line, roughly(p.Limit))
