@@ -155,6 +155,7 @@ func TestWriteWakesASleepingBus(t *testing.T) {
 		if err := line.Write(t.Context(), 1, telemetry.BoolValue(true)); err != nil || time.Since(start) != 0 {
 			t.Errorf("write took %v, %v", time.Since(start), err)
 		}
+		synctest.Wait() // The step after it may still be to come.
 		end()
 		if len(b.steps) != 2 {
 			t.Errorf("%d steps, want one before the write and one after", len(b.steps))

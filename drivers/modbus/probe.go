@@ -101,6 +101,9 @@ func (u *unit) probed(t telemetry.Mono) {
 		u.heard, u.probeFull, u.probeAt, u.probeWait = false, true, t.Add(soonest), firstProbe
 		return
 	}
+	if u.probing != nil && u.probing.whole == nil && u.probeNext%2 == 0 {
+		u.probeNext++ // It was the whole block already.
+	}
 	u.probeFull, u.probing = false, nil
 	u.probeNext++
 	u.probeWait = min(2*u.probeWait, rarestProbe)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,17 +32,26 @@ const (
 // moody is a peer whose units do with each request what does says, each after 50 µs, and counts.
 type moody struct {
 	*peer
+	mu  sync.Mutex // guards n, did and what does uses
 	n   int
 	did [doings]int
+}
+
+func (m *moody) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.n
 }
 
 func newMoody(d *tables, rtu bool, does func(r request) int) *moody {
 	m := &moody{}
 	m.peer = &peer{handle: func(c io.ReadWriteCloser, r request) bool {
 		time.Sleep(50 * time.Microsecond)
+		m.mu.Lock()
 		m.n++
 		what := does(r)
 		m.did[what]++
+		m.mu.Unlock()
 		ans := d.answer(r.pdu)
 		switch what {
 		case doesNothing:
@@ -93,7 +103,7 @@ func TestUnitsThatFailAtOnceDoNotSpin(t *testing.T) {
 					})
 					r := newRig(t, modbus.Config{Transport: modbus.TCP, Units: blockUnits(2)}, m.peer)
 					end := r.clock.Mono().Add(10 * time.Second)
-					for r.clock.Mono() < end && m.n < 1000 {
+					for r.clock.Mono() < end && m.count() < 1000 {
 						r.step()
 					}
 					good := 0
@@ -146,13 +156,13 @@ func TestNothingThatUnitsDoSpins(t *testing.T) {
 			r := newRig(t, c, m.peer)
 			most := 20*n*4 + 60 // a second: five a block are wanted
 			for range 90 {
-				from := m.n
+				from := m.count()
 				end := r.clock.Mono().Add(time.Second)
-				for r.clock.Mono() < end && m.n-from <= 20*most {
+				for r.clock.Mono() < end && m.count()-from <= 20*most {
 					r.step()
 				}
-				if m.n-from > most {
-					rt.Fatalf("%d requests of %d units in a second (did %v)", m.n-from, n, m.did)
+				if got := m.count() - from; got > most {
+					rt.Fatalf("%d requests of %d units in a second", got, n)
 				}
 			}
 			_ = r.bus.Close()
