@@ -183,7 +183,7 @@ func explainOpen(c modbus.Config, err error) error {
 		return fmt.Errorf("%s may not be opened by this user. Run as the gateway's user, or join the device's group (usually dialout: sudo usermod -aG dialout $USER, then log in again) (%w)", c.Device, err)
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("there is no %s: is the adapter plugged in? Those present are under /dev/serial/by-id (%w)", c.Device, err)
-	case errors.Is(err, syscall.ENOTTY), errors.Is(err, syscall.EINVAL) && c.Device != "", errors.Is(err, syscall.EISDIR):
+	case errors.Is(err, syscall.ENOTTY), errors.Is(err, syscall.EISDIR):
 		return fmt.Errorf("%s is no serial port: those present are under /dev/serial/by-id (%w)", c.Device, err)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("nobody listens at %s: check the address, the port and that the converter is in server mode (%w)", c.Address, err)
