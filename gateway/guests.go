@@ -312,6 +312,7 @@ func orderError(outcome string, err error) error {
 		{drivers.ErrNotWritable, console.ErrNotWritable}, {drivers.ErrRange, console.ErrValue}, {errWrongKind, console.ErrValue},
 		{errTooSoon, console.ErrTooSoon}, {errStopping, console.ErrStopping}, {drivers.ErrClosed, console.ErrStopping},
 		{drivers.ErrBusy, console.ErrBusBusy}, {drivers.ErrSuspended, console.ErrSuspended},
+		{drivers.ErrSilent, console.ErrSilent},
 		{context.DeadlineExceeded, console.ErrBusBusy}, {errReserved, console.ErrReserved}, {errNoName, console.ErrBadRequest},
 	} {
 		if errors.Is(err, e.ours) {

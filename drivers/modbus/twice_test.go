@@ -308,16 +308,22 @@ func TestLateAnswerUnderTheNextIDIsNoValue(t *testing.T) {
 		u, d := countingBlocks("a", 1, 0)
 		v, e := countingBlocks("b", 2, 10)
 		dev := map[byte]*tables{1: d, 2: e}
+		var mu sync.Mutex // A connection that is given up may still have a request in hand.
 		var held []byte
 		p := &peer{handle: func(c io.ReadWriteCloser, r request) bool {
 			ans := dev[r.unit].answer(r.pdu)
+			mu.Lock()
+			late := held
+			held = nil
 			if r.nth%7 == 0 {
 				held = ans
+			}
+			mu.Unlock()
+			if r.nth%7 == 0 {
 				return true
 			}
-			if held != nil {
-				_, _ = c.Write(r.frame(false, held))
-				held = nil
+			if late != nil {
+				_, _ = c.Write(r.frame(false, late))
 				time.Sleep(3 * time.Millisecond)
 			}
 			_, _ = c.Write(r.frame(false, ans))

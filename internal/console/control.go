@@ -63,6 +63,7 @@ var (
 	ErrSuspendedBy = errors.New("the bus is suspended for")
 	ErrNoAnswer    = errors.New("outcome unknown")
 	ErrNotTaken    = errors.New("not taken over")
+	ErrSilent      = errors.New("the device does not answer, nothing was sent")
 	ErrReserved    = errors.New("this name is the gateway's own")
 )
 
@@ -476,6 +477,7 @@ func controlCode(err error) (int, apiError) {
 		{ErrSuspendedBy, http.StatusConflict, errSuspendedBy},
 		{ErrNoAnswer, http.StatusBadGateway, errOutcomeUnknown},
 		{ErrNotTaken, http.StatusBadGateway, errNotTaken},
+		{ErrSilent, http.StatusBadGateway, errUnitSilent},
 		{ErrReserved, http.StatusBadRequest, errReserved},
 	} {
 		if errors.Is(err, e.err) {

@@ -46,6 +46,7 @@ const (
 	errSuspendedBy    apiError = "suspended_by"
 	errOutcomeUnknown apiError = "outcome_unknown"
 	errNotTaken       apiError = "not_taken"
+	errUnitSilent     apiError = "unit_silent"
 	errNotDone        apiError = "not_done"
 	errUnreadable     apiError = "unreadable"
 )
@@ -117,6 +118,8 @@ func (e apiError) message() telemetry.Text {
 		return telemetry.Text{Zh: "命令已发出，但不知道是否生效，请到现场核实。", En: "The command went out, but whether it took effect is not known; please check on site."}
 	case errNotTaken:
 		return telemetry.Text{Zh: "设备收到了命令，但没有照做，请检查设备。", En: "The device accepted the command but did not follow it; please check the device."}
+	case errUnitSilent:
+		return telemetry.Text{Zh: "设备没有应答，命令没有发出。请检查设备的电源和线路。", En: "The device does not answer; nothing was sent. Please check its power and its line."}
 	case errNotDone:
 		return telemetry.Text{Zh: "没有执行成功，请检查线路和设备。", En: "This could not be done; check the line and the device."}
 	case errUnreadable:
