@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,12 +151,20 @@ func TestDriftIsLookedForOnSchedule(t *testing.T) {
 		r.site.Settings = []site.UnitSettings{{Bus: 0, Unit: 0, Want: map[string]string{"baud": "9600"}}}
 		began := time.Now()
 		var looked []time.Duration
+		var mu sync.Mutex // guards looked, differ and failing
 		differ, failing := 0, error(nil)
+		now := func(n int, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			differ, failing = n, err
+		}
 		d := &drift{site: r.site, lines: []*drivers.Line{nil}, points: r.busPoints, log: zap.NewNop(),
 			verify: func(_ context.Context, _ firmwareconfig.Asker, unit firmwareconfig.Unit, want map[string]string) ([]firmwareconfig.Drift, error) {
 				if unit.ID != "u1" || want["baud"] != "9600" {
 					t.Errorf("looked at %s for %v", unit.ID, want)
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				looked = append(looked, time.Since(began))
 				return make([]firmwareconfig.Drift, differ), failing
 			}}
@@ -177,13 +186,13 @@ func TestDriftIsLookedForOnSchedule(t *testing.T) {
 		drifts("unknown")
 		time.Sleep(10 * time.Minute)
 		drifts("0")
-		differ = 3
+		now(3, nil)
 		time.Sleep(24 * time.Hour)
 		drifts("3")
-		failing = errors.New("no answer")
+		now(3, errors.New("no answer"))
 		time.Sleep(24 * time.Hour)
 		drifts("unknown")
-		failing, differ = nil, 0
+		now(0, nil)
 		time.Sleep(time.Hour)
 		drifts("0")
 		want := []time.Duration{10 * time.Minute, 24*time.Hour + 10*time.Minute, 48*time.Hour + 10*time.Minute, 49*time.Hour + 10*time.Minute}

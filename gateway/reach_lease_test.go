@@ -27,6 +27,13 @@ type leases struct {
 	log    []string
 }
 
+// last returns the last request.
+func (l *leases) last() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.log[len(l.log)-1]
+}
+
 func (l *leases) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	if r.Method == http.MethodGet {
@@ -156,7 +163,7 @@ func TestASuspensionIsALease(t *testing.T) {
 		if _, err := conn.Ask(t.Context(), 3, []byte{4, 0, 1, 0, 1}, 0); err != nil {
 			t.Error(err)
 		}
-		if last := l.log[len(l.log)-1]; !strings.Contains(last, `"lease":"lease-1"`) {
+		if last := l.last(); !strings.Contains(last, `"lease":"lease-1"`) {
 			t.Errorf("a request without its lease: %s", last)
 		}
 		time.Sleep(15 * time.Second)

@@ -24,8 +24,14 @@ import (
 // listen runs a listener with a route for each registration, and returns its address.
 func listen(t *testing.T, log *zap.Logger, registrations ...[]byte) (*modbus.Listener, []*modbus.Route, string) {
 	t.Helper()
+	return listenFor(t, 300*time.Millisecond, log, registrations...)
+}
+
+// listenFor is listen with the time that a converter has to register.
+func listenFor(t *testing.T, within time.Duration, log *zap.Logger, registrations ...[]byte) (*modbus.Listener, []*modbus.Route, string) {
+	t.Helper()
 	l := modbus.NewListener("127.0.0.1:0", log)
-	modbus.Hurry(l, 300*time.Millisecond)
+	modbus.Hurry(l, within)
 	var routes []*modbus.Route
 	for _, r := range registrations {
 		routes = append(routes, l.Route(r))
@@ -143,8 +149,7 @@ func TestStrangersAreTurnedAway(t *testing.T) {
 }
 
 func TestTooManyThatDoNotRegister(t *testing.T) {
-	l, routes, address := listen(t, nil, []byte("YG-0001"))
-	modbus.Hurry(l, 5*time.Second)
+	l, routes, address := listenFor(t, 5*time.Second, nil, []byte("YG-0001"))
 	for range 300 {
 		dialIn(t, address)
 	}
