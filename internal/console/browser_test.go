@@ -194,6 +194,10 @@ func (b *tab) see(words string) {
 
 func (b *tab) click(selector string) {
 	b.t.Helper()
+	// A click goes to a place: what still moves (a panel that opens, a list that grows) would be missed.
+	b.until("rest of "+selector, fmt.Sprintf(`(()=>{const e=document.querySelector(%q);if(!e)return false;
+		const r=e.getBoundingClientRect(),at=[r.x,r.y,r.width,r.height].join();
+		const rests=e.linliWasAt===at;e.linliWasAt=at;return rests})()`, selector))
 	b.run(chromedp.Click(chromedp.CSS(selector)))
 }
 
