@@ -60,8 +60,8 @@ if [ ${#packages[@]} -gt 0 ]; then
 fi
 [ $build = yes ] || exit 0
 
-# The metapackage names the current kernel. Image, headers, build tools and source must be of one version: the module's
-# symbol versions are checked when it is loaded. The cloud flavour would be smaller but has no GPIO at all.
+# The metapackage names the current kernel. Image, headers and source must be of one version: the module's symbol
+# versions are checked when it is loaded. The cloud flavour would be smaller but has no GPIO at all.
 doing="find Debian's kernel (linux-image-amd64)"
 field() { apt-cache show --no-all-versions "$1" 2>>"$log" | sed -n "s/^$2: //p"; }
 image=$(field linux-image-amd64 Depends | grep -o '^linux-image-[^ ,]*')
@@ -76,9 +76,13 @@ source=linux-source-$series
 doing="download the packages of kernel $version"
 cd "$work"
 mkdir kernel module done
-for package in "$image" "$headers" "$common" "$kbuild" "$source"; do
-	apt-get -o APT::Sandbox::User=root download "$package=$version" >>"$log" 2>&1
+fetch() { apt-get -o APT::Sandbox::User=root download "$1" >>"$log" 2>&1; }
+for package in "$image" "$headers" "$common" "$source"; do
+	fetch "$package=$version"
 done
+# The build tools are programs for this machine; any version of the series builds the same module. Debian's archive has
+# only the newest, which for some days can be newer than the kernel, whose signing takes longer.
+fetch "$kbuild=$version" || fetch "$kbuild"
 
 doing="unpack the packages of kernel $version"
 unpack() { dpkg-deb --fsys-tarfile "$1"_*.deb 2>>"$log"; }
