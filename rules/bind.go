@@ -15,6 +15,7 @@ func (c *compiler) build() *Engine {
 	e := &Engine{
 		inv: inv, loc: inv.Location, byClass: map[string][]int{}, constants: map[constantKey]*expr.Cell{},
 		active: map[string]*activeCount{}, derived: map[derivedKey]telemetry.PointID{}, byIdentity: map[telemetry.Identity]uint32{},
+		programs: c.programs, costs: make([]cost, len(c.programs)),
 	}
 	if e.loc == nil {
 		e.loc = time.UTC

@@ -458,6 +458,15 @@ func formatNum(v expr.Num, unit string) string {
 	case math.IsInf(v.Lo, -1):
 		mark, f = "≤ ", v.Hi
 	}
+	s := trimmed(f)
+	if unit != "" {
+		s += " " + unit
+	}
+	return mark + s
+}
+
+// trimmed writes a number to about three figures.
+func trimmed(f float64) string {
 	digits := 2
 	switch a := math.Abs(f); {
 	case a >= 100:
@@ -469,10 +478,7 @@ func formatNum(v expr.Num, unit string) string {
 	if strings.Contains(s, ".") {
 		s = strings.TrimRight(strings.TrimRight(s, "0"), ".")
 	}
-	if unit != "" {
-		s += " " + unit
-	}
-	return mark + s
+	return s
 }
 
 // formatDuration writes a duration as people say it: to the two largest units.

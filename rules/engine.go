@@ -37,6 +37,10 @@ type Engine struct {
 	present expr.Present
 	stats   Stats
 
+	programs []*program // in the order of evaluation
+	costs    []cost     // parallel to programs
+	meter    meter
+
 	warnings yamlfile.Errors
 }
 
@@ -305,8 +309,21 @@ func (e *Engine) decide(out *Output) {
 }
 
 func (e *Engine) evaluate(i uint32, out *Output) {
-	e.stats.Evaluations++
 	in := &e.instances[i]
+	c := &e.costs[in.prog.index]
+	e.stats.Evaluations++
+	c.evaluations++
+	if !e.meter.next() {
+		e.decideOne(i, in, out)
+		return
+	}
+	began := e.meter.clock()
+	e.decideOne(i, in, out)
+	c.spent += measureEach * time.Duration(e.meter.clock()-began)
+}
+
+// decideOne evaluates one instance and sets its timer.
+func (e *Engine) decideOne(i uint32, in *instance, out *Output) {
 	due := telemetry.Never
 	for _, w := range in.windows {
 		w.Update(e.at)

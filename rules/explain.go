@@ -1,0 +1,322 @@
+package rules
+
+import (
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"linli/internal/telemetry"
+	"linli/rules/expr"
+)
+
+// Explanation is why an alert is as it is, or a derived point what it is: the rule with every operand's value at the
+// moment of asking. It is plain data, made for `linli rules explain`.
+type Explanation struct {
+	Alert, Record string // one of them
+	Subject       string
+	Pack, At      string // the rule's pack and its place, file:line:col
+	Title         telemetry.Text
+	Severity      telemetry.Severity // as it is, or as it would be raised
+
+	// State is inactive, pending (true, but not for long enough), active, or clearing (active and false, but not for
+	// long enough); recorded for a derived point.
+	State string
+	// Unknown says that the condition cannot be decided now.
+	Unknown bool
+	// Held is how long the condition has been true while pending, or false while clearing; Needed how long it must be.
+	Held, Needed time.Duration
+	For, Keep    time.Duration // `for` and `keep_firing_for`
+	// Due is how long until the rule is looked at again although nothing changes; negative where it waits for a change.
+	Due time.Duration
+	// Condition is the expression, and SeverityWhen those of worse severities, the site's parameters put in.
+	Condition    Operand
+	SeverityWhen []SeverityOperand
+}
+
+// SeverityOperand is the condition of a worse severity.
+type SeverityOperand struct {
+	Severity telemetry.Severity
+	Held     time.Duration // for which it has been true
+	Needed   time.Duration // severity_for
+	Operand
+}
+
+// Operand is a part of an expression with its value.
+type Operand struct {
+	Expr string // the part as text
+	// Value is true, false, unknown, a number ("12.5", "at least 0.3", "2 to 5"), a duration, a state's name, or a text in quotes.
+	Value string
+	// Decides says that the whole is what it is because of this part.
+	Decides bool
+	// Point is set where the part is a point of a device.
+	Point *PointState
+	// Args are the parts beneath; of an aggregate, one for each device of the group.
+	Args []Operand
+}
+
+// PointState is a point as an expression sees it.
+type PointState struct {
+	Device, Point string
+	// Source is provided (by a unit), derived (by a rule), constant, or missing (nothing provides it, and it has no constant).
+	Source string
+	Unit   string
+	// Read says whether a sample has come since the engine started, Quality and Age of the latest one. A sample's age
+	// alone says nothing: an unchanged value may come rarely.
+	Read    bool
+	Quality telemetry.Quality
+	Age     time.Duration
+}
+
+// Explain returns why the alert, or the derived point, named name is as it is for subject now; false where there is no
+// such rule or it has no such subject. now is not before the last Step. It changes nothing.
+func (e *Engine) Explain(now telemetry.Now, name, subject string) (*Explanation, bool) {
+	for i := range e.instances {
+		in := &e.instances[i]
+		if in.prog.Name() == name && in.subject == subject {
+			return e.explain(now, uint32(i), in), true
+		}
+	}
+	return nil, false
+}
+
+// Subjects returns the subjects that the rule named name has, in the order of the inventory; nil where there is no such rule.
+func (e *Engine) Subjects(name string) []string {
+	var list []string
+	for i := range e.instances {
+		if e.instances[i].prog.Name() == name {
+			list = append(list, e.instances[i].subject)
+		}
+	}
+	return list
+}
+
+// Names returns the names of all rules, in the order of evaluation.
+func (e *Engine) Names() []string {
+	names := make([]string, len(e.programs))
+	for i, p := range e.programs {
+		names[i] = p.Name()
+	}
+	return names
+}
+
+func (e *Engine) explain(now telemetry.Now, i uint32, in *instance) *Explanation {
+	p := in.prog
+	x := &Explanation{
+		Alert: p.Alert, Record: p.Record, Subject: in.subject, Pack: p.pack.ID, At: p.Pos.String(),
+		Title: p.Title, For: p.wait, Keep: p.keep, Due: -1, State: "recorded",
+	}
+	if in.due != telemetry.Never {
+		x.Due = max(in.due.Sub(now.Mono), 0)
+	}
+	w := &operands{e: e, b: &instanceBinder{e: e, index: i, explain: true}, now: now.Mono}
+	x.Condition = w.operand(p.cond, in.device)
+	x.Condition.Decides = true
+	if p.Alert == "" {
+		x.Unknown = x.Condition.Value == expr.Unknown.String()
+		return x
+	}
+	w.decide(&x.Condition, p.cond, in.device)
+	x.Title, x.Severity = e.title(in), in.severity
+	c := in.cond()
+	x.Unknown = c == expr.Unknown
+	switch {
+	case in.active && (c == expr.False || in.clearing.on):
+		x.State, x.Held, x.Needed = "clearing", in.clearing.elapsed(now.Mono), p.keep
+	case in.active:
+		x.State = "active"
+	case in.pending.on:
+		x.State, x.Held, x.Needed = "pending", in.pending.elapsed(now.Mono), p.wait
+	default:
+		x.State = "inactive"
+	}
+	if !in.active {
+		x.Severity = in.severityNow(now.Mono)
+	}
+	for k, s := range p.sev {
+		so := SeverityOperand{Severity: s.severity, Needed: p.sevFor, Held: in.sev[k].held.elapsed(now.Mono), Operand: w.operand(s.cond, in.device)}
+		so.Decides = in.sev[k].cond() == expr.True
+		w.decide(&so.Operand, s.cond, in.device)
+		x.SeverityWhen = append(x.SeverityWhen, so)
+	}
+	return x
+}
+
+// operands walks an expression and takes down what each part is.
+type operands struct {
+	e   *Engine
+	b   *instanceBinder
+	now telemetry.Mono
+}
+
+// operand returns n with its value, bound for device, which is the subject's or a member's of a group.
+func (w *operands) operand(n *expr.Node, device int) Operand {
+	o := Operand{Expr: n.String(), Value: w.value(n, device)}
+	switch n.Op {
+	case expr.OpPoint:
+		o.Point = w.point(w.b.Self(), n)
+	case expr.OpGroup:
+		o.Point = w.point(device, n)
+	case expr.OpCall:
+		if expr.Aggregate(n.Text) {
+			inner := n.Args[len(n.Args)-1]
+			for _, d := range w.b.Group(n.Scope, n.Class) {
+				m := w.operand(inner, d)
+				m.Expr = w.e.inv.Devices[d].ID + ": " + m.Expr
+				o.Args = append(o.Args, m)
+			}
+			return o
+		}
+		if n.Text == "active" {
+			return o
+		}
+	}
+	for _, a := range n.Args {
+		if !literal(a) {
+			o.Args = append(o.Args, w.operand(a, device))
+		}
+	}
+	return o
+}
+
+func literal(n *expr.Node) bool {
+	switch n.Op {
+	case expr.OpNumber, expr.OpDuration, expr.OpString, expr.OpBool:
+		return true
+	}
+	return false
+}
+
+// decide marks the parts of a condition because of which it is what it is.
+func (w *operands) decide(o *Operand, n *expr.Node, device int) {
+	switch {
+	case n.Op == expr.OpNot:
+		if len(o.Args) == 1 {
+			o.Args[0].Decides = true
+			w.decide(&o.Args[0], n.Args[0], device)
+		}
+	case n.Op == expr.OpAnd || n.Op == expr.OpOr:
+		want := expr.BindMember(n, w.b, device)()
+		k := 0
+		for _, a := range n.Args {
+			if literal(a) {
+				continue
+			}
+			if expr.BindMember(a, w.b, device)() == want {
+				o.Args[k].Decides = true
+				w.decide(&o.Args[k], a, device)
+			}
+			k++
+		}
+	case n.Op.Comparison():
+		for k := range o.Args {
+			o.Args[k].Decides = true
+		}
+	case n.Op == expr.OpCall && (n.Text == "any" || n.Text == "all" || n.Text == "at_least"):
+		w.decideGroup(o, n)
+	}
+}
+
+// decideGroup marks the members of a group that make an aggregate what it is.
+func (w *operands) decideGroup(o *Operand, n *expr.Node) {
+	inner := n.Args[len(n.Args)-1]
+	whole := expr.BindBool(n, w.b)()
+	for k, d := range w.b.Group(n.Scope, n.Class) {
+		if k < len(o.Args) && expr.BindMember(inner, w.b, d)() == whole {
+			o.Args[k].Decides = true
+			w.decide(&o.Args[k], inner, d)
+		}
+	}
+}
+
+func (w *operands) point(device int, n *expr.Node) *PointState {
+	if device < 0 {
+		return nil
+	}
+	inv := w.e.inv
+	s := &PointState{Device: inv.Devices[device].ID, Point: n.Text, Source: "provided"}
+	if n.Def != nil {
+		s.Unit = n.Def.Unit
+	}
+	id, def, provided := w.e.pointID(device, n.Text)
+	switch {
+	case !provided && def >= 0 && !inv.Constant(device, def).IsZero():
+		s.Source, s.Read = "constant", true
+		return s
+	case !provided:
+		s.Source = "missing"
+		return s
+	case def < 0:
+		s.Source = "derived"
+	}
+	c := &w.e.cells[id]
+	s.Read, s.Quality = c.Seen, c.Quality
+	if c.Seen {
+		s.Age = max(w.now.Sub(c.Time), 0)
+	}
+	return s
+}
+
+// value writes what n is for device.
+func (w *operands) value(n *expr.Node, device int) string {
+	switch n.Type {
+	case expr.TypeBool:
+		return expr.BindMember(n, w.b, device)().String()
+	case expr.TypeNumber:
+		return numText(expr.BindMemberNum(n, w.b, device)(), plain)
+	case expr.TypeDuration:
+		return numText(expr.BindMemberNum(n, w.b, device)(), func(v float64) string {
+			return expr.FormatDuration(time.Duration(v * float64(time.Second)))
+		})
+	}
+	if n.Op == expr.OpNumber { // the name of a state, as its code
+		return plain(n.Num)
+	}
+	if n.Op == expr.OpString || n.Def == nil {
+		return `"` + n.Text + `"`
+	}
+	if n.Op == expr.OpPoint {
+		device = w.b.Self()
+	}
+	c := w.b.Cell(device, n.Text, expr.UseValue)
+	if !c.Seen || c.Quality.Bad() {
+		return expr.Unknown.String()
+	}
+	if n.Type == expr.TypeText {
+		return `"` + c.Text + `"`
+	}
+	for _, name := range n.Def.Enum {
+		if float64(name.Code) == c.Num.Lo {
+			return `"` + name.Name + `"`
+		}
+	}
+	return plain(c.Num.Lo)
+}
+
+func numText(v expr.Num, write func(float64) string) string {
+	low, high := math.IsInf(v.Lo, -1), math.IsInf(v.Hi, 1)
+	switch {
+	case low && high:
+		return expr.Unknown.String()
+	case high:
+		return "at least " + write(v.Lo)
+	case low:
+		return "at most " + write(v.Hi)
+	case v.Lo != v.Hi:
+		return write(v.Lo) + " to " + write(v.Hi)
+	}
+	return write(v.Lo)
+}
+
+// plain writes a number to six figures, so that what lies just beside a limit does not look like it.
+func plain(v float64) string {
+	if v == math.Trunc(v) && math.Abs(v) < 1e15 {
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	digits := 5 - int(math.Floor(math.Log10(math.Abs(v))))
+	s := strconv.FormatFloat(v, 'f', min(max(digits, 0), 12), 64)
+	if strings.Contains(s, ".") {
+		s = strings.TrimRight(strings.TrimRight(s, "0"), ".")
+	}
+	return s
+}
