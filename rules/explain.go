@@ -10,62 +10,85 @@ import (
 	"linli/rules/expr"
 )
 
+// Seconds is a duration that JSON has as a number of seconds.
+type Seconds time.Duration
+
+// MarshalJSON writes seconds, to the millisecond.
+func (s Seconds) MarshalJSON() ([]byte, error) {
+	return strconv.AppendFloat(nil, math.Round(time.Duration(s).Seconds()*1000)/1000, 'f', -1, 64), nil
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (s *Seconds) UnmarshalJSON(data []byte) error {
+	v, err := strconv.ParseFloat(string(data), 64)
+	if err != nil || math.Abs(v) > 1e9 {
+		return errorString("not a number of seconds: " + string(data))
+	}
+	*s = Seconds(v * float64(time.Second))
+	return nil
+}
+
 // Explanation is why an alert is as it is, or a derived point what it is: the rule with every operand's value at the
 // moment of asking. It is plain data, made for `linli rules explain`.
 type Explanation struct {
-	Alert, Record string // one of them
-	Subject       string
-	Pack, At      string // the rule's pack and its place, file:line:col
-	Title         telemetry.Text
-	Severity      telemetry.Severity // as it is, or as it would be raised
+	Alert    string         `json:"alert,omitempty"` // Alert or Record is empty
+	Record   string         `json:"record,omitempty"`
+	Subject  string         `json:"subject"`
+	Pack     string         `json:"pack"`
+	At       string         `json:"at"` // the rule's place, file:line:col
+	Title    telemetry.Text `json:"title"`
+	Severity string         `json:"severity,omitempty"` // as it is, or as it would be raised; none of a derived point
 
 	// State is inactive, pending (true, but not for long enough), active, or clearing (active and false, but not for
 	// long enough); recorded for a derived point.
-	State string
+	State string `json:"state"`
 	// Unknown says that the condition cannot be decided now.
-	Unknown bool
+	Unknown bool `json:"unknown"`
 	// Held is how long the condition has been true while pending, or false while clearing; Needed how long it must be.
-	Held, Needed time.Duration
-	For, Keep    time.Duration // `for` and `keep_firing_for`
+	Held   Seconds `json:"held_s"`
+	Needed Seconds `json:"needed_s"`
+	For    Seconds `json:"for_s"`
+	Keep   Seconds `json:"keep_firing_for_s"`
 	// Due is how long until the rule is looked at again although nothing changes; negative where it waits for a change.
-	Due time.Duration
+	Due Seconds `json:"due_s"`
 	// Condition is the expression, and SeverityWhen those of worse severities, the site's parameters put in.
-	Condition    Operand
-	SeverityWhen []SeverityOperand
+	Condition    Operand           `json:"condition"`
+	SeverityWhen []SeverityOperand `json:"severity_when,omitempty"`
 }
 
 // SeverityOperand is the condition of a worse severity.
 type SeverityOperand struct {
-	Severity telemetry.Severity
-	Held     time.Duration // for which it has been true
-	Needed   time.Duration // severity_for
-	Operand
+	Severity  string  `json:"severity"`
+	Held      Seconds `json:"held_s"`   // for which it has been true
+	Needed    Seconds `json:"needed_s"` // severity_for
+	Condition Operand `json:"condition"`
 }
 
 // Operand is a part of an expression with its value.
 type Operand struct {
-	Expr string // the part as text
-	// Value is true, false, unknown, a number ("12.5", "at least 0.3", "2 to 5"), a duration, a state's name, or a text in quotes.
-	Value string
+	Expr string `json:"expr"` // the part as text; within an aggregate with the member's id before it
+	// Value is true, false, unknown, a number ("12.5", "at least 0.3", "2 to 5"), a duration, or a state or text in quotes.
+	Value string `json:"value"`
 	// Decides says that the whole is what it is because of this part.
-	Decides bool
+	Decides bool `json:"decides"`
 	// Point is set where the part is a point of a device.
-	Point *PointState
+	Point *PointState `json:"point,omitempty"`
 	// Args are the parts beneath; of an aggregate, one for each device of the group.
-	Args []Operand
+	Args []Operand `json:"args,omitempty"`
 }
 
 // PointState is a point as an expression sees it.
 type PointState struct {
-	Device, Point string
+	Device string `json:"device"`
+	Point  string `json:"point"`
 	// Source is provided (by a unit), derived (by a rule), constant, or missing (nothing provides it, and it has no constant).
-	Source string
-	Unit   string
+	Source string `json:"source"`
+	Unit   string `json:"unit,omitempty"`
 	// Read says whether a sample has come since the engine started, Quality and Age of the latest one. A sample's age
 	// alone says nothing: an unchanged value may come rarely.
-	Read    bool
-	Quality telemetry.Quality
-	Age     time.Duration
+	Read    bool    `json:"read"`
+	Quality string  `json:"quality,omitempty"`
+	Age     Seconds `json:"age_s"`
 }
 
 // Explain returns why the alert, or the derived point, named name is as it is for subject now; false where there is no
@@ -104,10 +127,10 @@ func (e *Engine) explain(now telemetry.Now, i uint32, in *instance) *Explanation
 	p := in.prog
 	x := &Explanation{
 		Alert: p.Alert, Record: p.Record, Subject: in.subject, Pack: p.pack.ID, At: p.Pos.String(),
-		Title: p.Title, For: p.wait, Keep: p.keep, Due: -1, State: "recorded",
+		Title: p.Title, For: Seconds(p.wait), Keep: Seconds(p.keep), Due: -1, State: "recorded",
 	}
 	if in.due != telemetry.Never {
-		x.Due = max(in.due.Sub(now.Mono), 0)
+		x.Due = Seconds(max(in.due.Sub(now.Mono), 0))
 	}
 	w := &operands{e: e, b: &instanceBinder{e: e, index: i, explain: true}, now: now.Mono}
 	x.Condition = w.operand(p.cond, in.device)
@@ -117,26 +140,26 @@ func (e *Engine) explain(now telemetry.Now, i uint32, in *instance) *Explanation
 		return x
 	}
 	w.decide(&x.Condition, p.cond, in.device)
-	x.Title, x.Severity = e.title(in), in.severity
+	x.Title, x.Severity = e.title(in), in.severity.String()
 	c := in.cond()
 	x.Unknown = c == expr.Unknown
 	switch {
 	case in.active && (c == expr.False || in.clearing.on):
-		x.State, x.Held, x.Needed = "clearing", in.clearing.elapsed(now.Mono), p.keep
+		x.State, x.Held, x.Needed = "clearing", Seconds(in.clearing.elapsed(now.Mono)), Seconds(p.keep)
 	case in.active:
 		x.State = "active"
 	case in.pending.on:
-		x.State, x.Held, x.Needed = "pending", in.pending.elapsed(now.Mono), p.wait
+		x.State, x.Held, x.Needed = "pending", Seconds(in.pending.elapsed(now.Mono)), Seconds(p.wait)
 	default:
 		x.State = "inactive"
 	}
 	if !in.active {
-		x.Severity = in.severityNow(now.Mono)
+		x.Severity = in.severityNow(now.Mono).String()
 	}
 	for k, s := range p.sev {
-		so := SeverityOperand{Severity: s.severity, Needed: p.sevFor, Held: in.sev[k].held.elapsed(now.Mono), Operand: w.operand(s.cond, in.device)}
-		so.Decides = in.sev[k].cond() == expr.True
-		w.decide(&so.Operand, s.cond, in.device)
+		so := SeverityOperand{Severity: s.severity.String(), Needed: Seconds(p.sevFor), Held: Seconds(in.sev[k].held.elapsed(now.Mono)), Condition: w.operand(s.cond, in.device)}
+		so.Condition.Decides = in.sev[k].cond() == expr.True
+		w.decide(&so.Condition, s.cond, in.device)
 		x.SeverityWhen = append(x.SeverityWhen, so)
 	}
 	return x
@@ -250,9 +273,9 @@ func (w *operands) point(device int, n *expr.Node) *PointState {
 		s.Source = "derived"
 	}
 	c := &w.e.cells[id]
-	s.Read, s.Quality = c.Seen, c.Quality
-	if c.Seen {
-		s.Age = max(w.now.Sub(c.Time), 0)
+	if s.Read = c.Seen; c.Seen {
+		s.Quality = c.Quality.String()
+		s.Age = Seconds(max(w.now.Sub(c.Time), 0))
 	}
 	return s
 }

@@ -20,7 +20,7 @@ func tree(b *strings.Builder, o *rules.Operand, depth int) {
 	if p := o.Point; p != nil {
 		fmt.Fprintf(b, " (%s.%s %s", p.Device, p.Point, p.Source)
 		if p.Read && p.Source != "constant" {
-			fmt.Fprintf(b, " %s %s", p.Quality, p.Age)
+			fmt.Fprintf(b, " %s %s", p.Quality, time.Duration(p.Age))
 		}
 		b.WriteString(")")
 	}
@@ -41,8 +41,8 @@ func TestExplain(t *testing.T) {
 		t.Fatal("no explanation")
 	}
 	// Nobody has stepped the engine since 8 s, so the window is as it was then: 80 % of it is known.
-	if x.State != "pending" || x.Held < 3*time.Second || x.Needed != 20*time.Second || x.Unknown {
-		t.Errorf("state %s, held %s of %s, unknown %v", x.State, x.Held, x.Needed, x.Unknown)
+	if x.State != "pending" || x.Held < rules.Seconds(3*time.Second) || x.Needed != rules.Seconds(20*time.Second) || x.Unknown {
+		t.Errorf("state %s, held %s of %s, unknown %v", x.State, time.Duration(x.Held), time.Duration(x.Needed), x.Unknown)
 	}
 	var b strings.Builder
 	tree(&b, &x.Condition, 0)
@@ -67,7 +67,7 @@ func TestExplain(t *testing.T) {
 	if got := b.String(); !strings.Contains(got, "*m1: site.meter.power_w > 100 = true") || !strings.Contains(got, " m2: site.meter.power_w > 100 = false") {
 		t.Errorf("the members are not told apart:\n%s", got)
 	}
-	if x.State != "active" || x.Severity != telemetry.Warning {
+	if x.State != "active" || x.Severity != "warning" {
 		t.Errorf("state %s, severity %s", x.State, x.Severity)
 	}
 	if _, ok := p.e.Explain(telemetry.Now{}, "Hot", "m9"); ok {
