@@ -43,6 +43,7 @@ func (s *Server) routes() http.Handler {
 	get("/api/v1/demo", s.getDemo)
 	post("/api/v1/demo/scenarios/{name}", s.startScenario)
 	s.controlRoutes(mux)
+	s.rulesRoutes(mux)
 	mux.Handle("/", s.assets)
 	return mux
 }
@@ -69,14 +70,15 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 // own buses is none.
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	inv := s.view.Load().inv
 	entries, _ := s.src.Live.Snapshot(nil)
 	for i := range entries {
-		if entries[i].Known && s.src.Inventory.IsInstalled(telemetry.PointID(i)) {
+		if entries[i].Known && inv.IsInstalled(telemetry.PointID(i)) {
 			io.WriteString(w, "ready\n")
 			return
 		}
 	}
-	if devices, _ := s.src.Inventory.Installed(); devices == 0 {
+	if devices, _ := inv.Installed(); devices == 0 {
 		io.WriteString(w, "ready: nothing is installed\n")
 		return
 	}
@@ -108,12 +110,12 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) getSite(w http.ResponseWriter, r *http.Request) {
-	s.writeBody(w, r, http.StatusOK, s.site)
+	s.writeBody(w, r, http.StatusOK, s.view.Load().site)
 }
 
 func (s *Server) getState(w http.ResponseWriter, r *http.Request) {
 	entries, _ := s.src.Live.Snapshot(nil)
-	s.writeJSON(w, r, http.StatusOK, s.state(entries))
+	s.writeJSON(w, r, http.StatusOK, s.state(s.view.Load(), entries))
 }
 
 // alertJSON is one alert with everything that happened to it.

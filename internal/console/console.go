@@ -22,9 +22,7 @@ package console
 
 import (
 	"context"
-	"crypto/rand"
 	"embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -73,6 +71,8 @@ type Sources struct {
 	Status func() Status
 	// Control reaches the buses and the outputs; nil where there are none to reach.
 	Control Control
+	// Rules answers for the rules engine; nil where there is none.
+	Rules Rules
 	// Scenarios offers the stories of the demo; nil outside the demo.
 	Scenarios Scenarios
 	// Metrics writes metrics in the Prometheus text format. Nil means that only the console's own are there.
@@ -150,10 +150,8 @@ type Server struct {
 	log      *zap.Logger
 	handler  http.Handler
 	assets   *assets
-	feed     *feed
-	instance string // changes with each start: point ids mean something only within one
+	view     atomic.Pointer[view]
 	token    [32]byte
-	site     []byte // the inventory as JSON; it does not change
 	counters counters
 }
 
@@ -195,13 +193,11 @@ func New(cfg Config, src Sources, log *zap.Logger) (*Server, error) {
 	if s.assets, err = loadAssets(files); err != nil {
 		return nil, fmt.Errorf("console: %w", err)
 	}
-	var id [8]byte
-	rand.Read(id[:])
-	s.instance = hex.EncodeToString(id[:])
-	s.feed = newFeed(src.Live, src.Inventory)
-	if s.site, err = encodeSite(src.Inventory); err != nil {
-		return nil, fmt.Errorf("console: %w", err)
+	v, err := newView(src.Inventory, src.Live)
+	if err != nil {
+		return nil, err
 	}
+	s.view.Store(v)
 	s.handler = s.secure(s.routes())
 	return s, nil
 }

@@ -336,7 +336,7 @@ func (s *Server) writePoint(w http.ResponseWriter, r *http.Request) {
 	if !readJSON(w, r, &in) || !cleanAuthor(w, &in.By, &in.Note) {
 		return
 	}
-	inv, o := s.src.Inventory, Order{Device: r.PathValue("device"), Point: r.PathValue("point"), By: in.By, Note: in.Note, Force: in.Force}
+	inv, o := s.view.Load().inv, Order{Device: r.PathValue("device"), Point: r.PathValue("point"), By: in.By, Note: in.Note, Force: in.Force}
 	device, ok := inv.DeviceByID(o.Device)
 	def := -1
 	if ok {

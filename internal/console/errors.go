@@ -49,6 +49,9 @@ const (
 	errUnitSilent     apiError = "unit_silent"
 	errNotDone        apiError = "not_done"
 	errUnreadable     apiError = "unreadable"
+
+	errNoRule      apiError = "rule_not_found"
+	errNotReloaded apiError = "rules_not_reloaded"
 )
 
 // message says for people what went wrong and what to do.
@@ -122,6 +125,10 @@ func (e apiError) message() telemetry.Text {
 		return telemetry.Text{Zh: "设备没有应答，命令没有发出。请检查设备的电源和线路。", En: "The device does not answer; nothing was sent. Please check its power and its line."}
 	case errNotDone:
 		return telemetry.Text{Zh: "没有执行成功，请检查线路和设备。", En: "This could not be done; check the line and the device."}
+	case errNoRule:
+		return telemetry.Text{Zh: "没有这条规则或这个对象，请核对名称。", En: "There is no such rule, or it has no such subject; check the names."}
+	case errNotReloaded:
+		return telemetry.Text{Zh: "规则没有更换，原来的规则继续运行。", En: "The rules were not replaced; the former ones go on."}
 	case errUnreadable:
 		return telemetry.Text{Zh: "记录读不出来，请检查存储。", En: "The record cannot be read; check the disk."}
 	}

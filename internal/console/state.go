@@ -273,14 +273,14 @@ func millis(m telemetry.Mono) int64 { return int64(m) / int64(time.Millisecond) 
 func (s *Server) now() momentJSON {
 	n := s.src.Clock.Now()
 	m := momentJSON{Time: n.Wall, MonoMS: millis(n.Mono)}
-	if loc := s.src.Inventory.Location; loc != nil && !n.Wall.IsZero() {
+	if loc := s.view.Load().inv.Location; loc != nil && !n.Wall.IsZero() {
 		_, m.UTCOffset = n.Wall.In(loc).Zone()
 	}
 	return m
 }
 
-func (s *Server) server() serverJSON {
-	return serverJSON{Instance: s.instance, Page: s.assets.version, Version: s.cfg.Version, Build: s.cfg.BuildInfo, Node: s.src.Inventory.Node()}
+func (s *Server) server(v *view) serverJSON {
+	return serverJSON{Instance: v.instance, Page: s.assets.version, Version: s.cfg.Version, Build: s.cfg.BuildInfo, Node: v.inv.Node()}
 }
 
 func (s *Server) status() Status {
@@ -306,14 +306,14 @@ func (s *Server) alerts() alertsJSON {
 }
 
 // state returns a whole snapshot with the values of entries.
-func (s *Server) state(entries []live.Entry) stateJSON {
-	return stateJSON{Server: s.server(), Now: s.now(), Alerts: s.alerts(), Values: s.encodeEntries(entries), Status: s.status()}
+func (s *Server) state(v *view, entries []live.Entry) stateJSON {
+	return stateJSON{Server: s.server(v), Now: s.now(), Alerts: s.alerts(), Values: v.encodeEntries(entries), Status: s.status()}
 }
 
-func (s *Server) encodeEntries(entries []live.Entry) []valueJSON {
+func (v *view) encodeEntries(entries []live.Entry) []valueJSON {
 	values := make([]valueJSON, 0, len(entries))
 	for i := range entries {
-		if entries[i].Known && s.feed.shown(entries[i].Point) {
+		if entries[i].Known && v.feed.shown(entries[i].Point) {
 			values = append(values, encodeEntry(&entries[i]))
 		}
 	}

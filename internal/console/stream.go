@@ -68,6 +68,7 @@ type client struct {
 	id      uint64
 	next    uint64                 // the next batch of values
 	sent    map[string]alert.Alert // open alerts as this client has them
+	view    *view                  // in which next is counted
 }
 
 // run sends until the request ends or the client fails to read.
@@ -85,13 +86,15 @@ func (c *client) run(r *http.Request) error {
 		select {
 		case <-r.Context().Done():
 			return nil
+		case <-c.view.ended:
+			err = c.snapshot()
 		case <-changed:
 			changed = c.s.src.Alerts.Changed()
 			err = c.alerts()
 		case <-values.C:
 			err = c.values()
 		case <-heartbeat.C:
-			err = c.send("heartbeat", heartbeatJSON{Server: c.s.server(), Now: c.s.now(), Status: c.s.status()})
+			err = c.send("heartbeat", heartbeatJSON{Server: c.s.server(c.view), Now: c.s.now(), Status: c.s.status()})
 		}
 		if err != nil {
 			return err
@@ -100,8 +103,9 @@ func (c *client) run(r *http.Request) error {
 }
 
 func (c *client) snapshot() error {
-	entries, next := c.s.feed.snapshot(c.s.src.Clock.Mono())
-	state := c.s.state(entries)
+	c.view = c.s.view.Load()
+	entries, next := c.view.feed.snapshot(c.s.src.Clock.Mono())
+	state := c.s.state(c.view, entries)
 	c.next, c.sent = next, map[string]alert.Alert{}
 	for _, a := range state.Alerts.Open {
 		c.sent[a.ID] = a.Alert
@@ -142,7 +146,7 @@ func (c *client) alerts() error {
 
 // values sends the batches this client has not had.
 func (c *client) values() error {
-	batches, next, kept := c.s.feed.since(c.s.src.Clock.Mono(), c.next)
+	batches, next, kept := c.view.feed.since(c.s.src.Clock.Mono(), c.next)
 	if !kept {
 		return c.snapshot()
 	}

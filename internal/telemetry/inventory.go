@@ -142,8 +142,12 @@ func (inv *Inventory) Installed() (devices, points int) {
 	return devices, points
 }
 
-// IsInstalled reports whether a point is of a device that is there for people: neither derived nor a System device's.
+// IsInstalled reports whether a point is of a device that is there for people: neither derived nor a System device's, nor
+// one that does not exist.
 func (inv *Inventory) IsInstalled(id PointID) bool {
+	if int64(id) >= int64(len(inv.Points)) {
+		return false
+	}
 	d := inv.Points[id].Device
 	return d >= 0 && !inv.Devices[d].System
 }
