@@ -61,7 +61,6 @@ func (c *compiler) bind(e *Engine) {
 	if limit == 0 {
 		limit = maxWindowBytes
 	}
-	windows := 0
 	for i := range e.instances {
 		in := &e.instances[i]
 		p := in.prog
@@ -74,8 +73,7 @@ func (c *compiler) bind(e *Engine) {
 		for _, s := range p.sev {
 			in.sev = append(in.sev, boundSeverity{severity: s.severity, cond: expr.BindBool(s.cond, b)})
 		}
-		windows += len(in.windows)
-		if windows*expr.WindowBytes > limit {
+		if e.stateBytes > limit {
 			c.errs.Addf(p.Pos, "the windows over time of all rules together could take more than %d MiB: use them for fewer subjects", limit>>20)
 			return
 		}
@@ -330,19 +328,28 @@ func (e *Engine) activeOf(name string) *activeCount {
 	return a
 }
 
-// Window keeps a new window, or finds the one that was kept.
-func (b *instanceBinder) Window(n *expr.Node, device int, w *expr.Window) *expr.Window {
+// ID returns a device's id, empty for the subject itself.
+func (b *instanceBinder) ID(device int) string {
+	if device < 0 || device == b.in().device {
+		return ""
+	}
+	return b.e.inv.Devices[device].ID
+}
+
+// State keeps a new state, or finds the one that was kept.
+func (b *instanceBinder) State(n *expr.Node, device int, s expr.State) expr.State {
 	in := b.in()
-	// One window serves every place where an expression asks for the same.
-	for _, kept := range in.windows {
+	// One serves every place where an expression asks for the same.
+	for _, kept := range in.states {
 		if kept.Is(n, device) {
 			return kept
 		}
 	}
 	if !b.explain {
-		in.windows = append(in.windows, w)
+		in.states = append(in.states, s)
+		b.e.stateBytes += s.MaxBytes()
 	}
-	return w
+	return s
 }
 
 // Calendar notes that the instance depends on the calendar.

@@ -19,6 +19,7 @@ type Engine struct {
 	active     map[string]*activeCount
 	byIdentity map[telemetry.Identity]uint32
 	groupReads int
+	stateBytes int // that the states of all instances may come to take
 
 	cells       []expr.Cell // by PointID
 	foreign     int         // points from here on are derived: nobody else may set them
@@ -53,7 +54,7 @@ type instance struct {
 	cond         func() expr.Tri
 	num          func() expr.Num // instead of cond, of derived points that are numbers
 	sev          []boundSeverity
-	windows      []*expr.Window
+	states       []expr.State // what its expressions remember: updated before each evaluation, in this order
 	calendar     []func(time.Time) time.Time
 	point        telemetry.PointID // of a derived point
 
@@ -325,7 +326,7 @@ func (e *Engine) evaluate(i uint32, out *Output) {
 // decideOne evaluates one instance and sets its timer.
 func (e *Engine) decideOne(i uint32, in *instance, out *Output) {
 	due := telemetry.Never
-	for _, w := range in.windows {
+	for _, w := range in.states {
 		w.Update(e.at)
 		due = min(due, w.Next(e.at))
 	}

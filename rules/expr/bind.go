@@ -102,9 +102,11 @@ type Binder interface {
 	Group(scope, class string) []int
 	// Active returns the counter of active alerts named name, and notes the use.
 	Active(name string) *int
-	// Window returns the window of node n for device: w itself, kept from now on and updated at each evaluation, or
-	// the one that is kept for the same already.
-	Window(n *Node, device int, w *Window) *Window
+	// ID returns the id of a device; empty for the subject itself.
+	ID(device int) string
+	// State returns the state of node n for device: s itself, kept from now on and updated at each evaluation, or the
+	// one that is kept for the same already.
+	State(n *Node, device int, s State) State
 	// Calendar notes that the expression depends on the calendar; next returns the first local time after its
 	// argument at which that part may change.
 	Calendar(next func(local time.Time) time.Time)
@@ -411,9 +413,9 @@ func (b *binder) numCall(n *Node) func() Num {
 			return Exact(float64((p.Local.Weekday()+6)%7 + 1))
 		}
 	}
-	w := newWindow(n, b.member)
+	w := newWindow(n, b.member, b.ID(b.member))
 	b.input(n.Args[0], w)
-	return b.Window(n, b.member, w).Value
+	return b.State(n, b.member, w).(*Window).Value
 }
 
 func (b *binder) numAggregate(n *Node) func() Num {

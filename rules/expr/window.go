@@ -26,6 +26,7 @@ type Window struct {
 	// Identity, by which a second place that asks for the same, and an explanation, find the window again.
 	node   *Node
 	device int
+	id     string // of the device; empty for the subject itself
 
 	ring    []span
 	head, n int
@@ -90,8 +91,8 @@ func (s *span) plus(o *span, f float64) {
 	s.changes += f * o.changes
 }
 
-func newWindow(n *Node, device int) *Window {
-	w := &Window{length: telemetry.Mono(n.Window), fn: n.Text, node: n, device: device}
+func newWindow(n *Node, device int, id string) *Window {
+	w := &Window{length: telemetry.Mono(n.Window), fn: n.Text, node: n, device: device, id: id}
 	w.step = max(w.length/Spans, 1)
 	w.cur = AnyNum()
 	return w
@@ -125,6 +126,11 @@ func (w *Window) open(t telemetry.Mono, v Num) {
 func (w *Window) Update(now telemetry.Mono) {
 	v := w.input()
 	w.advance(now)
+	w.set(now, v)
+}
+
+// set takes the value v from now on; everything before is booked.
+func (w *Window) set(now telemetry.Mono, v Num) {
 	switch {
 	case !w.began:
 		w.began = true
@@ -272,7 +278,7 @@ func (w *Window) extreme(covered bool) Num {
 	if w.lo.n == 0 {
 		return AnyNum()
 	}
-	v := Num{w.lo.front(), w.hi.front()}
+	v := sane(w.lo.front(), w.hi.front())
 	if covered {
 		return v
 	}
@@ -346,9 +352,4 @@ func (e *extreme) expire(cut telemetry.Mono) {
 		e.head = (e.head + 1) % len(e.ring)
 		e.n--
 	}
-}
-
-// Is reports whether w is what node n asks for of device.
-func (w *Window) Is(n *Node, device int) bool {
-	return w.device == device && (w.node == n || Same(w.node, n))
 }

@@ -98,7 +98,7 @@ func TestWindowAgainstReference(t *testing.T) {
 			for seed := range uint64(20) {
 				r := rand.New(rand.NewPCG(seed, 7))
 				length := 10 * time.Minute
-				w := newWindow(&Node{Op: OpCall, Text: fn, Window: length}, -1)
+				w := newWindow(&Node{Op: OpCall, Text: fn, Window: length}, -1, "")
 				cur := AnyNum()
 				w.num = func() Num { return cur }
 				var history []piece
@@ -136,8 +136,8 @@ func TestWindowAgainstReference(t *testing.T) {
 func TestFastValuesKeepTheStatedError(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	length := time.Hour
-	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: length}, -1)
-	x := newWindow(&Node{Op: OpCall, Text: "max_over_time", Window: length}, -1)
+	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: length}, -1, "")
+	x := newWindow(&Node{Op: OpCall, Text: "max_over_time", Window: length}, -1, "")
 	cur := Exact(0)
 	w.num = func() Num { return cur }
 	x.num = w.num
@@ -172,7 +172,7 @@ func TestFastValuesKeepTheStatedError(t *testing.T) {
 }
 
 func TestWindowOfOverRangeValues(t *testing.T) {
-	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: time.Minute}, -1)
+	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: time.Minute}, -1, "")
 	cur := Exact(10)
 	w.num = func() Num { return cur }
 	w.Update(0)
@@ -192,7 +192,7 @@ func TestWindowOfOverRangeValues(t *testing.T) {
 }
 
 func TestWindowDoesNotDrift(t *testing.T) {
-	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: time.Minute}, -1)
+	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: time.Minute}, -1, "")
 	cur := Exact(0)
 	w.num = func() Num { return cur }
 	r := rand.New(rand.NewPCG(9, 9))
