@@ -31,6 +31,8 @@ type fanIn struct {
 
 	batches chan []telemetry.Sample
 	free    chan []telemetry.Sample // batches to be used again
+	asked   chan func()             // to be done between two steps
+	ended   chan struct{}           // closed when run returns
 
 	samples atomic.Uint64 // taken in since start
 	late    atomic.Uint64 // samples that the engine ignored because they were older than what it knew
@@ -42,6 +44,8 @@ func newFanIn(clock *telemetry.Clock, table *live.Table, engine *rules.Engine, a
 		clock: clock, live: table, engine: engine, alerts: alerts, journal: j, log: log,
 		batches: make(chan []telemetry.Sample, fanInBatches),
 		free:    make(chan []telemetry.Sample, fanInBatches),
+		asked:   make(chan func()),
+		ended:   make(chan struct{}),
 	}
 }
 
@@ -66,12 +70,14 @@ func (f *fanIn) emit(ctx context.Context) func([]telemetry.Sample) {
 
 // run takes batches in until ctx ends and the queue is empty. The buses must have stopped by then.
 func (f *fanIn) run(ctx context.Context) error {
+	defer close(f.ended)
 	var out rules.Output
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		now := f.clock.Mono()
-		next := min(f.engine.Next(), now.Add(time.Second)) // A step a second at least, so that its age can be watched (/metrics).
+		// A step a second at least, so that its age can be watched (/metrics); questions in between do not put it off.
+		next := min(f.engine.Next(), telemetry.Mono(f.stepped.Load()).Add(time.Second))
 		timer.Reset(max(next.Sub(now), 0))
 		select {
 		case batch := <-f.batches:
@@ -82,6 +88,8 @@ func (f *fanIn) run(ctx context.Context) error {
 			}
 		case <-timer.C:
 			f.step(nil, &out)
+		case do := <-f.asked:
+			do()
 		case <-ctx.Done():
 			for {
 				select {

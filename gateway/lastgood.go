@@ -59,17 +59,7 @@ func keepLastGood(dir string, p *plan) error {
 	if err := errors.Join(append(errs, w.Close())...); err != nil {
 		return fmt.Errorf("keep the site file for outputs safe: %w", err)
 	}
-	f, err := os.CreateTemp(dir, lastGoodName+"-")
-	if err != nil {
-		return fmt.Errorf("keep the site file for outputs safe: %w", err)
-	}
-	_, err = f.Write(buf.Bytes())
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, lastGoodName))
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
+	if err := writeWhole(filepath.Join(dir, lastGoodName), buf.Bytes()); err != nil {
 		return fmt.Errorf("keep the site file for outputs safe: %w", err)
 	}
 	return nil

@@ -19,11 +19,11 @@ import (
 func rulesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rules",
-		Short: "Test rules",
+		Short: "Test rules, and look into those that run",
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(rulesTestCommand())
+	cmd.AddCommand(rulesTestCommand(), rulesListCommand(), rulesExplainCommand(), rulesReloadCommand())
 	return cmd
 }
 

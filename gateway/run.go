@@ -144,6 +144,8 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	// 2. Alerts: what was active goes back to the engine before the first sample.
 	parts.onStop("alert book", 3*time.Second, book.Close)
 	gone := goneAlerts(book.OpenAlerts(), cfg.plan.engine.Restore(book.Active()), inv)
+	resumeRules(st.dir, cfg.plan.engine, clock, log.Named("rules"))
+	cfg.plan.engine.Meter(nanotime(time.Now()))
 	parts.start("alert book", 5*time.Second, book.Run)
 	book.Remove(clock.Now(), gone)
 
@@ -189,6 +191,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	settings := &drift{site: s, lines: lines, points: points, verify: firmwareconfig.Verify, log: log.Named("config")}
 
 	// 4b. People.
+	ruleSet := &runningRules{in: in, book: book, journal: j, table: table, clock: clock, audit: record, log: log.Named("rules"), plan: cfg.plan}
 	health := &health{inv: inv, clock: clock, table: table, book: book, journal: j, trouble: st.trouble, uplink: up, lines: lines, dialIns: dialIns, fanIn: in, audit: record}
 	token, err := readToken(s.Console.TokenFile)
 	if err != nil {
@@ -199,11 +202,13 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	web, err := console.New(
 		console.Config{Listen: s.Console.Listen, Token: token, Version: productVersion()},
 		console.Sources{Inventory: inv, Clock: clock, Live: table, Alerts: book, Status: health.status, Scenarios: cfg.scenarios, Metrics: set.WritePrometheus,
+			Rules:   ruleSet,
 			Control: &guests{site: s, lines: lines, orders: orders, audit: record, points: points, clock: clock, log: log.Named("bus")}},
 		log.Named("console"))
 	if err != nil {
 		return err
 	}
+	ruleSet.shown = web.SetInventory
 	listener := cfg.listener
 	if listener == nil {
 		if listener, err = net.Listen("tcp", s.Console.Listen); err != nil {
@@ -212,7 +217,10 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	}
 	parts.start("console", 3*time.Second, func(ctx context.Context) error { return web.Serve(ctx, listener) })
 
+	keeper := &rulesKeeper{dir: st.dir, in: in, clock: clock, log: log.Named("rules")}
+	parts.onStop("timers of the rules", 3*time.Second, keeper.last)
 	parts.start("fan-in", 5*time.Second, in.run)
+	parts.start("timers of the rules", 3*time.Second, keeper.run)
 	for _, d := range dialIns {
 		parts.start(d.name, 2*time.Second, d.run)
 	}

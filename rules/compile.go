@@ -34,6 +34,8 @@ type program struct {
 	sevFor time.Duration
 	def    *telemetry.PointDef // of a derived point
 	title  [2]template         // zh, en
+	// text is all its conditions as text, the site's parameters put in: whether it is still the same rule.
+	text string
 	// unsure says that the rule, or a derived point that it reads, could not be read: its types are not known.
 	unsure bool
 }
@@ -287,6 +289,7 @@ func (c *compiler) check(p *program) {
 		want = 0
 	}
 	p.cond = c.expression(&p.expr, scope, want)
+	p.text = p.cond.String()
 	if p.Record != "" {
 		c.derived(p)
 		return
@@ -294,6 +297,7 @@ func (c *compiler) check(p *program) {
 	for i := range p.severityWhen {
 		s := &p.severityWhen[i]
 		p.sev = append(p.sev, checkedSeverity{s.severity, c.expression(&s.source, scope, expr.TypeBool)})
+		p.text += "\n" + p.sev[i].cond.String()
 	}
 	p.wait = c.duration(p, p.Rule.wait, lookup)
 	p.keep = c.duration(p, p.Rule.keep, lookup)

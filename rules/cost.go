@@ -69,7 +69,7 @@ func (e *Engine) Costs() []Cost {
 // bytes returns about the memory of an instance's windows.
 func (in *instance) bytes() int {
 	n := 0
-	for _, w := range in.windows {
+	for _, w := range in.states {
 		n += w.Bytes()
 	}
 	return n

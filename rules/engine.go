@@ -63,6 +63,7 @@ type instance struct {
 
 	active   bool
 	restored bool           // taken over, and not decided since
+	resumed  bool           // goes on with everything that it had gathered before the process started
 	settles  telemetry.Mono // see Engine.settles; 0 while not known
 	unknown  bool           // active, and the last thing said is that it cannot be decided
 	severity telemetry.Severity
@@ -255,8 +256,14 @@ func (e *Engine) runTimers(t telemetry.Mono, out *Output) {
 }
 
 // Next returns the moment of the earliest timer: Step must be called no later than that even without samples.
-// telemetry.Never where no timer runs.
-func (e *Engine) Next() telemetry.Mono { return e.timers.next() }
+// telemetry.Never where no timer runs. It is the last Step's moment, so at once, where something else than a sample is
+// to be decided on: what Closed or Adopt said.
+func (e *Engine) Next() telemetry.Mono {
+	if e.started && !e.dirty.empty() {
+		return e.at
+	}
+	return e.timers.next()
+}
 
 func (e *Engine) apply(s *telemetry.Sample) {
 	e.stats.Samples++
@@ -470,9 +477,12 @@ func (e *Engine) settles(in *instance) telemetry.Mono {
 				return telemetry.Never
 			}
 		}
-		longest := longestWindow(in.prog.cond)
-		for _, s := range in.prog.sev {
-			longest = max(longest, longestWindow(s.cond))
+		longest := time.Duration(0)
+		if !in.resumed {
+			longest = longestWindow(in.prog.cond)
+			for _, s := range in.prog.sev {
+				longest = max(longest, longestWindow(s.cond))
+			}
 		}
 		in.settles = e.at.Add(longest)
 	}

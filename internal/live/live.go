@@ -54,6 +54,18 @@ func New(points int, events ...telemetry.PointID) *Table {
 	return t
 }
 
+// Resize makes the table one of points 0..points-1: entries beyond go, new ones are not known. What is known of the others
+// stays.
+func (t *Table) Resize(points int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.version++
+	for i := len(t.entries); i < points; i++ {
+		t.entries = append(t.entries, Entry{})
+	}
+	t.entries = t.entries[:points]
+}
+
 // Apply takes a batch of samples. Samples of unknown points are ignored.
 func (t *Table) Apply(batch []telemetry.Sample) {
 	t.mu.Lock()
