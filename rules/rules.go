@@ -49,13 +49,12 @@ type Config struct {
 // Output is what one step decided. Its slices are reused: the caller empties them (Reset) before the next step.
 type Output struct {
 	Transitions []telemetry.Transition
-	Actions     []telemetry.Action
 	Derived     []telemetry.Sample
 }
 
 // Reset empties the output, keeping its memory.
 func (o *Output) Reset() {
-	o.Transitions, o.Actions, o.Derived = o.Transitions[:0], o.Actions[:0], o.Derived[:0]
+	o.Transitions, o.Derived = o.Transitions[:0], o.Derived[:0]
 }
 
 // Stats counts what an engine did.

@@ -47,6 +47,8 @@ type Device struct {
 	// Constants is parallel to Class.Points: what the site file fixes a point to that nothing provides. The zero
 	// Value means the class's default; a nil slice means that for every point. See Inventory.Constant.
 	Constants []Value
+	// Through are the System devices (bus and unit) through which the device is reached, as indexes in Inventory.Devices.
+	Through []int
 }
 
 // Point is one provided point of a device, or a derived point of a rule.

@@ -69,10 +69,3 @@ type ActiveAlert struct {
 	Severity Severity
 	Since    time.Time
 }
-
-// Action is an output that the engine wants set at once, without waiting for any store (life safety).
-type Action struct {
-	Identity // of the alert that asks for it
-	Point    PointID
-	Value    Value
-}
