@@ -191,6 +191,9 @@ type Entry struct {
 	boot string // whose Time that is
 }
 
+// Boot returns the boot of the box that an uncertain Time was counted in, as telemetry.Clock names it; "" otherwise.
+func (e Entry) Boot() string { return e.boot }
+
 // Outgoing is one transition still to be told on a channel.
 type Outgoing struct {
 	Seq   int64 // order of the outbox; unique while the process runs

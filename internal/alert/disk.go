@@ -109,6 +109,7 @@ const (
 	alertColumns = `a.id, a.alert, a.subject, a.severity, a.state, a.unknown, a.life_safety, a.title_zh, a.title_en,
 		a.detail_zh, a.detail_en, a.device, a.class, a.zone, a.place_zh, a.place_en, a.raised_at, a.acknowledged_at,
 		a.acknowledged_by, a.returned_at, a.closed_at, a.close_reason, a.revision, a.time_uncertain`
+	historyColumns = "h.revision, h.time, h.what, h.by, h.note, h.detail_zh, h.detail_en, h.boot"
 	timeFormat = "2006-01-02T15:04:05.000Z" // stamp makes them UTC and no finer
 
 	readLimit  = 5 * time.Second // a console does not wait longer for the disk
@@ -320,22 +321,28 @@ func (d *sqlite) get(id string) (Alert, []Entry, error) {
 }
 
 func (d *sqlite) history(ctx context.Context, id string) ([]Entry, error) {
-	rows, err := d.db.Reader().QueryContext(ctx,
-		"SELECT revision, time, what, by, note, detail_zh, detail_en, boot FROM history WHERE alert = ? ORDER BY revision", id)
+	rows, err := d.db.Reader().QueryContext(ctx, "SELECT "+historyColumns+" FROM history h WHERE h.alert = ? ORDER BY h.revision", id)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	var lines []Entry
 	for rows.Next() {
-		var e Entry
-		if err := rows.Scan(&e.Revision, (*timeColumn)(&e.Time), &e.What, &e.By, &e.Note, &e.Detail.Zh, &e.Detail.En, &e.boot); err != nil {
+		e, err := scanEntry(rows)
+		if err != nil {
 			return nil, err
 		}
-		e.TimeUncertain = unset(e.Time)
 		lines = append(lines, e)
 	}
 	return lines, rows.Err()
+}
+
+// scanEntry reads what stands before historyColumns into before, and then those.
+func scanEntry(rows *sql.Rows, before ...any) (Entry, error) {
+	var e Entry
+	err := rows.Scan(append(before, &e.Revision, (*timeColumn)(&e.Time), &e.What, &e.By, &e.Note, &e.Detail.Zh, &e.Detail.En, &e.boot)...)
+	e.TimeUncertain = unset(e.Time)
+	return e, err
 }
 
 func scanAlerts(rows *sql.Rows) ([]Alert, error) {

@@ -58,6 +58,18 @@ func (e *NewerError) Error() string {
 		e.Path, e.Have, e.Known)
 }
 
+// OlderError says that a file that is only to be read lacks migrations of this program.
+type OlderError struct {
+	Path       string
+	Have, Want int // schema version of the file, and what this program reads
+}
+
+// Error names the file and both versions.
+func (e *OlderError) Error() string {
+	return fmt.Sprintf("%s has schema version %d, this program reads version %d: start the gateway of this version once, it brings the file forward",
+		e.Path, e.Have, e.Want)
+}
+
 const (
 	busyTimeout = 5 * time.Second // how long a connection waits for another process (the backup) to let go of the lock
 	readers     = 4
@@ -90,6 +102,39 @@ func Open(path string, migrations []string) (*DB, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	return db, nil
+}
+
+// OpenReadOnly opens a file that another process may have open and be writing, for reading alone, and checks nothing but
+// that its schema has the given version (NewerError, OlderError). A file that does not exist is an error. The caller
+// closes it.
+func OpenReadOnly(path string, version int) (*sql.DB, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	db, err := sql.Open("sqlite", dsn(path, "query_only(1)")+"&mode=ro")
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	db.SetMaxOpenConns(readers)
+	var have int
+	err = db.QueryRow("PRAGMA user_version").Scan(&have)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("open store %s: %w", path, err)
+	case have > version:
+		err = &NewerError{Path: path, Have: have, Known: version}
+	case have < version:
+		err = &OlderError{Path: path, Have: have, Want: version}
+	}
+	if err != nil {
+		_ = db.Close() // The first error is the one that says something.
+		return nil, err
 	}
 	return db, nil
 }
