@@ -110,7 +110,7 @@ const (
 		a.detail_zh, a.detail_en, a.device, a.class, a.zone, a.place_zh, a.place_en, a.raised_at, a.acknowledged_at,
 		a.acknowledged_by, a.returned_at, a.closed_at, a.close_reason, a.revision, a.time_uncertain`
 	historyColumns = "h.revision, h.time, h.what, h.by, h.note, h.detail_zh, h.detail_en, h.boot"
-	timeFormat = "2006-01-02T15:04:05.000Z" // stamp makes them UTC and no finer
+	timeFormat     = "2006-01-02T15:04:05.000Z" // stamp makes them UTC and no finer
 
 	readLimit  = 5 * time.Second // a console does not wait longer for the disk
 	pruneBatch = 500             // closed alerts thrown away at a time
