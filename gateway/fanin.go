@@ -34,6 +34,8 @@ type fanIn struct {
 	asked   chan func()             // to be done between two steps
 	ended   chan struct{}           // closed when run returns
 
+	now telemetry.Now // of the last step
+
 	samples atomic.Uint64 // taken in since start
 	late    atomic.Uint64 // samples that the engine ignored because they were older than what it knew
 	stepped atomic.Int64  // telemetry.Mono of the last step: how long ago it was says whether decisions are made
@@ -103,11 +105,40 @@ func (f *fanIn) run(ctx context.Context) error {
 	}
 }
 
+// clockStill is how far the wall clock may have moved against monotonic time before the steps follow it.
+const clockStill = time.Millisecond
+
+// moment returns the moment of the next step, in a form that the journal keeps exactly and in few bytes, since a backtest
+// decides the same only at the same moments: later than the last one, in whole microseconds, on a wall clock that stands
+// still against monotonic time until it is off by more than a millisecond.
+func (f *fanIn) moment() telemetry.Now {
+	n := f.clock.Now()
+	real := n.Mono
+	n.Mono = (n.Mono + 999) / 1000 * 1000
+	if n.Mono <= f.now.Mono {
+		n.Mono = f.now.Mono + 1000
+	}
+	if !n.Wall.IsZero() {
+		offset := n.Wall.Add(-time.Duration(real)).Truncate(time.Microsecond)
+		if last := f.now; !last.Wall.IsZero() && last.Uncertain == n.Uncertain {
+			if stood := last.Wall.Add(-time.Duration(last.Mono)); offset.Sub(stood).Abs() <= clockStill {
+				offset = stood
+			}
+		}
+		n.Wall = offset.Add(time.Duration(n.Mono))
+	}
+	f.now = n
+	return n
+}
+
 func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
-	now := f.clock.Now()
+	now := f.moment()
 	f.live.Apply(batch)
 	out.Reset()
-	f.engine.Closed(f.alerts.TakeClosedByHand())
+	if closed := f.alerts.TakeClosedByHand(); len(closed) > 0 {
+		f.engine.Closed(closed)
+		f.journal.Mark(now.Mono, journal.Mark{Kind: journal.MarkClosed, Closed: closed})
+	}
 	f.engine.Step(now, batch, out)
 	if len(out.Transitions) > 0 {
 		f.alerts.Submit(now, out.Transitions)
@@ -117,12 +148,10 @@ func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 				zap.Stringer("severity", t.Severity), zap.String("title", t.Title.Zh))
 		}
 	}
-	if len(batch) > 0 {
-		f.journal.Append(batch)
-	}
+	f.journal.Append(now, batch)
 	if len(out.Derived) > 0 {
 		f.live.Apply(out.Derived)
-		f.journal.Append(out.Derived)
+		f.journal.Append(now, out.Derived)
 	}
 	f.samples.Add(uint64(len(batch)))
 	f.late.Store(f.engine.Stats().Late)

@@ -20,6 +20,7 @@ import (
 	"linli/internal/alert"
 	"linli/internal/audit"
 	"linli/internal/console"
+	"linli/internal/journal"
 	"linli/internal/live"
 	"linli/internal/site"
 	"linli/internal/telemetry"
@@ -150,6 +151,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	book.Remove(clock.Now(), gone)
 
 	// 3. The journal.
+	j.Mark(clock.Mono(), journal.Mark{Kind: journal.MarkStart})
 	parts.onStop("journal", 3*time.Second, j.Close)
 	parts.start("journal", 5*time.Second, j.Run)
 

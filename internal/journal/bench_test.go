@@ -127,6 +127,19 @@ func (g *generator) next() []telemetry.Sample {
 	return g.out[:]
 }
 
+// append gives the journal a second's samples as the fan-in does: one step for each read, some time after it, and one
+// without samples each second.
+func (g *generator) append(j *journal.Journal, second []telemetry.Sample) {
+	for i := 0; i < len(second); i += g.s.perRead {
+		batch := second[i : i+g.s.perRead]
+		late := time.Duration(100+g.r.IntN(2000)) * time.Microsecond
+		now := batch[0].Time.Add(late) / 1000 * 1000
+		j.Append(telemetry.Now{Mono: now, Wall: time.Unix(1_800_000_000, int64(now))}, batch)
+	}
+	now := telemetry.Mono(time.Duration(g.second)*time.Second + 300*time.Microsecond)
+	j.Append(telemetry.Now{Mono: now, Wall: time.Unix(1_800_000_000, int64(now))}, nil)
+}
+
 // fill commits an hour of s at 1 s.
 func fill(tb testing.TB, s series, seconds int, cfg journal.Config) (j *journal.Journal, bytesPerSample float64) {
 	tb.Helper()
@@ -136,7 +149,7 @@ func fill(tb testing.TB, s series, seconds int, cfg journal.Config) (j *journal.
 	}
 	g := generator{s: s}
 	for range seconds {
-		j.Append(g.next())
+		g.append(j, g.next())
 		if err := j.Commit(); err != nil {
 			tb.Fatal(err)
 		}
@@ -199,7 +212,7 @@ func BenchmarkCommit(b *testing.B) {
 		b.StopTimer()
 		batch := g.next()
 		b.StartTimer()
-		j.Append(batch)
+		g.append(j, batch)
 		if err := j.Commit(); err != nil {
 			b.Fatal(err)
 		}

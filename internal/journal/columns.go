@@ -15,6 +15,7 @@ const (
 	sectionSamples    = 2
 	sectionLoss       = 3
 	sectionDictionary = 5
+	sectionSteps      = 6
 )
 
 // The streams of a samples section, in their order.
@@ -134,6 +135,7 @@ type encoder struct {
 	f32   []uint32
 	f64   []uint64
 	times []uint64
+	steps []byte
 	raw   []byte
 }
 
@@ -221,25 +223,48 @@ func (e *encoder) add(x entry) int32 {
 	return k
 }
 
-// samples encodes as many of samples as fit into limit bytes, at least one, and returns the payload, how many they
-// are, and their earliest and latest time. The payload is valid until the next call.
-func (e *encoder) samples(inv *telemetry.Inventory, samples []telemetry.Sample, limit int) (raw []byte, n int, t0, t1 telemetry.Mono) {
+// frame encodes as many of items as fit into limit bytes, at least one, and returns the payload and how many they are.
+// It sets count of h, and t0 and t1 where there are samples. The payload is valid until the next call.
+func (e *encoder) frame(inv *telemetry.Inventory, items []telemetry.Sample, limit int, h *frameHeader) (raw []byte, n int) {
 	e.setInventory(inv)
 	// First the extent, since times are written relative to the earliest.
-	size := 0
-	t0, t1 = samples[0].Time, samples[0].Time
-	for n < len(samples) && n < maxFrameSamples {
-		s := &samples[n]
+	size, count := 0, 0
+	for n < len(items) && n < maxFrameSamples {
+		s := &items[n]
 		size += 32 + len(s.Value.Text())
-		if e.byPoint[s.Point] == 0 {
+		if s.Point < pointMark && e.byPoint[s.Point] == 0 {
 			size += 192
 		}
 		if n > 0 && size > limit {
 			break
 		}
-		t0, t1 = min(t0, s.Time), max(t1, s.Time)
+		if s.Point < pointMark {
+			if count == 0 {
+				h.t0, h.t1 = int64(s.Time), int64(s.Time)
+			}
+			h.t0, h.t1 = min(h.t0, int64(s.Time)), max(h.t1, int64(s.Time))
+			count++
+		}
 		n++
 	}
+	h.count = uint32(count)
+	e.raw = e.raw[:0]
+	if count > 0 {
+		e.columns(items[:n], telemetry.Mono(h.t0))
+	}
+	if from := e.from(); len(e.entries) > from {
+		body := appendEntries(binary.AppendUvarint(nil, uint64(from)), e.entries[from:])
+		e.raw = appendString(append(e.raw, sectionDictionary), body)
+	}
+	if count > 0 {
+		e.appendSamples(count)
+	}
+	e.appendSteps(items[:n], h)
+	return e.raw, n
+}
+
+// columns fills e.col with the samples among items. t0 is the time of the earliest.
+func (e *encoder) columns(items []telemetry.Sample, t0 telemetry.Mono) {
 	for i := range e.col {
 		e.col[i] = e.col[i][:0]
 	}
@@ -248,13 +273,16 @@ func (e *encoder) samples(inv *telemetry.Inventory, samples []telemetry.Sample, 
 	var prev int32 = -1
 	last, group := t0, uint64(0)
 	var octet, nbits byte
-	for i := range samples[:n] {
-		s := &samples[i]
+	for i := range items {
+		s := &items[i]
+		if s.Point >= pointMark {
+			continue
+		}
 		k := e.entry(s)
 		x := &e.entries[k]
 		e.put(colEntry, int64(k)-int64(prev)-1)
 		prev = k
-		if i == 0 || s.Time != samples[i-1].Time {
+		if group == 0 || s.Time != last {
 			if group > 0 {
 				e.col[colGroup] = binary.AppendUvarint(e.col[colGroup], group)
 			}
@@ -313,23 +341,20 @@ func (e *encoder) samples(inv *telemetry.Inventory, samples []telemetry.Sample, 
 	e.col[colTime] = appendPlanes(append(e.col[colTime], byte(width)), e.times, width)
 	e.col[colF32] = appendPlanes(e.col[colF32], e.f32, 4)
 	e.col[colF64] = appendPlanes(e.col[colF64], e.f64, 8)
+}
 
-	e.raw = e.raw[:0]
-	if from := e.from(); len(e.entries) > from {
-		body := appendEntries(binary.AppendUvarint(nil, uint64(from)), e.entries[from:])
-		e.raw = appendString(append(e.raw, sectionDictionary), body)
-	}
+// appendSamples appends the section of what columns has prepared, which are count samples, to e.raw.
+func (e *encoder) appendSamples(count int) {
 	body := 0
 	for i := range e.col {
 		body += uvarintLen(uint64(len(e.col[i]))) + len(e.col[i])
 	}
 	e.raw = append(e.raw, sectionSamples)
-	e.raw = binary.AppendUvarint(e.raw, uint64(body+uvarintLen(uint64(n))))
-	e.raw = binary.AppendUvarint(e.raw, uint64(n))
+	e.raw = binary.AppendUvarint(e.raw, uint64(body+uvarintLen(uint64(count))))
+	e.raw = binary.AppendUvarint(e.raw, uint64(count))
 	for i := range e.col {
 		e.raw = appendString(e.raw, e.col[i])
 	}
-	return e.raw, n, t0, t1
 }
 
 func (e *encoder) put(col int, v int64) { e.col[col] = binary.AppendVarint(e.col[col], v) }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"go.uber.org/zap"
@@ -15,6 +16,10 @@ import (
 
 // batchSamples is how many samples one write takes at most.
 const batchSamples = 1 << 16
+
+// idleCommit is how often what tells only that time has passed is committed: a site where nothing happens need not
+// write each second.
+const idleCommit = telemetry.Mono(10 * time.Second)
 
 // repeatFrames is how many frames lie at least between two that hold the whole dictionary of their segment.
 const repeatFrames = 64
@@ -28,6 +33,8 @@ type writer struct {
 	file  file // the active segment, nil when there is none
 	seg   *segment
 	since telemetry.Mono // when it was begun
+
+	wrote telemetry.Mono // when frames were written last
 
 	losses  []loss             // taken from the queue, not yet written
 	samples []telemetry.Sample // memory of pending.batch
@@ -56,14 +63,17 @@ func (w *writer) init() (err error) {
 
 // Commit writes what is pending, syncs it and makes it visible. Run calls it; others may, to have something visible
 // at once. After an error everything not written is still pending.
-func (j *Journal) Commit() error {
+func (j *Journal) Commit() error { return j.commitPending(true) }
+
+// commitPending is Commit; where all is false, steps without samples may wait for others.
+func (j *Journal) commitPending(all bool) error {
 	if j.cfg.ReadOnly {
 		return nil
 	}
 	j.cmu.Lock()
 	defer j.cmu.Unlock()
 	begin := j.clock.Mono()
-	err := j.commit()
+	err := j.commit(all, begin-j.w.wrote >= idleCommit)
 	j.amu.Lock()
 	j.pend.writing, j.pend.failing = false, err != nil
 	j.amu.Unlock()
@@ -97,15 +107,16 @@ func (j *Journal) Commit() error {
 	return fmt.Errorf("commit journal %s: %w", j.cfg.Dir, err)
 }
 
-func (j *Journal) commit() error {
+// commit writes what is pending. Steps without samples alone are written where all is true, or due is.
+func (j *Journal) commit(all, due bool) error {
 	if err := j.checkThere(); err != nil {
 		return err
 	}
-	for {
+	for ; ; due = false {
 		if err := j.retain(); err != nil {
 			return err
 		}
-		if !j.takeWork() {
+		if !j.takeWork(all || due) {
 			return nil
 		}
 		if err := j.write(); err != nil {
@@ -146,7 +157,7 @@ func (j *Journal) makeDir() error {
 }
 
 // takeWork takes losses and samples to be written, and reports whether there is anything.
-func (j *Journal) takeWork() bool {
+func (j *Journal) takeWork(all bool) bool {
 	w := &j.w
 	j.mu.Lock()
 	losses := j.losses
@@ -160,7 +171,7 @@ func (j *Journal) takeWork() bool {
 	for _, l := range losses {
 		w.addLoss(l, j.clock.Boot)
 	}
-	if len(p.batch.samples) == 0 {
+	if len(p.batch.samples) == 0 && (all || !p.idle()) {
 		p.take(w.samples, batchSamples)
 		w.samples = p.batch.samples
 	}
@@ -221,6 +232,7 @@ func (j *Journal) write() error {
 			if err := j.flush(); err != nil {
 				return err
 			}
+			w.wrote = now.Mono
 			w.losses = w.losses[losses:]
 			j.amu.Lock()
 			p.batch.samples = batch[samples:]
@@ -234,9 +246,9 @@ func (j *Journal) write() error {
 	}
 }
 
-// assemble fills w.buf with the frames that the active segment has room for. It returns how many losses and samples
-// they hold, and whether the segment is full.
-func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses, samples int, full bool) {
+// assemble fills w.buf with the frames that the active segment has room for. It returns how many losses and items of the
+// batch they hold, and whether the segment is full.
+func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses, items int, full bool) {
 	w := &j.w
 	w.buf, w.frames, w.told = w.buf[:0], w.frames[:0], w.told[:0]
 	h := frameHeader{}
@@ -246,10 +258,11 @@ func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses,
 			h.flags |= flagUncertain
 		}
 	}
-	for losses < len(w.losses) || samples < len(batch) {
+	for losses < len(w.losses) || items < len(batch) {
 		size := len(w.buf)
 		n := 0
-		if losses < len(w.losses) {
+		tombstone := losses < len(w.losses)
+		if tombstone {
 			l := &w.losses[losses]
 			f := h
 			f.flags |= flagTombstone
@@ -258,10 +271,10 @@ func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses,
 			j.appendFrame(f, appendLoss(nil, &l.Loss))
 		} else {
 			w.enc.repeat = w.repeatDue()
-			raw, k, t0, t1 := w.enc.samples(j.pend.batch.inv, batch[samples:], int(j.cfg.SegmentBytes/4))
-			n = k
 			f := h
-			f.count, f.t0, f.t1 = uint32(n), int64(t0), int64(t1)
+			f.t0, f.t1 = int64(now.Mono), int64(now.Mono)
+			var raw []byte
+			raw, n = w.enc.frame(j.pend.batch.inv, batch[items:], int(j.cfg.SegmentBytes/4), &f)
 			if len(w.enc.entries) > w.enc.from() {
 				f.flags |= flagDictionary
 			}
@@ -275,18 +288,18 @@ func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses,
 		if w.seg.end+int64(len(w.buf)) > j.cfg.SegmentBytes && (len(w.seg.offs) > 0 || len(w.frames) > 1) {
 			w.buf, w.frames = w.buf[:size], w.frames[:len(w.frames)-1]
 			w.enc.forget()
-			return losses, samples, true
+			return losses, items, true
 		}
 		w.enc.told = len(w.enc.entries)
-		if n == 0 {
+		if tombstone {
 			if l := &w.losses[losses]; l.FirstSeq != 0 {
 				w.told = append(w.told, seqRange{l.FirstSeq, l.LastSeq})
 			}
 			losses++
 		}
-		samples += n
+		items += n
 	}
-	return losses, samples, false
+	return losses, items, false
 }
 
 // repeatDue says whether the next frame writes the whole dictionary again, so that one damaged frame does not take with

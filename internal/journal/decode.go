@@ -258,7 +258,7 @@ func decodeSamples(raw []byte, h *frameHeader, dict []entry, dst []Record) ([]Re
 		default:
 			return dst, errCorrupt
 		}
-		dst = append(dst, Record{Series: &x.series, Time: telemetry.Mono(t), Quality: q, Value: v})
+		dst = append(dst, Record{Series: &x.series, Time: telemetry.Mono(t), Quality: q, entry: int32(k), Value: v})
 	}
 	bad := quality.c.bad || kind.c.bad || form.c.bad
 	for i := range col {

@@ -64,7 +64,23 @@ func FixChecksums(b []byte, epoch, first uint64) []byte {
 }
 
 // Unpacked returns the segment b, which is the file at path, without compression.
-func Unpacked(b []byte, path string) []byte {
+func Unpacked(b []byte, path string) []byte { return rewritten(b, path, func(raw []byte) []byte { return raw }) }
+
+// WithoutSteps returns the segment b, which is the file at path, as the first builds would have written it.
+func WithoutSteps(b []byte, path string) []byte {
+	return rewritten(b, path, func(raw []byte) (out []byte) {
+		c := cursor{b: raw}
+		for len(c.b) > 0 {
+			if tag, body := c.byte(), c.bytes(); tag != sectionSteps {
+				out = appendString(append(out, tag), body)
+			}
+		}
+		return out
+	})
+}
+
+// rewritten returns the frames of the segment b with their payloads changed.
+func rewritten(b []byte, path string, change func([]byte) []byte) []byte {
 	epoch, first, _ := parseSegmentName(filepath.Base(path))
 	sd := seed(epoch, first)
 	dec, err := newDecoder(maxFooter)
@@ -83,10 +99,27 @@ func Unpacked(b []byte, path string) []byte {
 			return out
 		}
 		b = b[h.length():]
+		raw = change(raw)
 		h.flags &^= flagZstd
-		h.payload = uint32(len(raw))
+		h.payload, h.raw = uint32(len(raw)), uint32(len(raw))
 		at := len(out)
 		out = append(append(out, make([]byte, frameHeaderBytes)...), raw...)
 		h.put(out[at:], sd)
 	}
+}
+
+// DecodeSteps decodes b as the steps section of a frame of n samples, and what its marks hold. It returns how many samples
+// its steps have.
+func DecodeSteps(b []byte, n int) (samples int, ok bool) {
+	records := make([]Record, n)
+	raw := appendString([]byte{sectionSteps}, b)
+	leading, entries, ok := decodeSteps(raw, &frameHeader{t0: 1e9, offset: 1e18}, records, nil)
+	samples = leading
+	for i := range entries {
+		samples += entries[i].n
+		entries[i].now()
+		var m Mark
+		m.mark(entries[i].mark, entries[i].body)
+	}
+	return samples, ok
 }

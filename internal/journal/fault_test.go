@@ -54,7 +54,7 @@ func newHistory(t testing.TB) *history { return &history{t: t, frames: map[uint6
 
 func (h *history) append(j *journal.Journal, n int) {
 	for range n {
-		j.Append([]telemetry.Sample{numbered(h.appended)})
+		appendStep(j, []telemetry.Sample{numbered(h.appended)})
 		h.appended++
 	}
 }

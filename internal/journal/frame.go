@@ -11,8 +11,8 @@ import (
 // Frame is one group commit, or a part of a large one.
 type Frame struct {
 	Epoch, Seq uint64
-	// T0 and T1 are the times of the earliest and the latest sample; of a tombstone, of the samples lost. Where the
-	// samples lost are of an earlier boot they are moved to the time line of this one, so that Wall fits them, and
+	// T0 and T1 are the times of the earliest and the latest sample; of a frame without samples (steps and marks only, see
+	// Replay), of the commit; of a tombstone, of the samples lost. Where the samples lost are of an earlier boot they are moved to the time line of this one, so that Wall fits them, and
 	// both are the time of the commit where that cannot be known.
 	T0, T1 telemetry.Mono
 	Boot   string
@@ -28,6 +28,16 @@ type Frame struct {
 
 	offset int64 // wall clock minus monotonic time, ns
 	known  bool  // offset is known
+
+	steps *frameSteps // nil: the steps are not wanted
+}
+
+// frameSteps is what a Replay needs of a frame beside its samples.
+type frameSteps struct {
+	segment uint64 // number of the segment's first frame: which dictionary the records are numbered by
+	leading int    // records before the first entry
+	entries []stepEntry
+	told    bool // the frame says how its samples came; otherwise entries is empty
 }
 
 // Record is one sample of a frame.
@@ -35,6 +45,7 @@ type Record struct {
 	Series  *telemetry.Series // not to be changed
 	Time    telemetry.Mono
 	Quality telemetry.Quality
+	entry   int32 // of the segment's dictionary
 	Value   telemetry.Value
 }
 

@@ -3,9 +3,11 @@ package journal_test
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"linli/internal/journal"
 	"linli/internal/telemetry"
@@ -21,8 +23,11 @@ func FuzzSegment(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
+		j.Mark(1, journal.Mark{Kind: journal.MarkStart, Rules: "r1", Resumed: true, Snapshot: 7, SnapshotBoot: "boot0", By: time.Hour})
 		for i := range 3 {
-			j.Append(mixed(inv, 20, telemetry.Mono(i)*1e9))
+			appendStep(j, mixed(inv, 20, telemetry.Mono(i)*1e9))
+			j.Mark(telemetry.Mono(i)*1e9+5, journal.Mark{Kind: journal.MarkClosed, Closed: []telemetry.Identity{{Alert: "A", Subject: "s"}}})
+			j.Append(telemetry.Now{Mono: telemetry.Mono(i)*1e9 + 5e8, Wall: time.Unix(1_800_000_000, 0)}, nil)
 			if err := j.Commit(); err != nil {
 				f.Fatal(err)
 			}
@@ -70,9 +75,21 @@ func FuzzSegment(f *testing.F) {
 					f.Wall(f.T0)
 				}
 			}
+			r := j.Replay(lo, hi, func(telemetry.Series) telemetry.PointID { return 1 })
+			for {
+				var it journal.Item
+				if err := r.Next(&it); err == io.EOF {
+					break
+				} else if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := j.Starts(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		read()
-		j.Append(mixed(inv, 5, 0))
+		appendStep(j, mixed(inv, 5, 0))
 		if err := j.Commit(); err != nil {
 			t.Fatal(err)
 		}
@@ -97,4 +114,19 @@ func TestVerify(t *testing.T) {
 	if err != nil || r.Frames != 9 || r.Missing != 1 || len(r.Problems) != 1 {
 		t.Errorf("%+v %v: want one frame missing", r, err)
 	}
+}
+
+// FuzzSteps decodes arbitrary bytes as the steps of a frame: they take in all its samples, or are refused.
+func FuzzSteps(f *testing.F) {
+	f.Add([]byte{}, 0)
+	f.Add([]byte{1, 2, 1, 3, 0, 6, 8, 3, 2, 4, 1, 1, 'r', 2}, 5)
+	f.Add([]byte{0xe8, 7, 0, 1, 1, 0, 10, 9, 0, 4, 9, 2, 5, 1, 1, 'A', 1, 's'}, 5)
+	f.Fuzz(func(t *testing.T, b []byte, n int) {
+		if n < 0 || n > 1000 {
+			return
+		}
+		if got, ok := journal.DecodeSteps(b, n); ok && got != n {
+			t.Errorf("%d samples of %d", got, n)
+		}
+	})
 }

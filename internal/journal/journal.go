@@ -21,7 +21,8 @@
 //
 // Lost without a tombstone: at a crash, what was appended since the last commit, at most one commit interval.
 //
-// It does not interpret samples, suppress repetitions, or know who reads; alerts are not in it.
+// It does not interpret samples, suppress repetitions, or know who reads; alerts are not in it. It keeps the moments at
+// which samples came to the rules engine, and what else happened to that, so that Replay can show another engine the same.
 //
 // Concurrency: everything exported on Journal may be called from any goroutine. A Frame belongs to one goroutine.
 // Only one process may have a journal open for writing; a lock file sees to that.
@@ -77,7 +78,20 @@
 //	  4 is reserved for events
 //	  5 dictionary: uvarint number of its first entry, then as in section 1. From time to time a frame repeats the
 //	    whole dictionary of its segment from 0, so that a damaged frame does not take the names of the others with it.
-//	  Unknown sections are skipped.
+//	  6 steps: how the samples came to the rules engine, so that a replay gives them to another one in the same way.
+//	    uvarint unit | uvarint number of samples before the first entry | entry ...; each entry begins with uvarint u:
+//	     u even: a step with the next u/2 samples: varint moment
+//	     u = 1:  the wall clock of the steps that follow in this frame: flags (1 byte) bit 0: it is set, bit 1: it is
+//	             uncertain | varint wall clock minus monotonic time, minus the header's wall offset
+//	     u odd:  a mark of kind u/2: varint moment | uvarint length | contents. Kinds: 1 start, 2 reload, 3 snapshot,
+//	             4 closed; others are skipped
+//	    A moment is counted in units (ns): that of a step with samples since the latest of these, others since the entry
+//	    before (the first: since t0). The samples before the first entry belong to the last step of the frame before.
+//	    contents of start and reload: flags (1 byte) bit 0: a snapshot was taken over | rules (uvarint length | bytes)
+//	      | with bit 0: varint its moment, varint by how much its times were moved, its boot id (uvarint length | bytes)
+//	    contents of closed: uvarint n, n times alert, subject (each uvarint length | bytes); of snapshot: none
+//	    A frame without samples, only with this section, has the time of its commit as t0 and t1.
+//	  Unknown sections are skipped. Frames of the first builds have no section 6.
 //
 //	footer = LJX1 | contents, zstd | trailer, 24 bytes:
 //	  0        4            8     12  16        24
@@ -125,7 +139,7 @@ type Config struct {
 	MaxBytes     int64         // bound of all segments together; 0 means 1 GiB
 	MaxAge       time.Duration // of running time: while the box is off nothing ages; 0 means 7 days
 	CommitEvery  time.Duration // group commit; 0 means 1 s
-	MaxPending   int           // samples waiting in memory for a commit; 0 means 200,000; beyond it the oldest are dropped and told by a tombstone
+	MaxPending   int           // samples, steps and marks waiting in memory for a commit; 0 means 200,000; beyond it the oldest are dropped and told by a tombstone
 
 	// Log gets a line when commits begin to fail and when they work again; nil: silent.
 	Log *zap.Logger
@@ -262,10 +276,10 @@ func (j *Journal) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return j.Commit()
 		case <-t.C:
-			failed = j.Commit() != nil
+			failed = j.commitPending(false) != nil
 		case <-j.kick:
 			if !failed { // A failing disk is asked again at the interval only.
-				failed = j.Commit() != nil
+				failed = j.commitPending(false) != nil
 			}
 		}
 	}
@@ -296,14 +310,19 @@ func (j *Journal) closeFiles() error {
 	return err
 }
 
-// Append takes samples for the next commit. It copies them and never waits for the disk. Text values longer than
+// Append takes a step of the rules engine for the next commit: the moment now as the engine was given it, and the samples
+// of the step, those that the engine computed last. It copies them and never waits for the disk. Text values longer than
 // 1,024 bytes are cut. Samples of points that the inventory does not have are dropped and counted as lost.
-func (j *Journal) Append(samples []telemetry.Sample) {
+//
+// Each step is later than the one before; samples appended with the same now belong to one step, of which the first part
+// has the earliest sample that was read, if any was. A step without samples tells that timers have run until then; see
+// Replay for which of these are kept.
+func (j *Journal) Append(now telemetry.Now, samples []telemetry.Sample) {
 	if j.cfg.ReadOnly {
 		return
 	}
 	j.amu.Lock()
-	j.pend.add(samples)
+	j.pend.add(now, samples)
 	kick := j.pend.len() > j.cfg.MaxPending/2
 	j.amu.Unlock()
 	if kick {
@@ -311,6 +330,19 @@ func (j *Journal) Append(samples []telemetry.Sample) {
 		case j.kick <- struct{}{}:
 		default:
 		}
+	}
+}
+
+// Mark writes down what happened to the rules engine after the last step appended and before the next one, at the
+// moment now. It never waits for the disk. Names longer than 512 bytes are left out.
+func (j *Journal) Mark(now telemetry.Mono, m Mark) {
+	if j.cfg.ReadOnly {
+		return
+	}
+	j.amu.Lock()
+	defer j.amu.Unlock()
+	for _, body := range m.bodies() {
+		j.pend.addMark(markItem(now, m.Kind, body))
 	}
 }
 
@@ -420,7 +452,7 @@ type Stats struct {
 	Released       uint64 // frames below are acknowledged
 	Bytes          int64
 	Segments       int
-	Pending        int // samples waiting in memory
+	Pending        int // samples, steps and marks waiting in memory
 	Commits        uint64
 	CommitFailures uint64
 	SamplesWritten uint64

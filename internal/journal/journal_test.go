@@ -37,6 +37,17 @@ func newInventory(devices int) *telemetry.Inventory {
 	return inv
 }
 
+// appendStep appends samples as a step that begins a little after the latest of them was taken.
+func appendStep(j *journal.Journal, samples []telemetry.Sample) {
+	now := telemetry.Now{}
+	for i := range samples {
+		now.Mono = max(now.Mono, samples[i].Time)
+	}
+	now.Mono += telemetry.Mono(700 * time.Microsecond)
+	now.Wall = time.Unix(1_800_000_000, int64(now.Mono))
+	j.Append(now, samples)
+}
+
 func mustOpen(t *testing.T, cfg journal.Config, inv *telemetry.Inventory, clock *telemetry.Clock) *journal.Journal {
 	t.Helper()
 	j, err := journal.Open(cfg, inv, clock)
@@ -140,7 +151,7 @@ func TestInvariantExactlyAsAppended(t *testing.T) {
 	var want []telemetry.Sample
 	for i := range 200 {
 		batch := mixed(inv, 1+i*7%400, telemetry.Mono(i)*1e9)
-		j.Append(batch)
+		appendStep(j, batch)
 		want = append(want, batch...)
 		commit(t, j)
 	}
@@ -178,7 +189,7 @@ func TestRunCommitsAtTheIntervalAndAtTheEnd(t *testing.T) {
 		batch := mixed(inv, 10, 0)
 		changed := j.Changed()
 		start := time.Now()
-		j.Append(batch)
+		appendStep(j, batch)
 		if _, next := j.Bounds(); next != 1 {
 			t.Errorf("visible before the commit: next %d", next)
 		}
@@ -186,7 +197,7 @@ func TestRunCommitsAtTheIntervalAndAtTheEnd(t *testing.T) {
 		if d := time.Since(start); d > time.Second {
 			t.Errorf("committed after %v, want 1 s at most", d)
 		}
-		j.Append(batch)
+		appendStep(j, batch)
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -202,10 +213,10 @@ func TestSetInventory(t *testing.T) {
 	defer j.Close()
 	inv.Devices[0].ID = "renamed" // point 0 is another series now
 	a, b := mixed(old, 100, 0), mixed(inv, 100, 1e9)
-	j.Append(a)
+	appendStep(j, a)
 	j.SetInventory(inv) // before the commit: each sample is of the inventory it was appended under
-	j.Append(b)
-	j.Append([]telemetry.Sample{{Point: telemetry.NoPoint}, {Point: 45}})
+	appendStep(j, b)
+	appendStep(j, []telemetry.Sample{{Point: telemetry.NoPoint}, {Point: 45}})
 	commit(t, j)
 	got := records(readAll(t, j))
 	if len(got) != 200 {
@@ -224,7 +235,7 @@ func TestBacklog(t *testing.T) {
 	cfg := journal.Config{Dir: t.TempDir(), SegmentBytes: 128 << 10}
 	j := mustOpen(t, cfg, inv, newClock("boot1"))
 	want := mixed(inv, 150_000, 0)
-	j.Append(want)
+	appendStep(j, want)
 	commit(t, j)
 	if s := j.Stats(); s.Segments < 3 || s.Pending != 0 {
 		t.Errorf("%+v: want several segments", s)

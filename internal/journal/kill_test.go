@@ -55,7 +55,7 @@ func appendForever(dir string) error {
 		for range 1 + step%20 {
 			s := numbered(n)
 			n++
-			j.Append([]telemetry.Sample{s})
+			appendStep(j, []telemetry.Sample{s})
 		}
 		if err := j.Commit(); err != nil {
 			return err
@@ -126,7 +126,7 @@ func TestConcurrently(t *testing.T) {
 	for w := range 3 {
 		writers.Go(func() {
 			for i := range 200 {
-				j.Append(mixed(newInventory(4), 30, numbered(1000*w+i).Time))
+				appendStep(j, mixed(newInventory(4), 30, numbered(1000*w+i).Time))
 			}
 		})
 	}

@@ -25,13 +25,13 @@ func TestFarFutureMakesNothingOld(t *testing.T) {
 		j := mustOpen(t, cfg, textInventory(), clock)
 		s := numbered(1)
 		s.Time = clock.Mono()
-		j.Append([]telemetry.Sample{s})
+		appendStep(j, []telemetry.Sample{s})
 		commit(t, j)
 		closeJournal(t, j)
 	})
 	j := mustOpen(t, cfg, textInventory(), telemetry.NewClock("boot2", 0, time.Unix(0, 0)))
 	s := numbered(2)
-	j.Append([]telemetry.Sample{s})
+	appendStep(j, []telemetry.Sample{s})
 	commit(t, j)
 	commit(t, j)
 	if first, next := j.Bounds(); first != 1 || next != 3 {
@@ -50,7 +50,7 @@ func TestDictionaryIsRepeated(t *testing.T) {
 	for i := range 200 {
 		s := mixed(inv, 20, telemetry.Mono(i)*1e9)
 		n += len(s)
-		j.Append(s)
+		appendStep(j, s)
 		commit(t, j)
 	}
 	before := readAll(t, j)
@@ -90,9 +90,9 @@ func TestNamesDoNotMoveUp(t *testing.T) {
 		for k := range 5 { // each frame has points that the ones before had not
 			s = append(s, telemetry.Sample{Point: telemetry.PointID(5*(5*i+k) + 2), Time: telemetry.Mono(i) * 1e9, Value: telemetry.BoolValue(k%2 == 0)})
 		}
-		j.Append(s)
+		appendStep(j, s)
 		commit(t, j)
-		j.Append(s)
+		appendStep(j, s)
 		commit(t, j)
 	}
 	before := readAll(t, j)

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"slices"
 	"unicode/utf8"
 
 	"linli/internal/telemetry"
@@ -11,15 +12,22 @@ const (
 	maxText      = 1024 // bytes of a text value
 )
 
-// pending holds the samples that wait for a commit, oldest first, and what had to be dropped of them. It is bounded:
-// beyond max the oldest samples that are not being written right now are dropped and counted. Journal.amu guards it.
+// pending holds what waits for a commit, oldest first, and what had to be dropped of it. It is bounded: beyond max the
+// oldest samples that are not being written right now are dropped and counted. Steps and marks stand between the samples
+// as samples of points that no inventory has (see stepItem and markItem), so that what holds for samples holds for them:
+// order, bound, being written again after a failure. Journal.amu guards it.
 type pending struct {
 	max int
 	inv *telemetry.Inventory // of the samples to come
 
 	chunks []chunk
-	n      int // samples in chunks
+	n      int // items in chunks
 	spare  []telemetry.Sample
+
+	step   telemetry.Sample  // the last step queued; of point 0 before the first
+	free   bool              // that step has no samples, and may give way to one that follows it; see addStep
+	marked bool              // the last item queued is a mark
+	start  *telemetry.Sample // a MarkStart that had to be dropped: it is written before everything else
 
 	// batch is what the committer has taken. While writing is true it may only be read; otherwise it is what a
 	// failed commit left, and the first to be dropped.
@@ -47,7 +55,8 @@ type loss struct {
 
 func (p *pending) len() int { return p.n + len(p.batch.samples) }
 
-func (p *pending) add(samples []telemetry.Sample) {
+func (p *pending) add(now telemetry.Now, samples []telemetry.Sample) {
+	p.addStep(stepItem(now), samples)
 	for i := range samples {
 		s := samples[i]
 		if int64(s.Point) >= int64(len(p.inv.Points)) {
@@ -57,37 +66,98 @@ func (p *pending) add(samples []telemetry.Sample) {
 		if s.Value.Kind() == telemetry.KindText && len(s.Value.Text()) > maxText {
 			s.Value = telemetry.TextValue(cutText(s.Value.Text()))
 		}
-		if p.len() >= p.max {
-			p.dropOldest()
-		}
-		k := len(p.chunks) - 1
-		if k < 0 || p.chunks[k].inv != p.inv || len(p.chunks[k].samples) == cap(p.chunks[k].samples) {
-			if p.spare == nil {
-				p.spare = make([]telemetry.Sample, 0, chunkSamples)
-			}
-			p.chunks = append(p.chunks, chunk{p.inv, p.spare})
-			p.spare = nil
-			k++
-		}
-		p.chunks[k].samples = append(p.chunks[k].samples, s)
-		p.n++
+		p.push(s)
+		p.free = false
 	}
 }
 
-// dropOldest drops one sample: of the batch unless that is being written, otherwise of the queue.
-func (p *pending) dropOldest() {
-	c := &p.batch
-	if p.writing || len(c.samples) == 0 {
-		if p.n == 0 {
-			return
-		}
-		c = &p.chunks[0]
-		p.n--
+// addStep queues a step whose samples are to follow.
+//
+// A step without samples says only until when timers have run. It is not kept where nothing depends on it, because a
+// gateway makes hundreds a second: the next step takes its place where that has no samples either, or only samples
+// taken after it. One that follows a mark, or a change of the clock, stays: what those changed was decided at its moment.
+func (p *pending) addStep(s telemetry.Sample, samples []telemetry.Sample) {
+	if s == p.step && !p.marked {
+		return // more samples of the same step
 	}
-	t := c.samples[0].Time
-	c.samples = c.samples[1:]
-	if c != &p.batch && len(c.samples) == 0 {
-		p.shift()
+	same := s.Value == p.step.Value && s.Quality == p.step.Quality && p.step.Point == pointStep
+	if tail := p.tail(); p.free && same && tail != nil && *tail == p.step && !slices.ContainsFunc(samples, func(o telemetry.Sample) bool { return o.Time <= p.step.Time }) {
+		*tail = s
+	} else {
+		p.free = same && !p.marked
+		p.push(s)
+	}
+	p.step, p.marked = s, false
+}
+
+// addMark queues a mark.
+func (p *pending) addMark(s telemetry.Sample) {
+	p.push(s)
+	p.marked, p.free = true, false
+}
+
+// tail returns the last item queued, nil where that is being written, or has been.
+func (p *pending) tail() *telemetry.Sample {
+	if len(p.chunks) == 0 {
+		return nil
+	}
+	c := p.chunks[len(p.chunks)-1].samples
+	return &c[len(c)-1]
+}
+
+func (p *pending) push(s telemetry.Sample) {
+	if p.len() >= p.max {
+		p.dropOldest()
+	}
+	k := len(p.chunks) - 1
+	if k < 0 || p.chunks[k].inv != p.inv || len(p.chunks[k].samples) == cap(p.chunks[k].samples) {
+		if p.spare == nil {
+			p.spare = make([]telemetry.Sample, 0, chunkSamples)
+		}
+		p.chunks = append(p.chunks, chunk{p.inv, p.spare})
+		p.spare = nil
+		k++
+	}
+	p.chunks[k].samples = append(p.chunks[k].samples, s)
+	p.n++
+}
+
+// idle reports whether nothing is queued but steps without samples.
+func (p *pending) idle() bool {
+	for i := range p.chunks {
+		for k := range p.chunks[i].samples {
+			if p.chunks[i].samples[k].Point != pointStep {
+				return false
+			}
+		}
+	}
+	return len(p.batch.samples) == 0
+}
+
+// dropOldest drops one sample, with the steps and marks before it: of the batch unless that is being written, otherwise
+// of the queue.
+func (p *pending) dropOldest() {
+	var t telemetry.Mono
+	for {
+		c := &p.batch
+		if p.writing || len(c.samples) == 0 {
+			if p.n == 0 {
+				return
+			}
+			c = &p.chunks[0]
+			p.n--
+		}
+		s := c.samples[0]
+		c.samples = c.samples[1:]
+		if c != &p.batch && len(c.samples) == 0 {
+			p.shift()
+		}
+		if t = s.Time; s.Point < pointMark {
+			break
+		}
+		if isStart(&s) {
+			p.start = &s
+		}
 	}
 	reason := LossPendingFull
 	if p.failing {
@@ -110,9 +180,13 @@ func (p *pending) shift() {
 	p.chunks = p.chunks[:len(p.chunks)-1]
 }
 
-// take moves up to most samples of one inventory into an empty batch, using buf's memory.
+// take moves up to most items of one inventory into an empty batch, using buf's memory.
 func (p *pending) take(buf []telemetry.Sample, most int) {
 	buf = buf[:0]
+	if p.start != nil && len(p.chunks) > 0 {
+		buf, p.batch.inv = append(buf, *p.start), p.chunks[0].inv
+		p.start = nil
+	}
 	for len(p.chunks) > 0 {
 		c := &p.chunks[0]
 		if len(buf) > 0 && (c.inv != p.batch.inv || len(buf)+len(c.samples) > most) {

@@ -259,11 +259,18 @@ func (j *Journal) readFrame(s *segment, at int64, length int, seq uint64, dict [
 	f.Uncertain = h.flags&flagUncertain != 0
 	f.Lost = nil
 	f.Records = f.Records[:0]
+	if f.steps != nil {
+		f.steps.leading, f.steps.entries, f.steps.told = 0, f.steps.entries[:0], false
+	}
 	if h.flags&flagTombstone != 0 {
 		f.Lost, err = decodeLoss(raw)
 		return err
 	}
 	f.Records, err = decodeSamples(raw, &h, dict, f.Records)
+	if st := f.steps; st != nil && err == nil {
+		st.segment = s.first
+		st.leading, st.entries, st.told = decodeSteps(raw, &h, f.Records, st.entries[:0])
+	}
 	return err
 }
 

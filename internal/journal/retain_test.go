@@ -80,7 +80,7 @@ func TestTooOldIsDeletedAndTold(t *testing.T) {
 			for i := range 40 { // six hours of a slow site
 				s := numbered(i)
 				s.Time = clock.Mono()
-				j.Append([]telemetry.Sample{s})
+				appendStep(j, []telemetry.Sample{s})
 				commit(t, j)
 				time.Sleep(9 * time.Minute)
 			}
@@ -129,7 +129,7 @@ func TestTooOldIsDeletedAndTold(t *testing.T) {
 
 func TestInvariantAppendNeverWaitsAndDropsTheOldest(t *testing.T) {
 	fs := newMemFS()
-	cfg := journal.Config{Dir: "j", SegmentBytes: 16 << 10, MaxBytes: 4 << 20, MaxPending: 1000}
+	cfg := journal.Config{Dir: "j", SegmentBytes: 16 << 10, MaxBytes: 4 << 20, MaxPending: 2000} // each sample here is a step of its own
 	j, err := journal.OpenFS(cfg, textInventory(), newClock("boot1"), fs)
 	if err != nil {
 		t.Fatal(err)
@@ -145,8 +145,8 @@ func TestInvariantAppendNeverWaitsAndDropsTheOldest(t *testing.T) {
 		}
 	}
 	s := j.Stats()
-	if s.Pending != 1000 || s.SamplesLost != 4000 || s.CommitFailures != 50 || s.LastError == "" {
-		t.Errorf("%+v: want 1000 pending, 4000 lost, 50 failures", s)
+	if s.Pending != 2000 || s.SamplesLost != 4000 || s.CommitFailures != 50 || s.LastError == "" {
+		t.Errorf("%+v: want 1000 samples and their steps pending, 4000 lost, 50 failures", s)
 	}
 	if n, _ := h.read(j); len(n) != 100 {
 		t.Errorf("%d samples readable, want 100", len(n))
@@ -313,7 +313,7 @@ func TestInvariantTimesNeverChange(t *testing.T) {
 			for range n {
 				s := numbered(1)
 				s.Time = clock.Mono()
-				j.Append([]telemetry.Sample{s})
+				appendStep(j, []telemetry.Sample{s})
 				commit(t, j)
 				time.Sleep(time.Second)
 			}

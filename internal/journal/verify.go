@@ -86,6 +86,11 @@ func verify(dir string, fs fileSystem) (Report, error) {
 				r.Missing++
 				continue
 			}
+			if _, told := section(raw, sectionSteps); told && h.flags&flagTombstone == 0 {
+				if _, _, ok := decodeSteps(raw, &h, records, nil); !ok {
+					problem(s, "frame %d: how its samples came cannot be read", s.first+uint64(k))
+				}
+			}
 			r.Frames++
 			r.Samples += uint64(h.count)
 		}

@@ -185,7 +185,7 @@ func TestKilledBrokerHasForgotten(t *testing.T) {
 	samples := func(n int) {
 		t.Helper()
 		for range n {
-			j.Append([]telemetry.Sample{{Point: point, Time: clock.Now().Mono, Value: telemetry.IntValue(int64(written))}})
+			j.Append(clock.Now(), []telemetry.Sample{{Point: point, Time: clock.Mono(), Value: telemetry.IntValue(int64(written))}})
 			if err := j.Commit(); err != nil {
 				t.Fatal(err)
 			}

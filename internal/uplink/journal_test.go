@@ -67,7 +67,7 @@ func TestRealJournalOverRealBroker(t *testing.T) {
 	want := map[string]bool{}
 	sample := func(i int) {
 		now := clock.Now()
-		j.Append([]telemetry.Sample{{Point: point, Time: now.Mono, Value: telemetry.IntValue(int64(i))}})
+		j.Append(now, []telemetry.Sample{{Point: point, Time: now.Mono, Value: telemetry.IntValue(int64(i))}})
 		want[fmt.Sprintf("n=%di", i)] = true
 		if err := j.Commit(); err != nil {
 			t.Fatal(err)

@@ -325,7 +325,7 @@ func TestBootWithoutClockIsNotWaitedForForever(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range 3 {
-			j.Append([]telemetry.Sample{{Point: point, Time: clock.Mono(), Value: telemetry.IntValue(int64(i))}})
+			j.Append(clock.Now(), []telemetry.Sample{{Point: point, Time: clock.Mono(), Value: telemetry.IntValue(int64(i))}})
 			if err := j.Commit(); err != nil {
 				t.Fatal(err)
 			}

@@ -33,7 +33,7 @@ func TestTailOfTheRealJournalIsLost(t *testing.T) {
 	}
 	add := func(j *journal.Journal, n int) {
 		for i := range n {
-			j.Append([]telemetry.Sample{{Point: point, Time: clock.Mono(), Value: telemetry.IntValue(int64(i))}})
+			j.Append(clock.Now(), []telemetry.Sample{{Point: point, Time: clock.Mono(), Value: telemetry.IntValue(int64(i))}})
 			if err := j.Commit(); err != nil {
 				t.Fatal(err)
 			}
