@@ -64,7 +64,9 @@ func FixChecksums(b []byte, epoch, first uint64) []byte {
 }
 
 // Unpacked returns the segment b, which is the file at path, without compression.
-func Unpacked(b []byte, path string) []byte { return rewritten(b, path, func(raw []byte) []byte { return raw }) }
+func Unpacked(b []byte, path string) []byte {
+	return rewritten(b, path, func(raw []byte) []byte { return raw })
+}
 
 // WithoutSteps returns the segment b, which is the file at path, as the first builds would have written it.
 func WithoutSteps(b []byte, path string) []byte {
