@@ -14,7 +14,7 @@ func (c *compiler) build() *Engine {
 	inv := c.cfg.Inventory
 	e := &Engine{
 		inv: inv, loc: inv.Location, byClass: map[string][]int{}, constants: map[constantKey]*expr.Cell{},
-		active: map[string]*activeCount{}, derived: map[derivedKey]telemetry.PointID{}, byIdentity: map[telemetry.Identity]uint32{},
+		askers: map[string][]uint32{}, active: map[string]*activeCount{}, derived: map[derivedKey]telemetry.PointID{}, byIdentity: map[telemetry.Identity]uint32{},
 		programs: c.programs, costs: make([]cost, len(c.programs)),
 	}
 	if e.loc == nil {
@@ -27,7 +27,7 @@ func (c *compiler) build() *Engine {
 	e.foreign = len(inv.Points)
 	for _, p := range c.programs {
 		for _, s := range e.subjects(&p.forEach) {
-			in := instance{prog: p, subject: s.id, device: s.device, zone: s.zone, heapPos: -1, due: telemetry.Never}
+			in := instance{prog: p, subject: s.id, device: s.device, zone: s.zone, heapPos: -1, due: telemetry.Never, stuck: telemetry.Never}
 			if p.Record != "" {
 				in.point = inv.AddDerived(p.Record, s.id, s.zone, p.def)
 				if s.device >= 0 {
@@ -46,6 +46,9 @@ func (c *compiler) build() *Engine {
 	e.cells = make([]expr.Cell, len(inv.Points))
 	for i := range e.cells {
 		e.cells[i] = expr.NewCell()
+	}
+	if slices.ContainsFunc(inv.Points, func(p telemetry.Point) bool { return p.Def.Event }) {
+		e.turns = make([]uint64, len(e.cells))
 	}
 	e.valueDeps = make([][]uint32, len(e.cells))
 	e.qualityDeps = make([][]uint32, len(e.cells))
@@ -77,11 +80,39 @@ func (c *compiler) bind(e *Engine) {
 			c.errs.Addf(p.Pos, "the windows over time of all rules together could take more than %d MiB: use them for fewer subjects", limit>>20)
 			return
 		}
-		if e.groupReads > maxGroupReads {
-			c.errs.Addf(p.Pos, "the aggregates of all rules together read more than %d points: use a smaller scope, or for_each: zone or site", maxGroupReads)
+		if !c.affordable(in) {
 			return
 		}
 	}
+}
+
+// affordable adds an instance to what all rules cost, and refuses what is too much, naming the rule that costs most.
+//
+// The cost of one evaluation is how many values it reads, those of the members of groups and what windows do included.
+// Two sums of it are bounded: over all instances, what it takes to evaluate everything once (after a start, when the
+// clock is set); and over all instances and the points that each wakes for, what it takes when every point of the site
+// changes once.
+func (c *compiler) affordable(in *instance) bool {
+	p := in.prog
+	p.cost += in.cost
+	p.round += in.cost * in.wakes
+	c.cost += in.cost
+	c.round += in.cost * in.wakes
+	if c.cost <= maxCost && c.round <= maxRound {
+		return true
+	}
+	for _, other := range c.programs {
+		if c.cost > maxCost && other.cost > p.cost || c.cost <= maxCost && other.round > p.round {
+			p = other
+		}
+	}
+	const remedy = "use a smaller scope in its aggregates (zone or building instead of site), or for_each: zone or site"
+	if c.cost > maxCost {
+		c.errs.Addf(p.Pos, "the rules together read more than %d values when each is evaluated once, most of them rule %s: %s", maxCost, p.Name(), remedy)
+	} else {
+		c.errs.Addf(p.Pos, "the rules together would read more than %d values when every point changes once, most of them rule %s: %s", maxRound, p.Name(), remedy)
+	}
+	return false
 }
 
 type subject struct {
@@ -161,6 +192,9 @@ func (e *Engine) pointID(device int, name string) (telemetry.PointID, int, bool)
 func (b *instanceBinder) Cell(device int, name string, use expr.Use) *expr.Cell {
 	id, def, provided := b.e.pointID(device, name)
 	if !provided {
+		if !b.explain {
+			b.in().cost++
+		}
 		return b.e.constant(device, def)
 	}
 	b.depend(id, use)
@@ -179,7 +213,9 @@ func (b *instanceBinder) depend(id telemetry.PointID, use expr.Use) {
 	// Instances are bound one after the other, so a repetition is at the end.
 	if n := len(*deps); n == 0 || (*deps)[n-1] != b.index {
 		*deps = append(*deps, b.index)
+		in.wakes++
 	}
+	in.cost++
 	in.inputs = append(in.inputs, id)
 }
 
@@ -304,9 +340,6 @@ func (b *instanceBinder) Group(scope, class string) []int {
 			list = append(list, i)
 		}
 	}
-	if !b.explain {
-		e.groupReads += len(list)
-	}
 	return list
 }
 
@@ -347,9 +380,62 @@ func (b *instanceBinder) State(n *expr.Node, device int, s expr.State) expr.Stat
 	}
 	if !b.explain {
 		in.states = append(in.states, s)
+		in.cost += s.Cost()
 		b.e.stateBytes += s.MaxBytes()
 	}
 	return s
+}
+
+// Coverage is how much of a window must be known.
+func (b *instanceBinder) Coverage() float64 { return b.in().prog.coverage }
+
+// Schedule returns a schedule for the subject's zone.
+func (b *instanceBinder) Schedule(name string) expr.Schedule {
+	return b.in().prog.schedules[name].bind(b.e.inv, b.in().zone, b.e.loc)
+}
+
+// Within reports whether the subject lies in a zone of a kind, or is one.
+func (b *instanceBinder) Within(kind string) bool {
+	zones := b.e.inv.Zones
+	for z := b.in().zone; z >= 0; z = zones[z].Parent {
+		if zones[z].Kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// Undecided returns since when that alert of the subject is undecidable that has been so for longest.
+func (b *instanceBinder) Undecided() func() telemetry.Mono {
+	e, subject := b.e, b.in().subject
+	asked := e.askable(subject)
+	if !b.explain {
+		for _, i := range asked {
+			e.instances[i].asked = true
+		}
+		e.askers[subject] = append(e.askers[subject], b.index)
+		b.in().cost += len(asked)
+	}
+	return func() telemetry.Mono {
+		since := telemetry.Never
+		for _, i := range asked {
+			since = min(since, e.instances[i].stuck)
+		}
+		return since
+	}
+}
+
+// askable returns the alerts of a subject that undecided() asks.
+func (e *Engine) askable(subject string) []uint32 {
+	if e.alertsOf == nil {
+		e.alertsOf = map[string][]uint32{}
+		for i := range e.instances {
+			if in := &e.instances[i]; in.prog.Alert != "" && !in.prog.asks {
+				e.alertsOf[in.subject] = append(e.alertsOf[in.subject], uint32(i))
+			}
+		}
+	}
+	return e.alertsOf[subject]
 }
 
 // Calendar notes that the instance depends on the calendar.

@@ -1,8 +1,10 @@
 package rules
 
 import (
+	"maps"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,12 +16,13 @@ import (
 // Bounds of one engine. They are far beyond a site and keep a mistaken rule from taking the box down.
 const (
 	maxInstances   = 200_000
-	maxGroupReads  = 4_000_000 // operands of all aggregates together
+	maxCost        = 4_000_000 // see compiler.affordable
+	maxRound       = 1_000_000_000
 	maxWindowBytes = 64 << 20
 )
 
 // zoneKinds are the kinds of zones that a site file may name.
-var zoneKinds = [...]string{"building", "floor", "unit", "lane", "bin_station", "garage", "gate", "area"}
+var zoneKinds = [...]string{"building", "floor", "unit", "lane", "bin_station", "garage", "gate", "charging", "area"}
 
 // program is a checked rule with the site's parameters applied.
 type program struct {
@@ -31,9 +34,14 @@ type program struct {
 	wait  time.Duration
 	keep  time.Duration
 	// sevFor is how long a worse severity's condition must have been true.
-	sevFor time.Duration
-	def    *telemetry.PointDef // of a derived point
-	title  [2]template         // zh, en
+	sevFor      time.Duration
+	schedules   map[string]Schedule // that it may ask for
+	cost, round int                 // of all its instances, see compiler.affordable
+	coverage    float64             // how much of a window must be known
+	def         *telemetry.PointDef // of a derived point
+	title       [2]template         // zh, en
+	// asks says that the rule asks what others cannot decide, or reads one that does: it is not among those asked.
+	asks bool
 	// text is all its conditions as text, the site's parameters put in: whether it is still the same rule.
 	text string
 	// unsure says that the rule, or a derived point that it reads, could not be read: its types are not known.
@@ -55,13 +63,16 @@ type compiler struct {
 	alerts   map[string]*program
 	shipped  map[string]bool                // alerts of shipped packs that are not in use
 	records  map[string]map[string]*program // class -> name
+	wanted   map[string]bool                // schedules that some rule asks for
+
+	cost, round int // of all rules, see affordable
 }
 
 // Compile checks every rule against the inventory and returns the engine. The error is yamlfile.Errors with every
 // mistake of every pack, those that ParsePack found included.
 func Compile(cfg Config) (*Engine, error) {
 	c := &compiler{cfg: cfg, alerts: map[string]*program{}, records: map[string]map[string]*program{},
-		params: map[string]map[string]string{}}
+		params: map[string]map[string]string{}, wanted: map[string]bool{}}
 	c.kinds = append(c.kinds, zoneKinds[:]...)
 	for _, z := range cfg.Inventory.Zones {
 		if z.Kind != "" && !slices.Contains(c.kinds, z.Kind) {
@@ -74,6 +85,7 @@ func Compile(cfg Config) (*Engine, error) {
 	for _, p := range c.programs {
 		c.check(p)
 	}
+	c.checkSchedules()
 	if len(c.errs) > 0 {
 		return nil, c.errs.Err()
 	}
@@ -142,8 +154,10 @@ func (c *compiler) collect() {
 		}
 		seen[p.ID] = true
 		c.errs = append(c.errs, p.errs...)
+		schedules := maps.Clone(p.Schedules)
+		maps.Copy(schedules, c.cfg.Schedules)
 		for _, r := range p.Rules {
-			prog := &program{Rule: r, pack: p}
+			prog := &program{Rule: r, pack: p, schedules: schedules}
 			if r.Alert != "" {
 				if other := c.alerts[r.Alert]; other != nil {
 					c.errs.Addf(r.Pos, "alert %s exists already, at %s: an alert's name is its identity", r.Alert, other.Pos)
@@ -225,6 +239,17 @@ func (c *compiler) needs(p *program) []*program {
 	return list
 }
 
+// calls reports whether one of the rule's expressions calls the function name.
+func (p *program) calls(name string) bool {
+	found := false
+	visit := func(n *expr.Node) { found = found || n.Op == expr.OpCall && n.Text == name }
+	p.expr.tree.Walk(visit)
+	for _, s := range p.severityWhen {
+		s.tree.Walk(visit)
+	}
+	return found
+}
+
 // order sorts the rules so that each comes after those that it reads, otherwise in the order of the packs. Rules that
 // need each other cannot be evaluated and are mistakes.
 func (c *compiler) order() {
@@ -241,9 +266,11 @@ func (c *compiler) order() {
 		}
 		state[p] = 1
 		p.unsure = p.broken
+		p.asks = !p.broken && p.calls("undecided")
 		for _, other := range c.needs(p) {
 			visit(other, append(path, p.Name()))
 			p.unsure = p.unsure || other.unsure && other.Record != ""
+			p.asks = p.asks || other.asks
 		}
 		state[p] = 2
 		sorted = append(sorted, p)
@@ -251,6 +278,16 @@ func (c *compiler) order() {
 	for _, p := range c.programs {
 		visit(p, nil)
 	}
+	// Those that ask what others cannot decide come after all others.
+	slices.SortStableFunc(sorted, func(a, b *program) int {
+		switch {
+		case a.asks == b.asks:
+			return 0
+		case b.asks:
+			return -1
+		}
+		return 1
+	})
 	c.programs = sorted
 	for i, p := range sorted {
 		p.index = i
@@ -265,7 +302,8 @@ func (c *compiler) check(p *program) {
 	lookup := c.lookup(p.pack)
 	scope := &expr.Scope{
 		Classes: c.cfg.Classes, Kinds: c.kinds, Param: lookup, Params: p.pack.paramList(), Alert: c.alertProblem,
-		Device: p.forEach.class != "" || p.forEach.kind == "device",
+		Schedule: func(name string) string { return c.scheduleProblem(p, name) },
+		Device:   p.forEach.class != "" || p.forEach.kind == "device",
 		Derived: func(class, name string) *telemetry.PointDef {
 			if r := c.records[class][name]; r != nil {
 				return r.def
@@ -290,6 +328,14 @@ func (c *compiler) check(p *program) {
 	}
 	p.cond = c.expression(&p.expr, scope, want)
 	p.text = p.cond.String()
+	p.coverage = expr.Coverage
+	if text := p.Rule.coverage; text.Text != "" {
+		v, err := resolveShare(text.Text, lookup, p.pack.paramList())
+		if err != nil {
+			c.errs.Addf(text.Pos, "%v", err)
+		}
+		p.coverage = v
+	}
 	if p.Record != "" {
 		c.derived(p)
 		return
@@ -365,6 +411,60 @@ func (c *compiler) alertProblem(name string) string {
 		return ""
 	}
 	return "unknown alert " + name + yamlfile.Suggest(name, c.alertNames())
+}
+
+func (c *compiler) scheduleProblem(prog *program, name string) string {
+	c.wanted[name] = true
+	p := prog.pack
+	if _, ok := prog.schedules[name]; ok || p.schedulesUnread {
+		return ""
+	}
+	own, site := sortedNames(p.Schedules), sortedNames(c.cfg.Schedules)
+	problem := "unknown schedule " + strconv.Quote(name) + yamlfile.Suggest(name, append(slices.Clone(own), site...))
+	list := func(names []string) string {
+		if len(names) == 0 {
+			return "none"
+		}
+		return strings.Join(names, ", ")
+	}
+	return problem + "; pack " + p.ID + " has " + list(own) + ", the site file " + list(site)
+}
+
+func sortedNames[T any](m map[string]T) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// checkSchedules finds zones in the packs' schedules that are not there, and schedules of the site that nobody asks
+// for, which may be misspelt.
+func (c *compiler) checkSchedules() {
+	for _, p := range c.cfg.Packs {
+		for _, name := range sortedNames(p.Schedules) {
+			s := p.Schedules[name]
+			s.Zones(func(z yamlfile.At[string]) {
+				if _, ok := c.cfg.Inventory.ZoneByID(z.Value); !ok {
+					ids := make([]string, len(c.cfg.Inventory.Zones))
+					for i := range ids {
+						ids[i] = c.cfg.Inventory.Zones[i].ID
+					}
+					c.errs.Addf(z.Pos, "schedule %s: unknown zone %q%s", name, z.Value, yamlfile.Suggest(z.Value, ids))
+				}
+			})
+		}
+	}
+	var known []string
+	for _, p := range c.cfg.Packs {
+		known = append(known, sortedNames(p.Schedules)...)
+	}
+	for _, name := range sortedNames(c.cfg.Schedules) {
+		if !c.wanted[name] {
+			c.warnings.Addf(c.cfg.Schedules[name].Pos, "no rule that is in use asks for schedule %s%s", name, yamlfile.Suggest(name, known))
+		}
+	}
 }
 
 func (c *compiler) alertNames() []string {

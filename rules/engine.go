@@ -18,8 +18,9 @@ type Engine struct {
 	derived    map[derivedKey]telemetry.PointID
 	active     map[string]*activeCount
 	byIdentity map[telemetry.Identity]uint32
-	groupReads int
-	stateBytes int // that the states of all instances may come to take
+	alertsOf   map[string][]uint32 // subject -> alerts that undecided() asks; nil where nobody does
+	askers     map[string][]uint32 // subject -> those that ask
+	stateBytes int                 // that the states of all instances may come to take
 
 	cells       []expr.Cell // by PointID
 	foreign     int         // points from here on are derived: nobody else may set them
@@ -41,6 +42,9 @@ type Engine struct {
 	programs []*program // in the order of evaluation
 	costs    []cost     // parallel to programs
 	meter    meter
+	turns    []uint64 // by PointID: the turn in which an event of the point was last taken; nil where there are no event points
+	turn     uint64
+	later    []int32 // of the samples of a moment: events that must wait for others of their points
 
 	warnings yamlfile.Errors
 }
@@ -56,12 +60,15 @@ type instance struct {
 	sev          []boundSeverity
 	states       []expr.State // what its expressions remember: updated before each evaluation, in this order
 	calendar     []func(time.Time) time.Time
+	cost, wakes  int               // values that an evaluation reads; points that cause one
 	point        telemetry.PointID // of a derived point
 
 	due     telemetry.Mono // of the timer heap
 	heapPos int
 
 	active   bool
+	asked    bool           // some other rule asks whether it can be decided
+	stuck    telemetry.Mono // since when it has been undecidable, Never while it is not; kept of those asked only
 	restored bool           // taken over, and not decided since
 	resumed  bool           // goes on with everything that it had gathered before the process started
 	settles  telemetry.Mono // see Engine.settles; 0 while not known
@@ -201,20 +208,51 @@ func (e *Engine) Step(now telemetry.Now, samples []telemetry.Sample, out *Output
 		t := min(max(samples[i].Time, e.at), now.Mono)
 		e.runTimers(t-1, out)
 		e.at = t
-		for i < len(samples) && samples[i].Time <= t {
-			e.apply(&samples[i])
-			i++
-		}
+		from := i
 		// A sample from the future is one of now.
-		for t == now.Mono && i < len(samples) {
-			e.apply(&samples[i])
+		for i < len(samples) && (samples[i].Time <= t || t == now.Mono) {
 			i++
 		}
-		e.decide(out)
+		e.moment(samples[from:i], out)
 	}
 	e.runTimers(now.Mono, out)
 	e.at = now.Mono
 	e.decide(out)
+}
+
+// moment applies the samples of one moment and decides. Several events of one point at one moment are decided on one
+// after the other, once everything else is applied.
+func (e *Engine) moment(samples []telemetry.Sample, out *Output) {
+	e.later = e.later[:0]
+	e.turn++
+	for i := range samples {
+		if e.another(&samples[i]) {
+			e.later = append(e.later, int32(i))
+			continue
+		}
+		e.apply(&samples[i])
+	}
+	e.decide(out)
+	for k := 0; k < len(e.later); {
+		e.turn++
+		for k < len(e.later) && !e.another(&samples[e.later[k]]) {
+			e.apply(&samples[e.later[k]])
+			k++
+		}
+		e.decide(out)
+	}
+}
+
+// another reports whether a sample is an event of a point that has had one in the present turn.
+func (e *Engine) another(s *telemetry.Sample) bool {
+	if int64(s.Point) >= int64(len(e.turns)) || !e.inv.Points[s.Point].Def.Event {
+		return false
+	}
+	if e.turns[s.Point] == e.turn {
+		return true
+	}
+	e.turns[s.Point] = e.turn
+	return false
 }
 
 // start evaluates everything once, at the first moment there is.
@@ -276,8 +314,13 @@ func (e *Engine) apply(s *telemetry.Sample) {
 		e.stats.Late++
 		return
 	}
-	value, quality := c.Set(e.inv.Points[s.Point].Def.Kind, s.Value, s.Quality)
+	def := e.inv.Points[s.Point].Def
+	value, quality := c.Set(def.Kind, s.Value, s.Quality)
 	c.Time = s.Time
+	if def.Event && !c.Quality.Bad() {
+		c.Events++ // the same value again is an event too
+		value = true
+	}
 	if value {
 		e.wake(e.valueDeps[s.Point])
 	}
@@ -353,6 +396,9 @@ func (e *Engine) decideOne(i uint32, in *instance, out *Output) {
 // alert moves one alert and returns when it must be looked at again.
 func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
 	c, wait, keep := in.cond(), e.grade(in), in.prog.keep
+	if in.asked {
+		wait = min(wait, e.stick(in, c))
+	}
 	if !in.active {
 		return min(wait, e.inactive(i, in, c, out))
 	}
@@ -383,6 +429,23 @@ func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
 		e.say(telemetry.Known, i, in, c, out)
 	}
 	return min(wait, e.regrade(i, in, c, out))
+}
+
+// stick notes since when an alert has been undecidable, for those that ask, and returns when that may begin.
+func (e *Engine) stick(in *instance, c expr.Tri) telemetry.Mono {
+	since, wait := telemetry.Never, telemetry.Never
+	if c == expr.Unknown {
+		if settles := e.settles(in); e.at < settles {
+			wait = settles
+		} else {
+			since = min(in.stuck, e.at)
+		}
+	}
+	if since != in.stuck {
+		in.stuck = since
+		e.wake(e.askers[in.subject])
+	}
+	return wait
 }
 
 // grade lets the time of severity_for run and returns when it must be looked at again.
@@ -473,8 +536,8 @@ func (in *instance) severityNow(now telemetry.Mono) telemetry.Severity {
 func (e *Engine) settles(in *instance) telemetry.Mono {
 	if in.settles == 0 {
 		for _, id := range in.inputs {
-			if !e.cells[id].Seen {
-				return telemetry.Never
+			if !e.cells[id].Seen && !e.inv.Points[id].Def.Event {
+				return telemetry.Never // of an event point nothing need ever come
 			}
 		}
 		longest := time.Duration(0)

@@ -22,11 +22,15 @@ type Pack struct {
 	Title telemetry.Text
 	File  string
 	Rules []*Rule // in the order of the file
+	// Schedules are the pack's own, by name. Those of a site file come before them.
+	Schedules map[string]Schedule
 
 	params yamlfile.Map[paramDef]
-	// errs is what ParsePack found wrong. paramsUnread says that the parameters are not known for that reason.
-	errs         yamlfile.Errors
-	paramsUnread bool
+	// errs is what ParsePack found wrong. paramsUnread says that the parameters are not known for that reason, and
+	// schedulesUnread the same of the schedules.
+	errs            yamlfile.Errors
+	paramsUnread    bool
+	schedulesUnread bool
 }
 
 // Rule is one rule of a pack: an alert, or a derived point that it records.
@@ -49,6 +53,7 @@ type Rule struct {
 	wait         param // `for`
 	keep         param // `keep_firing_for`
 	severityFor  param // `severity_for`
+	coverage     param // `coverage`
 	severityWhen []severityWhen
 	titleAt      yamlfile.Pos
 	inhibitedAt  []yamlfile.Pos // of InhibitedBy
@@ -167,6 +172,8 @@ type packFile struct {
 	Params  yamlfile.Map[paramDef] `yaml:"params"`
 	Rules   []ruleFile             `yaml:"rules,required"`
 	Pos     yamlfile.Pos           `yaml:",pos"`
+
+	Schedules yamlfile.Map[[]ScheduleEntry] `yaml:"schedules"`
 }
 
 type ruleFile struct {
@@ -180,6 +187,7 @@ type ruleFile struct {
 	Severity     yamlfile.At[string]               `yaml:"severity"`
 	SeverityWhen yamlfile.Map[yamlfile.At[string]] `yaml:"severity_when"`
 	SeverityFor  param                             `yaml:"severity_for"`
+	Coverage     param                             `yaml:"coverage"`
 	LifeSafety   bool                              `yaml:"life_safety"`
 	Title        yamlfile.At[yamlfile.Text]        `yaml:"title"`
 	Unit         string                            `yaml:"unit"`
@@ -213,7 +221,10 @@ func ParsePack(file string, src []byte) (*Pack, error) {
 	var errs yamlfile.Errors
 	errs.Append(yamlfile.Pos{File: file, Line: 1, Col: 1}, yamlfile.Decode(file, src, &f))
 	p := &Pack{ID: f.Pack.Value, Title: f.Title.Text, File: file, params: f.Params}
-	p.paramsUnread = f.Pos.Line == 0 || slices.ContainsFunc(errs, func(e *yamlfile.Error) bool { return e.Near == "params" })
+	unread := func(key string) bool {
+		return f.Pos.Line == 0 || slices.ContainsFunc(errs, func(e *yamlfile.Error) bool { return e.Near == key })
+	}
+	p.paramsUnread, p.schedulesUnread = unread("params"), unread("schedules")
 	if p.ID == "" {
 		p.ID = strings.TrimSuffix(path.Base(filepath.ToSlash(file)), ".yaml")
 	}
@@ -232,6 +243,7 @@ func ParsePack(file string, src []byte) (*Pack, error) {
 		}
 		e.Value.check(&errs)
 	}
+	p.schedules(f.Schedules, &errs)
 	b := &packParser{pack: p, src: src, errs: &errs}
 	for i := range f.Rules {
 		if r := b.rule(&f.Rules[i]); r != nil {
@@ -242,6 +254,19 @@ func ParsePack(file string, src []byte) (*Pack, error) {
 	err := errs.Err()
 	p.errs = errs
 	return p, err
+}
+
+// schedules checks the pack's schedules. One with mistakes is known by its name.
+func (p *Pack) schedules(list yamlfile.Map[[]ScheduleEntry], errs *yamlfile.Errors) {
+	p.Schedules = make(map[string]Schedule, len(list))
+	for _, e := range list {
+		if !validID(e.Key.Value) {
+			errs.Addf(e.Key.Pos, "%q is not a name for a schedule: small letters, digits and _, at most 32", e.Key.Value)
+		}
+		s, err := NewSchedule(e.Key.Pos, e.Value)
+		errs.Append(e.Key.Pos, err)
+		p.Schedules[e.Key.Value] = s
+	}
 }
 
 // ParamNames returns the names of the pack's parameters with their defaults as written.
@@ -382,7 +407,7 @@ type packParser struct {
 func (b *packParser) rule(f *ruleFile) *Rule {
 	r := &Rule{
 		Alert: f.Alert.Value, Record: f.Record.Value, Pos: f.Pos, Title: f.Title.Value.Text, Unit: f.Unit,
-		LifeSafety: f.LifeSafety, forEach: f.ForEach, wait: f.For, keep: f.Keep, severityFor: f.SeverityFor, titleAt: f.Title.Pos,
+		LifeSafety: f.LifeSafety, forEach: f.ForEach, wait: f.For, keep: f.Keep, severityFor: f.SeverityFor, titleAt: f.Title.Pos, coverage: f.Coverage,
 	}
 	switch {
 	case (r.Alert == "") == (r.Record == ""):
@@ -404,6 +429,9 @@ func (b *packParser) rule(f *ruleFile) *Rule {
 		if _, ok := b.duration(*p); !ok {
 			*p = param{} // told once is enough
 		}
+	}
+	if _, ok := b.share(r.coverage); !ok {
+		r.coverage = param{}
 	}
 	for _, s := range r.severityWhen {
 		r.broken = r.broken || s.tree == nil
@@ -532,6 +560,21 @@ func (b *packParser) duration(p param) (time.Duration, bool) {
 	return d, err == nil
 }
 
+// share evaluates a coverage with the pack's defaults, as duration does.
+func (b *packParser) share(p param) (float64, bool) {
+	if p.Text == "" {
+		return 0, true
+	}
+	v, err := resolveShare(p.Text, func(name string) (string, bool) {
+		v, ok := b.pack.params.Get(name)
+		return v.Text, ok
+	}, b.pack.paramList())
+	if err != nil && !b.pack.paramsUnread {
+		b.errs.Addf(p.Pos, "%v", err)
+	}
+	return v, err == nil
+}
+
 func (p *Pack) paramList() []string {
 	names := make([]string, len(p.params))
 	for i, e := range p.params {
@@ -549,4 +592,17 @@ func resolveDuration(text string, lookup func(string) (string, bool), names []st
 		return 0, nil
 	}
 	return expr.ParseDuration(s)
+}
+
+// resolveShare evaluates a coverage.
+func resolveShare(text string, lookup func(string) (string, bool), names []string) (float64, error) {
+	s, missing := expr.Substitute(text, lookup)
+	for _, name := range missing {
+		return 0, errorString("unknown parameter ${" + name + "}" + yamlfile.Suggest(name, names))
+	}
+	v := expr.Literal(s)
+	if v.Op != expr.OpNumber || v.Num < 0.01 || v.Num > 1 {
+		return 0, errorString("coverage is a share of a window, from 0.01 to 1, not " + s)
+	}
+	return v.Num, nil
 }

@@ -241,7 +241,7 @@ func TestCheckParam(t *testing.T) {
 func TestBoundsOfAnEngine(t *testing.T) {
 	s := newSite()
 	s.zone("z", "building", "")
-	for i := range 40 {
+	for i := range 160 {
 		s.device("m"+string(rune('a'+i%26))+string(rune('a'+i/26)), "meter", "z", "power_w", "voltage_v")
 	}
 	p, err := rules.ParsePack("p.yaml", []byte(pack(alert("A", "meter", "avg_over_time(power_w, 1h) > 1", ""))))

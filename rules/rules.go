@@ -42,6 +42,8 @@ type Config struct {
 	Inventory *telemetry.Inventory         // Compile adds the derived points to it
 	// Classes is the whole catalogue, so that a rule over a class of which nothing is installed is still checked.
 	Classes map[string]*telemetry.Class
+	// Schedules are those of the site file, by name. They come before a pack's own of the same name.
+	Schedules map[string]Schedule
 	// MaxWindowBytes bounds the memory that windows over time may come to take; 0 means 64 MiB.
 	MaxWindowBytes int
 }

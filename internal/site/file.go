@@ -8,28 +8,30 @@ import (
 
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/yamlfile"
+	"linli/rules"
 )
 
 // The types below are the site file as it is written. The doc tags are the descriptions in the JSON schema; enum,
 // pattern, min and max tags bound what editors accept. They hold data only: resolving is the resolver's job.
 
 type siteFile struct {
-	Pos      yamlfile.Pos        `yaml:",pos"`
-	Version  yamlfile.At[int]    `yaml:"version,required" enum:"1" doc:"Format of this file. Always 1."`
-	Site     yamlfile.At[string] `yaml:"site,required" pattern:"id" doc:"Id of the site (one community)."`
-	Gateway  yamlfile.At[string] `yaml:"gateway" pattern:"id" doc:"Id of this gateway; default gw1. site.gateway is its name at the broker and in its certificate."`
-	Title    yamlfile.Text       `yaml:"title" doc:"Name of the community for people. Default: the site's id."`
-	Place    place               `yaml:"place" doc:"Where the community lies in the city's tree."`
-	Timezone yamlfile.At[string] `yaml:"timezone" doc:"IANA name of the local time of the site, as Asia/Shanghai (the default)."`
-	Zones    []zone              `yaml:"zones" doc:"Buildings, floors, lanes, bin stations. Zones nest."`
-	Buses    []bus               `yaml:"buses" doc:"Serial lines, Modbus TCP endpoints and GPIO chips, with the units or lines on each."`
-	Devices  []device            `yaml:"devices" doc:"What people name: a class in a zone, its points bound to channels of units."`
-	Rules    []ruleUse           `yaml:"rules" doc:"Rule packs in force, with their parameters."`
-	Uplink   *uplink             `yaml:"uplink" doc:"The city's MQTT broker. Without it the box works alone."`
-	Console  console             `yaml:"console" doc:"The web console."`
-	Journal  journal             `yaml:"journal" doc:"Bounds of what is kept on the box."`
-	Config   config              `yaml:"config" doc:"How the settings of units are watched over."`
-	State    yamlfile.At[string] `yaml:"state" doc:"State directory, absolute or relative to this file. Default: the command line decides."`
+	Pos       yamlfile.Pos                        `yaml:",pos"`
+	Version   yamlfile.At[int]                    `yaml:"version,required" enum:"1" doc:"Format of this file. Always 1."`
+	Site      yamlfile.At[string]                 `yaml:"site,required" pattern:"id" doc:"Id of the site (one community)."`
+	Gateway   yamlfile.At[string]                 `yaml:"gateway" pattern:"id" doc:"Id of this gateway; default gw1. site.gateway is its name at the broker and in its certificate."`
+	Title     yamlfile.Text                       `yaml:"title" doc:"Name of the community for people. Default: the site's id."`
+	Place     place                               `yaml:"place" doc:"Where the community lies in the city's tree."`
+	Timezone  yamlfile.At[string]                 `yaml:"timezone" doc:"IANA name of the local time of the site, as Asia/Shanghai (the default)."`
+	Zones     []zone                              `yaml:"zones" doc:"Buildings, floors, lanes, bin stations. Zones nest."`
+	Buses     []bus                               `yaml:"buses" doc:"Serial lines, Modbus TCP endpoints and GPIO chips, with the units or lines on each."`
+	Devices   []device                            `yaml:"devices" doc:"What people name: a class in a zone, its points bound to channels of units."`
+	Rules     []ruleUse                           `yaml:"rules" doc:"Rule packs in force, with their parameters."`
+	Schedules yamlfile.Map[[]rules.ScheduleEntry] `yaml:"schedules" doc:"Times with names that rules ask for: those of the packs, overridden, or the site's own. An empty list is never."`
+	Uplink    *uplink                             `yaml:"uplink" doc:"The city's MQTT broker. Without it the box works alone."`
+	Console   console                             `yaml:"console" doc:"The web console."`
+	Journal   journal                             `yaml:"journal" doc:"Bounds of what is kept on the box."`
+	Config    config                              `yaml:"config" doc:"How the settings of units are watched over."`
+	State     yamlfile.At[string]                 `yaml:"state" doc:"State directory, absolute or relative to this file. Default: the command line decides."`
 }
 
 type place struct {
@@ -41,7 +43,7 @@ type place struct {
 type zone struct {
 	Pos   yamlfile.Pos        `yaml:",pos"`
 	ID    yamlfile.At[string] `yaml:"id,required" pattern:"id" doc:"Id of the zone, unique among zones."`
-	Kind  yamlfile.At[string] `yaml:"kind,required" enum:"building,floor,unit,lane,bin_station,garage,gate,area" doc:"What the zone is."`
+	Kind  yamlfile.At[string] `yaml:"kind,required" enum:"building,floor,unit,lane,bin_station,garage,gate,charging,area" doc:"What the zone is."`
 	Title yamlfile.Text       `yaml:"title" doc:"Name for people. Default: the id."`
 	Zones []zone              `yaml:"zones" doc:"Zones within this one."`
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"linli/internal/yamlfile"
+	"linli/rules"
 )
 
 // Defaults and bounds of the settings.
@@ -56,6 +57,25 @@ func (r *resolver) rules() {
 			}
 		}
 		r.site.Params[id] = params
+	}
+}
+
+// schedules checks the site's schedules. One with mistakes is known by its name.
+func (r *resolver) schedules() {
+	for _, e := range r.file.Schedules {
+		if !validID(e.Key.Value) {
+			r.failf(e.Key.Pos, "%q is no name for a schedule: names are a small letter, then up to 31 small letters, digits and _", e.Key.Value)
+			continue
+		}
+		entries := slices.DeleteFunc(e.Value, func(entry rules.ScheduleEntry) bool { return r.troubled(entry.Pos) })
+		s, err := rules.NewSchedule(e.Key.Pos, entries)
+		r.errs.Append(e.Key.Pos, err)
+		s.Zones(func(z yamlfile.At[string]) {
+			if _, ok := r.inv.ZoneByID(z.Value); !ok && present(r, z) {
+				r.unknown("zone", z, r.zoneList, "zones")
+			}
+		})
+		r.site.Schedules[e.Key.Value] = s
 	}
 }
 

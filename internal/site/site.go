@@ -58,6 +58,7 @@ type Site struct {
 	Verify    time.Duration                // how often the units' settings are held against Settings; 0 never, default 24 h
 	Packs     []*rules.Pack                // in the order of the file, parameters not yet applied
 	Params    map[string]map[string]string // pack -> parameter -> value as written
+	Schedules map[string]rules.Schedule    // by name; they come before those of the packs
 	Uplink    *Uplink                      // nil: works alone
 	Console   Console
 	State     string // state directory; "" means the command line decides
@@ -165,6 +166,7 @@ func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string
 			File:      file,
 			Inventory: &telemetry.Inventory{},
 			Params:    map[string]map[string]string{},
+			Schedules: map[string]rules.Schedule{},
 		},
 		units:   map[string]*unitRef{},
 		refused: map[yamlfile.Pos]bool{},
@@ -183,6 +185,7 @@ func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string
 	r.unproven()
 	r.system()
 	r.rules()
+	r.schedules()
 	r.uplink()
 	r.console()
 	r.journal()

@@ -17,8 +17,14 @@ type Cell struct {
 	// Quality of the latest sample, and whether there was one.
 	Quality telemetry.Quality
 	Seen    bool
-	Time    telemetry.Mono
+	// Events counts the good samples of an event point, each of which stands for itself; it wraps. Whoever sets the cell
+	// counts.
+	Events uint32
+	Time   telemetry.Mono
 }
+
+// HasValue reports whether the point has a value now.
+func (c *Cell) HasValue() bool { return c.Seen && !c.Quality.Bad() }
 
 // NewCell returns the cell of a point that has not been read yet.
 func NewCell() Cell { return Cell{Num: AnyNum(), Tri: Unknown} }
@@ -26,7 +32,7 @@ func NewCell() Cell { return Cell{Num: AnyNum(), Tri: Unknown} }
 // Set takes a sample's value and quality. A value that the quality should have but does not (NaN, no value, a text
 // for a number) is taken as a sensor's failure.
 func (c *Cell) Set(kind telemetry.Kind, v telemetry.Value, q telemetry.Quality) (valueChanged, qualityChanged bool) {
-	next := Cell{Num: AnyNum(), Tri: Unknown, Quality: q, Seen: true, Time: c.Time}
+	next := Cell{Num: AnyNum(), Tri: Unknown, Quality: q, Seen: true, Time: c.Time, Events: c.Events}
 	if !q.Bad() {
 		switch {
 		case kind == telemetry.KindText && v.Kind() == telemetry.KindText:
@@ -107,11 +113,29 @@ type Binder interface {
 	// State returns the state of node n for device: s itself, kept from now on and updated at each evaluation, or the
 	// one that is kept for the same already.
 	State(n *Node, device int, s State) State
+	// Coverage is how much of a window must be known, a share of its length.
+	Coverage() float64
+	// Schedule returns the schedule named name for the subject.
+	Schedule(name string) Schedule
+	// Within reports whether the subject lies in a zone of a kind, or is one.
+	Within(kind string) bool
+	// Undecided returns since when the alert of the subject that has not been decidable for longest is so, Never where
+	// all are; and notes the use.
+	Undecided() func() telemetry.Mono
 	// Calendar notes that the expression depends on the calendar; next returns the first local time after its
 	// argument at which that part may change.
 	Calendar(next func(local time.Time) time.Time)
 	// Present is the moment of evaluation.
 	Present() *Present
+}
+
+// Schedule is a schedule as an expression asks for it.
+type Schedule struct {
+	// Open reports whether the schedule holds at a local time; nil where it always or never does, which Fixed says.
+	Open  func(local time.Time) bool
+	Fixed bool
+	// Next returns the first local time after its argument at which Open may change.
+	Next func(local time.Time) time.Time
 }
 
 // BindBool turns a checked expression of type bool into a closure.
@@ -239,13 +263,56 @@ func (b *binder) num(n *Node) func() Num {
 	}
 }
 
-// input binds what a window follows: a number, or a condition as 1 or 0.
-func (b *binder) input(n *Node, w *Window) {
-	if n.Type == TypeBool {
-		w.tri = b.tri(n)
-	} else {
-		w.num = b.num(n)
+// overTime binds a window to what it follows: a number, a condition as 1 or 0, or the events of a point.
+func (b *binder) overTime(n *Node) func() Num {
+	w := newWindow(n, b.member, b.ID(b.member), b.Coverage())
+	followed := n.followed()
+	switch event := followed.Event; {
+	case event != nil:
+		w.event = b.cell(event, UseValue)
+		if event != followed {
+			w.tri = b.tri(followed)
+		}
+	case followed.Type == TypeBool:
+		w.tri = b.tri(followed)
+	default:
+		w.num = b.num(followed)
 	}
+	return b.State(n, b.member, w).(*Window).Value
+}
+
+// ofNumbers binds the absolute value, the greatest and the least of numbers.
+func (b *binder) ofNumbers(n *Node) func() Num {
+	args := make([]func() Num, len(n.Args))
+	for i, a := range n.Args {
+		args[i] = b.num(a)
+	}
+	switch n.Text {
+	case "abs":
+		return func() Num { return args[0]().abs() }
+	case "greatest":
+		return func() Num { return greatest(args) }
+	}
+	return func() Num { return least(args) }
+}
+
+// greatest is the largest of some numbers: at least the largest lower bound, at most the largest upper one.
+func greatest(list []func() Num) Num {
+	v := list[0]()
+	for _, f := range list[1:] {
+		x := f()
+		v = Num{max(v.Lo, x.Lo), max(v.Hi, x.Hi)}
+	}
+	return v
+}
+
+func least(list []func() Num) Num {
+	v := list[0]()
+	for _, f := range list[1:] {
+		x := f()
+		v = Num{min(v.Lo, x.Lo), min(v.Hi, x.Hi)}
+	}
+	return v
 }
 
 func (b *binder) triCall(n *Node) func() Tri {
@@ -287,6 +354,23 @@ func (b *binder) triCall(n *Node) func() Tri {
 		}
 		v := TriOf(b.HasValue(device, a.Text))
 		return func() Tri { return v }
+	}
+	return b.triTime(n)
+}
+
+// triTime binds the conditions that have to do with time.
+func (b *binder) triTime(n *Node) func() Tri {
+	switch n.Text {
+	case "sequence":
+		return b.sequence(n)
+	case "schedule":
+		return b.schedule(n)
+	case "within":
+		v := TriOf(b.Within(n.Args[0].Text))
+		return func() Tri { return v }
+	case "undecided":
+		u := &Undecided{since: b.Undecided(), limit: telemetry.Mono(n.Window), node: n}
+		return b.State(n, b.Self(), u).(*Undecided).Value
 	}
 	return b.between(n)
 }
@@ -396,6 +480,11 @@ func (b *binder) numCall(n *Node) func() Num {
 		}
 	case "avg", "max", "min":
 		return b.numAggregate(n)
+	case "abs", "greatest", "least":
+		return b.ofNumbers(n)
+	case "absent_for":
+		a := &Absence{cell: b.cell(n.Args[0], UseQuality), node: n, device: b.member, id: b.ID(b.member)}
+		return b.State(n, b.member, a).(*Absence).Value
 	case "hour":
 		b.Calendar(nextHour)
 		return func() Num {
@@ -413,9 +502,7 @@ func (b *binder) numCall(n *Node) func() Num {
 			return Exact(float64((p.Local.Weekday()+6)%7 + 1))
 		}
 	}
-	w := newWindow(n, b.member, b.ID(b.member))
-	b.input(n.Args[0], w)
-	return b.State(n, b.member, w).(*Window).Value
+	return b.overTime(n)
 }
 
 func (b *binder) numAggregate(n *Node) func() Num {
@@ -429,23 +516,9 @@ func (b *binder) numAggregate(n *Node) func() Num {
 	}
 	switch n.Text {
 	case "max":
-		return func() Num {
-			v := members[0]()
-			for _, m := range members[1:] {
-				x := m()
-				v = Num{max(v.Lo, x.Lo), max(v.Hi, x.Hi)}
-			}
-			return v
-		}
+		return func() Num { return greatest(members) }
 	case "min":
-		return func() Num {
-			v := members[0]()
-			for _, m := range members[1:] {
-				x := m()
-				v = Num{min(v.Lo, x.Lo), min(v.Hi, x.Hi)}
-			}
-			return v
-		}
+		return func() Num { return least(members) }
 	}
 	scale := Exact(float64(len(members)))
 	return func() Num {

@@ -15,7 +15,7 @@ func nextDay(t time.Time) time.Time {
 func (b *binder) between(n *Node) func() Tri {
 	p := b.Present()
 	from, to := int(n.Args[0].Num), int(n.Args[1].Num)
-	b.Calendar(func(t time.Time) time.Time { return earlier(nextTime(t, from), nextTime(t, to)) })
+	b.Calendar(func(t time.Time) time.Time { return earlier(NextTimeOfDay(t, from), NextTimeOfDay(t, to)) })
 	return func() Tri {
 		if p.Local.IsZero() {
 			return Unknown
@@ -28,8 +28,24 @@ func (b *binder) between(n *Node) func() Tri {
 	}
 }
 
-// nextTime returns the next local time after t at which it is minute minutes after midnight.
-func nextTime(t time.Time, minute int) time.Time {
+// schedule is unknown while the clock is not set, unless it holds always or never.
+func (b *binder) schedule(n *Node) func() Tri {
+	p, s := b.Present(), b.Schedule(n.Args[0].Text)
+	if s.Open == nil {
+		v := TriOf(s.Fixed)
+		return func() Tri { return v }
+	}
+	b.Calendar(s.Next)
+	return func() Tri {
+		if p.Local.IsZero() {
+			return Unknown
+		}
+		return TriOf(s.Open(p.Local))
+	}
+}
+
+// NextTimeOfDay returns the next local time after t at which it is minute minutes after midnight.
+func NextTimeOfDay(t time.Time, minute int) time.Time {
 	for day := 0; ; day++ {
 		next := time.Date(t.Year(), t.Month(), t.Day()+day, 0, minute, 0, 0, t.Location())
 		if next.After(t) || day > 2 {

@@ -28,6 +28,8 @@ type Scope struct {
 	Params []string
 	// Alert reports whether active(name) has a meaning, else what to say about it. It may be nil: every name does.
 	Alert func(name string) (problem string)
+	// Schedule reports whether schedule(name) has a meaning, else what to say about it. It may be nil: every name does.
+	Schedule func(name string) (problem string)
 }
 
 // Windows over time are at least MinWindow and at most MaxWindow long.
@@ -390,7 +392,7 @@ func (c *checker) comparison(n, l, r *Node, text string) {
 	}
 }
 
-// signature renders a wrong call's remedy.
+// usage says how a wrong call is written.
 func (c *checker) usage(n *Node, form string) {
 	c.failf(n.Pos, "%s is written %s", n.Text, form)
 }

@@ -102,7 +102,7 @@ func TestCheckMistakes(t *testing.T) {
 		"at_least(zone.smoke_detector.alarm)":                          "at_least is written at_least(2, zone.class.point)",
 		"at_least(1.5, zone.smoke_detector.alarm)":                     "needs a whole number first",
 		"avg_over_time(fill_pct) > 3":                                  "is written avg_over_time(number, 10m)",
-		"avg_over_time(fill_pct, 10) > 3":                              "needs a length of time second",
+		"avg_over_time(fill_pct, 10) > 3":                              "needs a length of time at the end, as avg_over_time(number, 10m); lengths of time have a unit",
 		"avg_over_time(fire, 10m) > 3":                                 "avg_over_time needs a number",
 		"duration_true(fill_pct, 10m) > 3m":                            "duration_true needs true or false",
 		"avg_over_time(fill_pct, 500ms) > 3":                           "a window is between 1s and 32d long",

@@ -1,17 +1,15 @@
 package expr
 
-import (
-	"time"
-
-	"linli/internal/yamlfile"
-)
+import "linli/internal/yamlfile"
 
 // functionNames is every function, for suggestions and for telling functions from points.
 var functionNames = [...]string{
 	"any", "all", "count", "avg", "max", "min", "at_least", "active", "silent", "no_reading", "no_protection",
 	"faulty", "life_safety", "is_a", "bad", "known", "provided",
 	"duration_true", "avg_over_time", "max_over_time", "min_over_time", "changes", "delta",
-	"hour", "weekday", "between",
+	"integral", "count_over_time", "increase", "rate", "quantile_over_time", "leq",
+	"absent_for", "sequence", "undecided", "within", "abs", "greatest", "least",
+	"hour", "weekday", "between", "schedule",
 }
 
 // Aggregate reports whether name is a function over a group of devices.
@@ -26,7 +24,8 @@ func Aggregate(name string) bool {
 // OverTime reports whether name is a function over time.
 func OverTime(name string) bool {
 	switch name {
-	case "duration_true", "avg_over_time", "max_over_time", "min_over_time", "changes", "delta":
+	case "duration_true", "avg_over_time", "max_over_time", "min_over_time", "changes", "delta",
+		"integral", "count_over_time", "increase", "rate", "quantile_over_time", "leq":
 		return true
 	}
 	return false
@@ -78,6 +77,23 @@ func (c *checker) call(src, out *Node, ctx context) {
 		}
 	case "between":
 		c.between(src, out, ctx)
+	case "schedule", "within":
+		c.named(src, out, ctx)
+	case "undecided":
+		out.Type = TypeBool
+		if len(src.Args) != 1 {
+			c.usage(src, "undecided(15m)")
+			return
+		}
+		limit := c.check(src.Args[0], context{})
+		out.Args = []*Node{limit}
+		out.Window = c.length(limit, src.Text, "undecided(15m)")
+	case "absent_for":
+		c.absentFor(src, out, ctx)
+	case "sequence":
+		c.sequence(src, out, ctx)
+	case "abs", "greatest", "least":
+		c.ofNumbers(src, out, ctx)
 	default:
 		c.failf(src.Pos, "unknown function %q%s", src.Text, yamlfile.Suggest(src.Text, functionNames[:]))
 	}
@@ -181,44 +197,61 @@ func (c *checker) aggregate(src, out *Node, ctx context) {
 	c.failf(inner.Pos, "%s needs %s of each device, but `%s` is %s", src.Text, want, inner, inner.Type)
 }
 
-// overTime checks a function over time.
-func (c *checker) overTime(src, out *Node, ctx context) {
-	out.Type = TypeNumber
-	what, want := "number", TypeNumber
-	switch src.Text {
-	case "duration_true":
-		out.Type = TypeDuration
-		what, want = "condition", TypeBool
-	case "changes":
-		what, want = "point", 0
+// named checks a question whose answer hangs on a name in quotes: a schedule, a kind of zone.
+func (c *checker) named(src, out *Node, ctx context) {
+	out.Type = TypeBool
+	form := `schedule("deposit_hours")`
+	if src.Text == "within" {
+		form = `within("garage")`
 	}
-	if ctx.window != "" {
-		c.failf(src.Pos, "%s cannot stand inside %s: record the inner one as a derived point first", src.Text, ctx.window)
+	if len(src.Args) != 1 {
+		c.usage(src, form)
 		return
 	}
-	if len(src.Args) != 2 {
-		c.usage(src, src.Text+"("+what+", 10m)")
-		return
-	}
-	inner := c.check(src.Args[0], context{group: ctx.group, window: src.Text})
-	window := c.check(src.Args[1], context{})
-	out.Args = []*Node{inner, window}
+	name := c.check(src.Args[0], ctx)
+	out.Args = []*Node{name}
 	switch {
-	case inner.Type == 0:
-	case inner.Type == TypeText:
-		c.failf(inner.Pos, "%s cannot follow a text", src.Text)
-	case want != 0 && inner.Type != want && !(want == TypeNumber && inner.Type == TypeDuration):
-		c.failf(inner.Pos, "%s needs %s, but `%s` is %s", src.Text, want, inner, inner.Type)
+	case name.Type == 0:
+	case name.Op != OpString:
+		c.failf(name.Pos, "%s takes a name in quotes, as %s", src.Text, form)
+	case src.Text == "within":
+		if !contains(c.scope.Kinds, name.Text) {
+			c.failf(name.Pos, "unknown kind of zone %q%s", name.Text, yamlfile.Suggest(name.Text, c.scope.Kinds))
+		}
+	case c.scope.Schedule != nil:
+		if problem := c.scope.Schedule(name.Text); problem != "" {
+			c.failf(name.Pos, "%s", problem)
+		}
 	}
-	if window.Type == 0 {
+}
+
+// ofNumbers checks a function of one or of several numbers, or of durations.
+func (c *checker) ofNumbers(src, out *Node, ctx context) {
+	least, form := 2, src.Text+"(x, y)"
+	if src.Text == "abs" {
+		least, form = 1, "abs(x)"
+	}
+	for _, a := range src.Args {
+		out.Args = append(out.Args, c.check(a, ctx))
+	}
+	if len(src.Args) < least || src.Text == "abs" && len(src.Args) > 1 {
+		c.usage(src, form)
 		return
 	}
-	if window.Op != OpDuration {
-		c.failf(window.Pos, "%s needs a length of time second, as %s(%s, 10m)", src.Text, src.Text, what)
-		return
-	}
-	out.Window = time.Duration(window.Num * float64(time.Second))
-	if out.Window < MinWindow || out.Window > MaxWindow {
-		c.failf(window.Pos, "a window is between %s and %s long", FormatDuration(MinWindow), FormatDuration(MaxWindow))
+	for _, a := range out.Args {
+		switch {
+		case a.Type == 0:
+			out.Type = 0
+			return
+		case a.Type != TypeNumber && a.Type != TypeDuration:
+			c.failf(a.Pos, "%s needs numbers or durations, but `%s` is %s", src.Text, a, a.Type)
+			out.Type = 0
+			return
+		case out.Type != 0 && a.Type != out.Type:
+			c.failf(a.Pos, "%s cannot compare %s with %s%s", src.Text, out.Type, a.Type, durationHint(out.Args[0], a))
+			out.Type = 0
+			return
+		}
+		out.Type = a.Type
 	}
 }

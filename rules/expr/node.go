@@ -117,6 +117,19 @@ type Node struct {
 	Type   Type
 	Def    *telemetry.PointDef // of OpPoint and OpGroup
 	Window time.Duration       // of functions over time
+	Event  *Node               // of what count_over_time and sequence follow: the event point in it, or itself
+}
+
+// followed returns what a function over time follows, nil where that is missing.
+func (n *Node) followed() *Node {
+	i := 0
+	if n.Text == "quantile_over_time" {
+		i = 1
+	}
+	if i >= len(n.Args) {
+		return nil
+	}
+	return n.Args[i]
 }
 
 // String writes the expression so that Parse reads the same tree back.

@@ -22,6 +22,8 @@ type State interface {
 	// Bytes is about how much memory it takes at present, MaxBytes the most that it can come to take.
 	Bytes() int
 	MaxBytes() int
+	// Cost is about what keeping it up takes at one evaluation, in values read.
+	Cost() int
 	// AppendState appends everything that SetState needs, and nothing of the operands' present values.
 	AppendState(b []byte) []byte
 	// SetState takes over what AppendState wrote and returns the bytes behind it. Every time in it is moved by by. The
@@ -161,13 +163,6 @@ func (r *stateReader) float() float64 {
 	f := math.Float64frombits(binary.LittleEndian.Uint64(r.b))
 	r.b = r.b[8:]
 	r.check(!math.IsNaN(f), "a number is none")
-	return f
-}
-
-// share reads a number that is finite and not negative.
-func (r *stateReader) share() float64 {
-	f := r.float()
-	r.check(f >= 0 && !math.IsInf(f, 1), "a sum is out of range")
 	return f
 }
 

@@ -12,7 +12,7 @@ var windowFunctions = []string{"duration_true", "avg_over_time", "max_over_time"
 
 // followed returns a window over the value in cur.
 func followed(fn string, length time.Duration, cur *Num) *Window {
-	w := newWindow(&Node{Op: OpCall, Text: fn, Window: length}, -1, "")
+	w := newWindow(&Node{Op: OpCall, Text: fn, Window: length}, -1, "", Coverage)
 	w.num = func() Num { return *cur }
 	return w
 }
@@ -69,10 +69,10 @@ func TestKeyOfAState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := newWindow(n, 3, "").Key(); got != "avg_over_time(power_w, 10m)" {
+	if got := newWindow(n, 3, "", Coverage).Key(); got != "avg_over_time(power_w, 10m)" {
 		t.Errorf("key %q", got)
 	}
-	if got := newWindow(n, 3, "m1").Key(); got != "avg_over_time(power_w, 10m) @m1" {
+	if got := newWindow(n, 3, "m1", Coverage).Key(); got != "avg_over_time(power_w, 10m) @m1" {
 		t.Errorf("key %q", got)
 	}
 }

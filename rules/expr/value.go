@@ -72,6 +72,16 @@ func (n Num) add(o Num) Num { return sane(n.Lo+o.Lo, n.Hi+o.Hi) }
 func (n Num) sub(o Num) Num { return sane(n.Lo-o.Hi, n.Hi-o.Lo) }
 func (n Num) neg() Num      { return Num{-n.Hi, -n.Lo} }
 
+func (n Num) abs() Num {
+	switch {
+	case n.Lo >= 0:
+		return n
+	case n.Hi <= 0:
+		return n.neg()
+	}
+	return Num{0, max(-n.Lo, n.Hi)}
+}
+
 // times is a product of bounds: nothing times any bound, even an infinite one, is nothing.
 func times(a, b float64) float64 {
 	if a == 0 || b == 0 {

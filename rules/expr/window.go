@@ -2,163 +2,185 @@ package expr
 
 import (
 	"math"
-	"time"
 
 	"linli/internal/telemetry"
 )
 
 // Window follows one value over the last stretch of time, sample-and-hold and weighted by time: a value counts for
-// as long as it stood, not for how often it was sampled.
+// as long as it stood, not for how often it was sampled. What happens at one moment belongs to the window until that
+// moment is as long ago as the window is long, and not any more then.
 //
 // It keeps at most about Spans spans of time, each the sum over what happened within it; a value that stood alone
 // in its span is exact. What changed faster than 1/Spans of the window shares a span, and such a span leaves the
-// window evenly rather than as it happened: that is the whole error, at most 1/Spans of the window at its old end.
+// window evenly rather than as it happened (what is counted leaves at once): that is the whole error, at most 1/Spans
+// of the window at its old end.
 //
-// A window is decided where it was known for at least Coverage of its length, over what was known. Below that,
-// duration_true, changes, max and min still give the bound that is certain, and the others are unknown.
+// A window is decided where it was known for at least its coverage, a share of its length, over what was known. Below
+// that, duration_true, the counts, max and min still give the bound that is certain, and the others are unknown.
 type Window struct {
-	length telemetry.Mono
-	step   telemetry.Mono // shortest span
-	fn     string
-	num    func() Num
-	tri    func() Tri
+	fn       function
+	length   telemetry.Mono
+	step     telemetry.Mono // shortest span
+	coverage float64
+	quantile float64 // of quantile_over_time
+	num      func() Num
+	tri      func() Tri
+	event    *Cell // of count_over_time of events: the event point
 
 	// Identity, by which a second place that asks for the same, and an explanation, find the window again.
 	node   *Node
 	device int
 	id     string // of the device; empty for the subject itself
 
-	ring    []span
-	head, n int
-	total   span // of all closed time in the ring
-	pops    int  // since total was last summed afresh: differences of floats drift
+	rows  rows
+	total [3]float64 // of all closed time in the rows, less what has no bound
+	noLo  int        // rows with time without a lower, an upper bound: their sums are infinite
+	noHi  int
+	pops  int // since total was last summed afresh: differences of floats drift
 
-	at     telemetry.Mono // everything before at is in the ring
+	at     telemetry.Mono // everything before at is in the rows
 	cur    Num            // value since at
-	last   Num            // last known value, for changes
+	sum    Num            // what cur adds to the sums in each nanosecond
+	last   Num            // last known value, of those that count changes; of counters, the last exact one
+	lastAt telemetry.Mono // of counters: until when last stood
+	events uint32         // of event points: how many of them have been counted
 	began  bool
 	seen   bool // last is set
 	mixed  bool // the newest span holds more than one value
 	lo, hi extreme
+	byLo   sorted // of quantiles: the rows that were known, by their means
+	byHi   sorted // used while wide is not 0
+	wide   int    // rows whose means have bounds that differ
 }
 
-// Spans is how many parts a window is kept in, and Coverage how much of it must be known.
+// Coverage is how much of a window must be known where its rule says nothing else.
+const Coverage = 0.75
+
+// function is a function over time.
+type function uint8
+
+// The functions over time that a Window computes.
 const (
-	Spans    = 288
-	Coverage = 0.75
+	durationTrue function = iota + 1
+	average
+	integral
+	leq
+	quantile
+	maximum
+	minimum
+	changes
+	count
+	increase
+	rate
+	delta
 )
 
-// ringSize is the most spans or extreme values that a window holds: those within it, the one leaving and the one
-// begun, rounded up.
-const ringSize = Spans + 8
-
-// WindowBytes is about the most memory that one window takes.
-const WindowBytes = ringSize*(72+2*24) + 512
-
-// span is a stretch of time and what happened in it. Times in nanoseconds, sums in value times nanoseconds.
-type span struct {
-	start      telemetry.Mono
-	known      float64 // time during which the value had a bound
-	noLo, noHi float64 // part of it without a lower, an upper bound (beyond the sensor's scale)
-	lo, hi     float64 // sums of the bounds that there are
-	changes    float64
-	first      Num // value at start
+func functionOf(name string) function {
+	switch name {
+	case "duration_true":
+		return durationTrue
+	case "avg_over_time":
+		return average
+	case "integral":
+		return integral
+	case "leq":
+		return leq
+	case "quantile_over_time":
+		return quantile
+	case "max_over_time":
+		return maximum
+	case "min_over_time":
+		return minimum
+	case "changes":
+		return changes
+	case "count_over_time":
+		return count
+	case "increase":
+		return increase
+	case "rate":
+		return rate
+	}
+	return delta
 }
 
-func (s *span) addTime(v Num, d float64) {
-	if v.Nothing() {
-		return
+// The columns of a row. Each row has the time for which something was known, in nanoseconds; what else is said here.
+const (
+	colKnown = 0
+	colLo    = 1 // sums of the bounds, value times nanoseconds; of quantiles, their means; of delta, the first value
+	colHi    = 2
+	colCount = 1 // how often something happened, or how far a counter rose
+	colMaybe = 2 // of events: how often it may have happened besides
+)
+
+// width is how many columns a row of the function's windows has.
+func (f function) width(conditional bool) int {
+	switch f {
+	case maximum, minimum:
+		return 1
+	case durationTrue, changes, increase, rate:
+		return 2
+	case count:
+		if !conditional {
+			return 2
+		}
 	}
-	s.known += d
-	if math.IsInf(v.Lo, -1) {
-		s.noLo += d
-	} else {
-		s.lo += v.Lo * d
-	}
-	if math.IsInf(v.Hi, 1) {
-		s.noHi += d
-	} else {
-		s.hi += v.Hi * d
-	}
+	return 3
 }
 
-func (s *span) plus(o *span, f float64) {
-	s.known += f * o.known
-	s.noLo += f * o.noLo
-	s.noHi += f * o.noHi
-	s.lo += f * o.lo
-	s.hi += f * o.hi
-	s.changes += f * o.changes
-}
+// sums reports whether the window adds values up over time.
+func (f function) sums() bool { return f >= durationTrue && f <= leq }
 
-func newWindow(n *Node, device int, id string) *Window {
-	w := &Window{length: telemetry.Mono(n.Window), fn: n.Text, node: n, device: device, id: id}
+// counts reports whether the window adds up what happened at moments.
+func (f function) counts() bool { return f >= changes && f <= rate }
+
+func newWindow(n *Node, device int, id string, coverage float64) *Window {
+	w := &Window{fn: functionOf(n.Text), length: telemetry.Mono(n.Window), node: n, device: device, id: id, coverage: coverage}
 	w.step = max(w.length/Spans, 1)
-	w.cur = AnyNum()
+	conditional := false
+	if w.fn == quantile && len(n.Args) > 0 {
+		w.quantile = n.Args[0].Num
+	}
+	if c := n.followed(); c != nil && w.fn == count {
+		conditional = c.Event != nil && c.Event != c
+	}
+	w.rows.width = w.fn.width(conditional)
+	w.byLo.col, w.byHi.col = colLo, colHi
+	w.cur, w.sum = AnyNum(), AnyNum()
 	return w
 }
 
-// grown returns the next size of a ring that is full.
-func grown(size int) int {
-	if size < ringSize {
-		return min(max(4, 2*size), ringSize)
-	}
-	return size + 8
-}
-
-func (w *Window) span(i int) *span { return &w.ring[(w.head+i)%len(w.ring)] }
-
-// open starts a new span at t, growing the ring until it has the size that this window needs.
+// open starts a new span at t.
 func (w *Window) open(t telemetry.Mono, v Num) {
-	if w.n == len(w.ring) {
-		bigger := make([]span, grown(len(w.ring)))
-		for i := range w.n {
-			bigger[i] = *w.span(i)
-		}
-		w.ring, w.head = bigger, 0
+	if w.rows.push(t) && w.fn == quantile {
+		w.sort()
 	}
-	w.n++
-	*w.span(w.n - 1) = span{start: t, first: v}
 	w.mixed = false
+	if w.fn == delta {
+		row := w.rows.row(w.rows.n - 1)
+		row[colLo], row[colHi] = v.Lo, v.Hi
+	}
 }
+
+// newest returns the row that the present belongs to.
+func (w *Window) newest() []float64 { return w.rows.row(w.rows.n - 1) }
 
 // Update takes the value that holds from now on. It is called at each evaluation, before the value is used.
 func (w *Window) Update(now telemetry.Mono) {
-	v := w.input()
 	w.advance(now)
-	w.set(now, v)
-}
-
-// set takes the value v from now on; everything before is booked.
-func (w *Window) set(now telemetry.Mono, v Num) {
-	switch {
-	case !w.began:
-		w.began = true
-		w.open(now, v)
-	case v == w.cur:
+	if w.event != nil {
+		w.happen(now)
 		return
-	case now-w.span(w.n-1).start >= w.step:
-		w.open(now, v)
-	default:
-		w.mixed = true
 	}
-	if !v.Nothing() {
-		if w.seen && v != w.last {
-			w.span(w.n-1).changes++
-			w.total.changes++
-		}
-		w.last, w.seen = v, true
-		if smallest := w.fn == "min_over_time"; smallest || w.fn == "max_over_time" {
-			w.lo.push(v.Lo, now, w.step, smallest)
-			w.hi.push(v.Hi, now, w.step, smallest)
-		}
-	}
-	w.cur = v
+	w.set(now, w.input())
 }
 
 func (w *Window) input() Num {
 	if w.tri == nil {
-		return w.num()
+		v := w.num()
+		if (w.fn == increase || w.fn == rate) && !v.Known() {
+			return AnyNum() // a counter that is not known exactly is not known
+		}
+		return v
 	}
 	switch w.tri() {
 	case True:
@@ -169,187 +191,256 @@ func (w *Window) input() Num {
 	return AnyNum()
 }
 
+// set takes the value v from now on; everything before is booked.
+func (w *Window) set(now telemetry.Mono, v Num) {
+	if w.began && v == w.cur {
+		return
+	}
+	// Those that add nothing up over time need to tell only what is known from what is not.
+	same := !w.fn.sums() && w.fn != quantile && w.fn != delta && w.cur.Nothing() == v.Nothing()
+	switch {
+	case !w.began:
+		w.began = true
+		w.open(now, v)
+	case same:
+	case now-w.rows.start(w.rows.n-1) >= w.step:
+		w.open(now, v)
+	default:
+		w.mixed = true
+	}
+	if (w.fn == increase || w.fn == rate) && !w.cur.Nothing() {
+		w.lastAt = now
+	}
+	if !v.Nothing() {
+		w.moment(now, v)
+	}
+	w.cur, w.sum = v, v
+	if w.fn == leq {
+		w.sum = Num{energy(v.Lo), energy(v.Hi)}
+	}
+}
+
+// energy is what a level in decibels stands for.
+func energy(db float64) float64 { return math.Pow(10, db/10) }
+
+// moment takes what happens because the value becomes v.
+func (w *Window) moment(now telemetry.Mono, v Num) {
+	switch w.fn {
+	case changes:
+		if w.seen && v != w.last {
+			w.add(now, 1, 0)
+		}
+	case count:
+		if w.seen && w.last.Lo == 0 && v.Lo == 1 {
+			w.add(now, 1, 0)
+		}
+	case increase, rate:
+		w.rise(v.Lo)
+	case maximum, minimum:
+		w.lo.push(v.Lo, now, w.step, w.fn == minimum)
+		w.hi.push(v.Hi, now, w.step, w.fn == minimum)
+		return
+	default:
+		return
+	}
+	w.last, w.seen = v, true
+}
+
+// add counts what happened now.
+func (w *Window) add(now telemetry.Mono, n, maybe float64) {
+	if now-w.rows.start(w.rows.n-1) >= w.step {
+		w.open(now, w.cur)
+	}
+	row := w.newest()
+	row[colCount] += n
+	w.total[colCount] += n
+	if maybe > 0 {
+		row[colMaybe] += maybe
+		w.total[colMaybe] += maybe
+	}
+}
+
+// rise adds how far a counter rose that is v now, at the moment until which its last value stood: a rise across a gap
+// belongs to the window for as long as the gap begins within it.
+func (w *Window) rise(v float64) {
+	d := v - w.last.Lo
+	if d < 0 {
+		d = max(v, 0) // it began anew
+	}
+	if !w.seen || d == 0 || math.IsInf(d, 0) {
+		return
+	}
+	if w.lastAt == w.at {
+		w.add(w.at, d, 0)
+		return
+	}
+	for i := w.rows.n - 1; i >= 0; i-- {
+		if w.rows.start(i) <= w.lastAt {
+			w.rows.row(i)[colCount] += d
+			w.total[colCount] += d
+			return
+		}
+	}
+}
+
+// happen counts the samples of an event point since the last evaluation.
+func (w *Window) happen(now telemetry.Mono) {
+	c := w.event
+	v := Num{0, 0}
+	if c.Seen && c.Quality.Bad() {
+		v = AnyNum()
+	}
+	n := float64(c.Events - w.events)
+	if w.events = c.Events; !w.began && c.Time < now {
+		n = 0 // it happened before this window began
+	}
+	w.set(now, v)
+	if n == 0 {
+		return
+	}
+	is := True
+	if w.tri != nil {
+		is = w.tri()
+	}
+	switch is {
+	case True:
+		w.add(now, n, 0)
+	case Unknown:
+		w.add(now, 0, n)
+	}
+}
+
 // advance books the time up to now on the value that held, and forgets what has left the window.
 func (w *Window) advance(now telemetry.Mono) {
 	if !w.began || now <= w.at {
 		w.at = max(w.at, now)
 		return
 	}
-	newest := w.span(w.n - 1)
-	d := float64(now - w.at)
-	newest.addTime(w.cur, d)
-	w.total.addTime(w.cur, d)
-	w.at = now
 	if !w.cur.Nothing() {
+		w.book(float64(now - w.at))
 		w.lo.hold(now)
 		w.hi.hold(now)
 	}
-	if w.mixed && now-newest.start >= w.step {
+	w.at = now
+	if w.mixed && now-w.rows.start(w.rows.n-1) >= w.step {
 		w.open(now, w.cur)
 	}
 	cut := now - w.length
-	for w.n > 1 && w.span(1).start <= cut {
-		w.total.plus(w.span(0), -1)
-		w.head = (w.head + 1) % len(w.ring)
-		w.n--
-		w.pops++
+	for w.rows.n > 1 && w.rows.start(1) <= cut {
+		w.pop()
 	}
 	if w.pops >= Spans {
-		w.pops = 0
-		w.total = span{}
-		for i := range w.n {
-			w.total.plus(w.span(i), 1)
-		}
+		w.resum()
 	}
 	w.lo.expire(cut)
 	w.hi.expire(cut)
 }
 
-// sums returns what happened within the window that ends now.
-func (w *Window) sums() span {
+// book adds d nanoseconds of the present value to the newest row.
+func (w *Window) book(d float64) {
+	if w.fn == delta {
+		return
+	}
+	row := w.newest()
+	row[colKnown] += d
+	w.total[colKnown] += d
+	switch {
+	case w.fn == quantile:
+		w.remember(row, d)
+	case w.fn.sums():
+		w.sumUp(row, colLo, w.sum.Lo*d, math.Inf(-1), &w.noLo)
+		if len(row) > colHi {
+			w.sumUp(row, colHi, w.sum.Hi*d, math.Inf(1), &w.noHi)
+		}
+	}
+}
+
+// sumUp adds v to a sum of a row and to the total; a sum without a bound becomes none, in either.
+func (w *Window) sumUp(row []float64, col int, v, none float64, without *int) {
+	if row[col] == none {
+		return
+	}
+	if s := row[col] + v; !math.IsInf(s, 0) {
+		row[col] = s
+		w.total[col] += v
+		return
+	}
+	w.total[col] -= row[col]
+	row[col] = none
+	*without++
+}
+
+// pop forgets the oldest row.
+func (w *Window) pop() {
+	row := w.rows.row(0)
+	again := false
+	switch {
+	case w.fn == delta:
+	case w.fn == quantile:
+		w.total[colKnown] -= row[colKnown]
+		if row[colKnown] > 0 {
+			w.forget(w.rows.slot(0))
+		}
+	default:
+		for col, v := range row {
+			switch {
+			case !math.IsInf(v, 0):
+				w.total[col] -= v
+				// What remains of a far larger sum, or of rises, is rounding.
+				again = again || col > colKnown && (w.fn.sums() && math.Abs(v) > 1e6*math.Abs(w.total[col]) ||
+					(w.fn == increase || w.fn == rate) && v > 0)
+			case col == colLo:
+				w.noLo--
+			default:
+				w.noHi--
+			}
+		}
+	}
+	w.rows.pop()
+	if w.pops++; again {
+		w.resum()
+	}
+}
+
+// resum sums the rows afresh.
+func (w *Window) resum() {
+	w.pops, w.total = 0, [3]float64{}
+	if w.fn == delta {
+		return
+	}
+	for i := range w.rows.n {
+		for col, v := range w.rows.row(i) {
+			if !math.IsInf(v, 0) && (w.fn != quantile || col == colKnown) {
+				w.total[col] += v
+			}
+		}
+	}
+}
+
+// within returns what happened within the window that ends at the last Update.
+func (w *Window) within() [3]float64 {
 	s := w.total
-	if w.n == 0 {
-		return s
-	}
 	cut := w.at - w.length
-	oldest := w.span(0)
-	if oldest.start > cut {
+	if w.rows.n == 0 || w.rows.start(0) > cut {
 		return s
 	}
-	s.changes -= oldest.changes // they happened at its start, or within a step of it
-	end := w.at
-	if w.n > 1 {
-		end = w.span(1).start
+	start, end := w.rows.start(0), w.at
+	if w.rows.n > 1 {
+		end = w.rows.start(1)
 	}
-	if end > oldest.start {
-		changes := s.changes
-		s.plus(oldest, -float64(cut-oldest.start)/float64(end-oldest.start))
-		s.changes = changes
+	if end <= start {
+		return s
+	}
+	gone, whole := float64(cut-start), float64(end-start)
+	for col, v := range w.rows.row(0) {
+		switch {
+		case col > colKnown && w.fn.counts():
+			s[col] -= v // it happened at the start, or within a step of it
+		case v == whole:
+			s[col] -= gone // exactly
+		case !math.IsInf(v, 0):
+			s[col] -= gone / whole * v
+		}
 	}
 	return s
-}
-
-// Value returns the function's value for the window that ends at the last Update.
-func (w *Window) Value() Num {
-	s := w.sums()
-	length := float64(w.length)
-	covered := s.known >= Coverage*length
-	switch w.fn {
-	case "duration_true":
-		lo := max(s.lo, 0) / float64(time.Second)
-		if covered {
-			return Exact(lo)
-		}
-		return Num{lo, lo + max(length-s.known, 0)/float64(time.Second)}
-	case "avg_over_time":
-		if !covered {
-			return AnyNum()
-		}
-		v := Num{s.lo / s.known, s.hi / s.known}
-		// A residue of rounding is not time without a bound.
-		if s.noLo > float64(time.Millisecond) {
-			v.Lo = math.Inf(-1)
-		}
-		if s.noHi > float64(time.Millisecond) {
-			v.Hi = math.Inf(1)
-		}
-		if v.Lo > v.Hi {
-			v.Hi = v.Lo
-		}
-		return v
-	case "max_over_time", "min_over_time":
-		return w.extreme(covered)
-	case "changes":
-		n := math.Round(s.changes)
-		if covered {
-			return Exact(n)
-		}
-		return AtLeast(n)
-	case "delta":
-		if w.n == 0 || w.span(0).start > w.at-w.length {
-			return AnyNum()
-		}
-		return w.cur.sub(w.span(0).first)
-	}
-	return AnyNum()
-}
-
-func (w *Window) extreme(covered bool) Num {
-	if w.lo.n == 0 {
-		return AnyNum()
-	}
-	v := sane(w.lo.front(), w.hi.front())
-	if covered {
-		return v
-	}
-	if w.fn == "min_over_time" {
-		return AtMost(v.Hi)
-	}
-	return AtLeast(v.Lo)
-}
-
-// Next returns when the value is to be looked at again although no input changed: each second for windows up to ten
-// minutes, each 1/600 of longer ones, and never while nothing in the window can change.
-func (w *Window) Next(now telemetry.Mono) telemetry.Mono {
-	if w.n == 0 || w.n == 1 && !w.mixed && (w.cur.Nothing() || w.span(0).start <= now-w.length) {
-		return telemetry.Never
-	}
-	// On a fixed grid of whole seconds, so that samples in between do not move the timer.
-	step := max(w.length/600/telemetry.Mono(time.Second), 1) * telemetry.Mono(time.Second)
-	return (now/step + 1) * step
-}
-
-// extreme is the largest (or smallest) value of a window: a queue of those values that may yet become the largest,
-// each with the moment until which it stood. Values that end within one step of each other share an entry.
-type extreme struct {
-	ring    []reach
-	head, n int
-}
-
-type reach struct {
-	until telemetry.Mono
-	own   telemetry.Mono // until without what was folded into it
-	value float64
-}
-
-func (e *extreme) at(i int) *reach { return &e.ring[(e.head+i)%len(e.ring)] }
-func (e *extreme) front() float64  { return e.at(0).value }
-
-func (e *extreme) push(v float64, now, step telemetry.Mono, smallest bool) {
-	for e.n > 0 {
-		if b := e.at(e.n - 1).value; smallest && b >= v || !smallest && b <= v {
-			e.n--
-			continue
-		}
-		break
-	}
-	// An entry that ended less than a step after the one before it is folded into that one: it then stands at
-	// most a step too long.
-	if e.n > 1 && e.at(e.n-1).until-e.at(e.n-2).own < step {
-		e.at(e.n - 2).until = e.at(e.n - 1).until
-		e.n--
-	}
-	if e.n == len(e.ring) {
-		bigger := make([]reach, grown(len(e.ring)))
-		for i := range e.n {
-			bigger[i] = *e.at(i)
-		}
-		e.ring, e.head = bigger, 0
-	}
-	e.n++
-	*e.at(e.n - 1) = reach{now, now, v}
-}
-
-// hold says that the newest value stood until now.
-func (e *extreme) hold(now telemetry.Mono) {
-	if e.n > 0 {
-		e.at(e.n-1).until, e.at(e.n-1).own = now, now
-	}
-}
-
-func (e *extreme) expire(cut telemetry.Mono) {
-	for e.n > 0 && e.at(0).until <= cut {
-		e.head = (e.head + 1) % len(e.ring)
-		e.n--
-	}
 }

@@ -98,7 +98,7 @@ func TestWindowAgainstReference(t *testing.T) {
 			for seed := range uint64(20) {
 				r := rand.New(rand.NewPCG(seed, 7))
 				length := 10 * time.Minute
-				w := newWindow(&Node{Op: OpCall, Text: fn, Window: length}, -1, "")
+				w := newWindow(&Node{Op: OpCall, Text: fn, Window: length}, -1, "", Coverage)
 				cur := AnyNum()
 				w.num = func() Num { return cur }
 				var history []piece
@@ -136,8 +136,8 @@ func TestWindowAgainstReference(t *testing.T) {
 func TestFastValuesKeepTheStatedError(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	length := time.Hour
-	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: length}, -1, "")
-	x := newWindow(&Node{Op: OpCall, Text: "max_over_time", Window: length}, -1, "")
+	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: length}, -1, "", Coverage)
+	x := newWindow(&Node{Op: OpCall, Text: "max_over_time", Window: length}, -1, "", Coverage)
 	cur := Exact(0)
 	w.num = func() Num { return cur }
 	x.num = w.num
@@ -166,13 +166,13 @@ func TestFastValuesKeepTheStatedError(t *testing.T) {
 	if limit := 100.0 / Spans; worst == 0 || worst > limit {
 		t.Errorf("worst error of the mean %v, want at most %v and not 0", worst, limit)
 	}
-	if len(w.ring) > ringSize || len(x.lo.ring) > ringSize {
-		t.Errorf("rings of %d and %d entries, want at most %d", len(w.ring), len(x.lo.ring), ringSize)
+	if len(w.rows.starts) > ringSize || len(x.lo.ring) > ringSize {
+		t.Errorf("rings of %d and %d entries, want at most %d", len(w.rows.starts), len(x.lo.ring), ringSize)
 	}
 }
 
 func TestWindowOfOverRangeValues(t *testing.T) {
-	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: time.Minute}, -1, "")
+	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: time.Minute}, -1, "", Coverage)
 	cur := Exact(10)
 	w.num = func() Num { return cur }
 	w.Update(0)
@@ -192,7 +192,7 @@ func TestWindowOfOverRangeValues(t *testing.T) {
 }
 
 func TestWindowDoesNotDrift(t *testing.T) {
-	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: time.Minute}, -1, "")
+	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: time.Minute}, -1, "", Coverage)
 	cur := Exact(0)
 	w.num = func() Num { return cur }
 	r := rand.New(rand.NewPCG(9, 9))
