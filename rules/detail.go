@@ -140,13 +140,14 @@ func (x *explainer) unknown(n *expr.Node) {
 			case c.Quality == telemetry.OverRange || c.Quality == telemetry.UnderRange:
 				v := formatValue(c, n.Def, x.lang)
 				x.add(n.Def.Title.In("zh")+" "+v+"（超出量程）", n.Def.Title.In("en")+" "+v+" (beyond the scale)")
-			case !c.Seen || c.Quality.Bad():
+			case n.Def.Event && !c.Seen: // nothing happened yet, which is known
+			case !c.HasValue():
 				zh, en := reason(c)
 				x.add(n.Def.Title.In("zh")+"未知（"+zh+"）", n.Def.Title.In("en")+" unknown ("+en+")")
 			}
 		case expr.OpGroup:
 			for _, d := range x.b.Group(n.Scope, n.Class) {
-				if c := x.b.Cell(d, n.Text, expr.UseValue); !c.Seen || c.Quality.Bad() {
+				if c := x.b.Cell(d, n.Text, expr.UseValue); !c.HasValue() && (c.Seen || n.Def == nil || !n.Def.Event) {
 					zh, en := reason(c)
 					x.add(x.e.deviceTitle(d, "zh")+"未知（"+zh+"）", x.e.deviceTitle(d, "en")+" unknown ("+en+")")
 				}
@@ -158,7 +159,7 @@ func (x *explainer) unknown(n *expr.Node) {
 					x.add(def.Title.In("zh")+"未知（"+zh+"）", def.Title.In("en")+" unknown ("+en+")")
 				}
 			}
-			if n.Text == "hour" || n.Text == "weekday" || n.Text == "between" {
+			if n.Text == "hour" || n.Text == "weekday" || n.Text == "between" || n.Text == "schedule" {
 				x.add("时间未校准", "clock not set")
 			}
 		}
@@ -188,6 +189,10 @@ func (x *explainer) comparison(n *expr.Node) {
 	if l.Op == expr.OpPoint && (l.Type == expr.TypeEnum || l.Type == expr.TypeText) {
 		c := x.b.Cell(x.in.device, l.Text, expr.UseValue)
 		x.add(l.Def.Title.In("zh")+"："+formatValue(c, l.Def, "zh"), l.Def.Title.In("en")+": "+formatValue(c, l.Def, "en"))
+		return
+	}
+	if l.Op == expr.OpCall && l.Text == "absent_for" {
+		x.absence(l)
 		return
 	}
 	zh, en, unit, ok := x.measure(l)
@@ -234,31 +239,33 @@ func (x *explainer) value(n *expr.Node) expr.Num { return expr.BindNum(n, x.b)()
 
 // quantity formats a value of n's type.
 func (x *explainer) quantity(n *expr.Node, v expr.Num, unit string) string {
-	if n.Type == expr.TypeDuration {
-		return formatDuration(time.Duration(v.Lo*float64(time.Second)), x.lang)
+	if n.Type != expr.TypeDuration {
+		return formatNum(v, unit)
 	}
-	return formatNum(v, unit)
+	if math.IsInf(v.Lo, -1) {
+		return "≤ " + formatDuration(time.Duration(v.Hi*float64(time.Second)), x.lang)
+	}
+	return formatDuration(time.Duration(v.Lo*float64(time.Second)), x.lang)
 }
 
 // measure names a number that a person can read a value of, and its unit.
 func (x *explainer) measure(n *expr.Node) (zh, en, unit string, ok bool) {
 	switch n.Op {
-	case expr.OpPoint:
+	case expr.OpPoint, expr.OpGroup:
 		if n.Def == nil || n.Type != expr.TypeNumber {
 			return "", "", "", false
 		}
 		return n.Def.Title.In("zh"), n.Def.Title.In("en"), n.Def.Unit, true
 	case expr.OpCall:
-		if expr.OverTime(n.Text) {
+		if expr.OverTime(n.Text) || n.Text == "absent_for" {
 			return x.overTime(n)
 		}
-		if expr.Aggregate(n.Text) && n.Args[0].Op == expr.OpGroup {
-			def := n.Args[0].Def
-			zh, en := aggregateWord(n.Text)
-			if zh != "" {
-				return zh + def.Title.In("zh"), en + lower(def.Title.In("en")), def.Unit, true
-			}
+		word, wordEn := aggregateWord(n.Text)
+		if word == "" {
+			return "", "", "", false
 		}
+		zh, en, unit, ok := x.measure(n.Args[0])
+		return word + zh, wordEn + lower(en), unit, ok
 	}
 	return "", "", "", false
 }
@@ -273,28 +280,6 @@ func aggregateWord(f string) (zh, en string) {
 		return "最低", "lowest "
 	}
 	return "", ""
-}
-
-func (x *explainer) overTime(n *expr.Node) (zh, en, unit string, ok bool) {
-	inner := n.Args[0]
-	if inner.Def == nil {
-		return "", "", "", false
-	}
-	izh, ien := inner.Def.Title.In("zh"), inner.Def.Title.In("en")
-	wzh, wen := formatDuration(n.Window, "zh"), formatDuration(n.Window, "en")
-	switch n.Text {
-	case "avg_over_time":
-		return wzh + "平均" + izh, wen + " average " + lower(ien), inner.Def.Unit, true
-	case "max_over_time":
-		return wzh + "内最高" + izh, "highest " + lower(ien) + " in " + wen, inner.Def.Unit, true
-	case "min_over_time":
-		return wzh + "内最低" + izh, "lowest " + lower(ien) + " in " + wen, inner.Def.Unit, true
-	case "duration_true":
-		return wzh + "内" + izh, ien + " in " + wen, "", true
-	case "changes":
-		return wzh + "内" + izh + "变化次数", "changes of " + lower(ien) + " in " + wen, "", true
-	}
-	return wzh + "内" + izh + "变化", "change of " + lower(ien) + " in " + wen, inner.Def.Unit, true
 }
 
 // lower makes the first letter of a title small within a sentence, unless it begins with an abbreviation.
@@ -326,6 +311,8 @@ func (x *explainer) call(n *expr.Node, v expr.Tri) {
 		}
 	case "any", "all", "at_least":
 		x.members(n)
+	case "sequence", "schedule", "undecided":
+		x.overMoments(n, v)
 	case "bad", "known":
 		if a := n.Args[0]; a.Op == expr.OpPoint && (n.Text == "bad") == (v == expr.True) {
 			zh, en := reason(x.b.Cell(x.in.device, a.Text, expr.UseQuality))

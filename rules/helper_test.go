@@ -18,6 +18,10 @@ func catalogue() map[string]*telemetry.Class {
 		d.Optional, d.Default = true, v
 		return d
 	}
+	event := func(d telemetry.PointDef) telemetry.PointDef {
+		d.Event = true
+		return d
+	}
 	f := func(name, unit string) telemetry.PointDef {
 		return telemetry.PointDef{Name: name, Kind: telemetry.Float, Unit: unit, Title: telemetry.Text{Zh: name, En: name}}
 	}
@@ -30,6 +34,11 @@ func catalogue() map[string]*telemetry.Class {
 			b("alarm", "烟雾报警", "Smoke alarm"), optional(f("obscuration_dbm", "dB/m"), telemetry.Value{})}},
 		{ID: "meter", Points: []telemetry.PointDef{f("power_w", "W"), f("voltage_v", "V")}},
 		{ID: "voice_horn", Points: []telemetry.PointDef{horn}},
+		// What happens rather than is: a button's presses, with how hard; cards at a door.
+		{ID: "button", Points: []telemetry.PointDef{event(b("press", "按下", "Pressed")), event(f("force_n", "N")), b("armed", "启用", "Armed")}},
+		{ID: "reader", Points: []telemetry.PointDef{
+			event(telemetry.PointDef{Name: "card", Kind: telemetry.KindText, Title: telemetry.Text{Zh: "刷卡", En: "Card"}}),
+			optional(b("open", "门开", "Door open"), telemetry.Value{})}},
 	}
 	m := map[string]*telemetry.Class{}
 	for _, c := range list {
@@ -122,6 +131,8 @@ func (p *play) sample(d time.Duration, name string, v any) telemetry.Sample {
 		s.Value = telemetry.BoolValue(v)
 	case float64:
 		s.Value = telemetry.FloatValue(v)
+	case string:
+		s.Value = telemetry.TextValue(v)
 	case telemetry.Quality:
 		s.Quality = v
 	}

@@ -8,11 +8,12 @@ import (
 	"linli/internal/telemetry"
 )
 
-var windowFunctions = []string{"duration_true", "avg_over_time", "max_over_time", "min_over_time", "changes", "delta"}
+var windowFunctions = []string{"duration_true", "avg_over_time", "max_over_time", "min_over_time", "changes", "delta",
+	"integral", "count_over_time", "increase", "rate", "quantile_over_time", "leq"}
 
 // followed returns a window over the value in cur.
 func followed(fn string, length time.Duration, cur *Num) *Window {
-	w := newWindow(&Node{Op: OpCall, Text: fn, Window: length}, -1, "", Coverage)
+	w := newWindow(windowNode(fn, length), -1, "", Coverage)
 	w.num = func() Num { return *cur }
 	return w
 }
@@ -30,7 +31,7 @@ func TestWindowGoesOnFromItsState(t *testing.T) {
 				switch {
 				case r.IntN(12) == 0:
 					cur = AnyNum()
-				case fn == "duration_true":
+				case fn == "duration_true" || fn == "count_over_time":
 					cur = Exact(float64(r.IntN(2)))
 				case r.IntN(9) == 0:
 					cur = AtLeast(float64(r.IntN(20)))
