@@ -55,7 +55,7 @@ func (c *compiler) build() *Engine {
 	c.bind(e)
 	e.dirty = newBitmap(len(e.instances))
 	e.timers.instances = e.instances
-	e.timers.heap = make([]uint32, 0, len(e.instances))
+	e.timers.heap = make([]timerEntry, 0, len(e.instances))
 	return e
 }
 

@@ -48,25 +48,32 @@ func (b *bitmap) take() (uint32, bool) {
 	return 0, false
 }
 
-// timerHeap holds at most one timer for each instance, the earliest first; of equal ones the lower instance.
+// timerHeap holds at most one timer for each instance, the earliest first; of equal ones the lower instance. Its
+// entries carry their moments, and each has four beneath it, so that a timer that moves touches few lines of memory.
 type timerHeap struct {
 	instances []instance
-	heap      []uint32
+	heap      []timerEntry
 }
+
+type timerEntry struct {
+	due telemetry.Mono
+	i   uint32
+}
+
+func (t timerEntry) before(o timerEntry) bool { return t.due < o.due || t.due == o.due && t.i < o.i }
 
 func (h *timerHeap) next() telemetry.Mono {
 	if len(h.heap) == 0 {
 		return telemetry.Never
 	}
-	return h.instances[h.heap[0]].due
+	return h.heap[0].due
 }
 
 func (h *timerHeap) first() (uint32, telemetry.Mono) {
 	if len(h.heap) == 0 {
 		return 0, telemetry.Never
 	}
-	i := h.heap[0]
-	return i, h.instances[i].due
+	return h.heap[0].i, h.heap[0].due
 }
 
 // set gives instance i the timer due; Never takes it away.
@@ -77,54 +84,52 @@ func (h *timerHeap) set(i uint32, due telemetry.Mono) {
 		return
 	case in.heapPos < 0:
 		in.heapPos = len(h.heap)
-		h.heap = append(h.heap, i)
+		h.heap = append(h.heap, timerEntry{due, i})
 	}
 	in.due = due
-	if due == telemetry.Never {
-		last := len(h.heap) - 1
-		at := in.heapPos
-		h.swap(at, last)
-		h.heap = h.heap[:last]
-		in.heapPos = -1
-		if at < last {
-			h.fix(at)
-		}
+	at := in.heapPos
+	if due != telemetry.Never {
+		h.place(at, timerEntry{due, i})
 		return
 	}
-	h.fix(in.heapPos)
-}
-
-func (h *timerHeap) less(a, b int) bool {
-	x, y := h.heap[a], h.heap[b]
-	if h.instances[x].due != h.instances[y].due {
-		return h.instances[x].due < h.instances[y].due
+	last := h.heap[len(h.heap)-1]
+	h.heap = h.heap[:len(h.heap)-1]
+	in.heapPos = -1
+	if at < len(h.heap) {
+		h.place(at, last)
 	}
-	return x < y
 }
 
-func (h *timerHeap) swap(a, b int) {
-	h.heap[a], h.heap[b] = h.heap[b], h.heap[a]
-	h.instances[h.heap[a]].heapPos = a
-	h.instances[h.heap[b]].heapPos = b
-}
-
-func (h *timerHeap) fix(at int) {
-	for at > 0 && h.less(at, (at-1)/2) {
-		h.swap(at, (at-1)/2)
-		at = (at - 1) / 2
+// place puts t where it belongs, at is free.
+func (h *timerHeap) place(at int, t timerEntry) {
+	for at > 0 {
+		parent := (at - 1) / 4
+		if !t.before(h.heap[parent]) {
+			break
+		}
+		h.put(at, h.heap[parent])
+		at = parent
 	}
 	for {
-		child := 2*at + 1
+		child := 4*at + 1
 		if child >= len(h.heap) {
-			return
+			break
 		}
-		if child+1 < len(h.heap) && h.less(child+1, child) {
-			child++
+		for c := child + 1; c < min(4*at+5, len(h.heap)); c++ {
+			if h.heap[c].before(h.heap[child]) {
+				child = c
+			}
 		}
-		if !h.less(child, at) {
-			return
+		if !h.heap[child].before(t) {
+			break
 		}
-		h.swap(at, child)
+		h.put(at, h.heap[child])
 		at = child
 	}
+	h.put(at, t)
+}
+
+func (h *timerHeap) put(at int, t timerEntry) {
+	h.heap[at] = t
+	h.instances[t.i].heapPos = at
 }
