@@ -23,6 +23,11 @@ func seeds() []string {
 		"not (a and b) or not not c", "(a or b) and c", "not a == b", "(a < b) == (c < d)",
 		"1h30m + 500ms > 7d", "state == \"open\"", "true or false", "max(zone.x.y) >= 0.000001",
 		"((((((a))))))", "hour() >= 8 and weekday() <= 5", "silent()",
+		"count_over_time(card == \"refused\", 1m) >= 5 and not schedule(\"deposit_hours\")",
+		"sequence(press, not press, ${gap}) or sequence(zone.x.a, b > 1, c, 30s)",
+		"quantile_over_time(0.9, leq_dba, 10m) - leq(x, 1h) > abs(-3) * greatest(1, 2, least(a, b))",
+		"integral(w, 1h) / 3600 + increase(kwh, 1d) + rate(n, 5m) >= 0.5",
+		"max(absent_for(zone.smoke_detector.alarm)) > 10m or undecided(15m) and within(\"charging\")",
 	}
 }
 

@@ -78,25 +78,120 @@ func TestKeyOfAState(t *testing.T) {
 	}
 }
 
+// newRow returns a sequence of two conditions and an event between them, with what they follow.
+func newRow() (row *Sequence, first, last *Tri, cell *Cell, happen func(time.Duration, bool)) {
+	a, b, p := &Node{Op: OpPoint, Text: "a"}, &Node{Op: OpPoint, Text: "b"}, &Node{Op: OpPoint, Text: "p"}
+	p.Event = p
+	cell, happen = event()
+	first, last = new(Tri), new(Tri)
+	*first, *last = Unknown, Unknown
+	row = &Sequence{length: telemetry.Mono(time.Minute), n: 3, node: &Node{Op: OpCall, Text: "sequence", Args: []*Node{a, p, b, {Op: OpDuration, Num: 60}}}, device: -1}
+	row.conds[0], row.conds[2] = func() Tri { return *first }, func() Tri { return *last }
+	row.events[1] = cell
+	for i := range row.n {
+		row.began[i], row.before[i], row.last[i], row.same[i] = noRow, noRow, Unknown, -1
+	}
+	return row, first, last, cell, happen
+}
+
+func TestSequenceGoesOnFromItsState(t *testing.T) {
+	said := map[Tri]int{}
+	for seed := range uint64(50) {
+		r := rand.New(rand.NewPCG(seed, 6))
+		row, first, last, cell, happen := newRow()
+		other, by := row, time.Duration(0)
+		now := telemetry.Mono(1e12)
+		for i := range 300 {
+			switch r.IntN(8) {
+			case 0, 1:
+				*first = Tri(2 * r.IntN(2))
+			case 2, 3:
+				*last = Tri(2 * r.IntN(2))
+			case 4, 5:
+				happen(time.Duration(now), true)
+			case 6:
+				if r.IntN(10) == 0 {
+					*[]*Tri{first, last}[r.IntN(2)] = Unknown
+				}
+			}
+			row.Update(now)
+			if other != row {
+				other.Update(now.Add(by))
+			}
+			if a, b := row.Value(), other.Value(); a != b {
+				t.Fatalf("seed %d, step %d: %v, and from its state %v", seed, i, a, b)
+			}
+			said[row.Value()]++
+			if a, b := row.Next(now), other.Next(now.Add(by)); a != b && a.Add(by) != b {
+				t.Fatalf("seed %d, step %d: next %v, and from its state %v", seed, i, a, b)
+			}
+			now = now.Add(1 + time.Duration(r.Int64N(int64(8*time.Second))))
+			if r.IntN(40) > 0 {
+				continue
+			}
+			next, _, _, _, _ := newRow()
+			next.conds, next.events = row.conds, row.events
+			moved := time.Duration(r.IntN(3)-1) * time.Hour
+			if rest, err := next.SetState(append(other.AppendState(nil), 5), moved, now.Add(by+moved)); err != nil || len(rest) != 1 {
+				t.Fatalf("seed %d: %v, rest %v", seed, err, rest)
+			}
+			// The other one sees nothing for a moment.
+			a, b, q := *first, *last, cell.Quality
+			*first, *last, cell.Quality = Unknown, Unknown, telemetry.BadComm
+			row.Update(now)
+			*first, *last, cell.Quality = a, b, q
+			other, by = next, by+moved
+		}
+	}
+	for _, v := range []Tri{False, Unknown, True} {
+		if said[v] < 500 {
+			t.Errorf("%v only %d times: the test shows little", v, said[v])
+		}
+	}
+}
+
+// hostile returns one of the states there are, and a function that changes what it follows.
+func hostile(which byte) (State, func(i int), func() Num) {
+	switch n := len(windowFunctions); int(which) % (n + 3) {
+	case n:
+		row, first, last, _, happen := newRow()
+		return row, func(i int) {
+			*first, *last = Tri(i%3), Tri(i/3%3)
+			happen(0, true)
+		}, func() Num { return Exact(float64(row.Value())) }
+	case n + 1:
+		cell := NewCell()
+		a := &Absence{cell: &cell, node: &Node{Op: OpCall, Text: "absent_for"}, device: -1}
+		return a, func(i int) { cell.Seen = i%3 == 0 }, a.Value
+	case n + 2:
+		p := &Node{Op: OpPoint, Text: "p"}
+		p.Event = p
+		w := newWindow(&Node{Op: OpCall, Text: "count_over_time", Window: time.Minute, Args: []*Node{{Op: OpAnd, Event: p}}}, -1, "", Coverage)
+		cell, happen := event()
+		w.event, w.tri = cell, func() Tri { return Tri(cell.Events % 3) }
+		return w, func(i int) { happen(0, true) }, w.Value
+	}
+	cur := Exact(1)
+	w := followed(windowFunctions[int(which)%(len(windowFunctions)+3)], time.Minute, &cur)
+	return w, func(i int) { cur = Exact(float64(i * 7 % 5)) }, w.Value
+}
+
 // FuzzSetState: whatever the bytes are, a state is either taken over whole or not at all, and goes on.
 func FuzzSetState(f *testing.F) {
-	for i, fn := range windowFunctions {
-		cur := Exact(3)
-		w := followed(fn, time.Minute, &cur)
+	for which := range byte(len(windowFunctions) + 3) {
+		w, change, _ := hostile(which)
 		for k := range 40 {
 			w.Update(telemetry.Mono(k) * telemetry.Mono(time.Second))
-			cur = Exact(float64(k * 7 % 5))
+			change(k)
 		}
 		b := w.AppendState(nil)
-		f.Add(byte(i), b, int64(0), int64(40*time.Second))
-		f.Add(byte(i), b[:len(b)/2], int64(time.Hour), int64(2*time.Hour))
+		f.Add(which, b, int64(0), int64(40*time.Second))
+		f.Add(which, b[:len(b)/2], int64(time.Hour), int64(2*time.Hour))
 		b[len(b)/2] ^= 0x80
-		f.Add(byte(i), b, int64(-time.Hour), int64(1)<<62)
+		f.Add(which, b, int64(-time.Hour), int64(1)<<62)
 	}
 	f.Fuzz(func(t *testing.T, which byte, b []byte, by, at int64) {
-		fn := windowFunctions[int(which)%len(windowFunctions)]
-		cur := Exact(1)
-		w := followed(fn, time.Minute, &cur)
+		w, change, value := hostile(which)
 		before := w.AppendState(nil)
 		rest, err := w.SetState(b, time.Duration(by), telemetry.Mono(at))
 		if err != nil && (len(rest) != len(b) || string(w.AppendState(nil)) != string(before)) {
@@ -106,18 +201,18 @@ func FuzzSetState(f *testing.F) {
 		if err == nil {
 			now = telemetry.Mono(at)
 		}
-		if got := w.Bytes(); got > w.MaxBytes() {
-			t.Fatalf("%d bytes, at most %d were said", got, w.MaxBytes())
-		}
 		for i := range 100 {
 			w.Update(now)
-			if v := w.Value(); v.Lo > v.Hi || v.Lo != v.Lo || v.Hi != v.Hi {
+			if v := value(); v.Lo > v.Hi || v.Lo != v.Lo || v.Hi != v.Hi {
 				t.Fatalf("value %v", v)
 			}
 			if next := w.Next(now); next <= now {
 				t.Fatalf("next %v, now %v", next, now)
 			}
-			cur = Exact(float64(i % 3))
+			if got := w.Bytes(); got > w.MaxBytes() {
+				t.Fatalf("%d bytes, at most %d were said", got, w.MaxBytes())
+			}
+			change(i)
 			now = now.Add(time.Second)
 		}
 	})

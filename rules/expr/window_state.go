@@ -96,6 +96,13 @@ func (w *Window) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]byte
 		next.rows.push(t)
 		next.readRow(r, next.rows.row(i))
 	}
+	for i := 0; i < n && r.err == nil && w.fn != delta; i++ {
+		end := next.at
+		if i+1 < n {
+			end = next.rows.starts[i+1]
+		}
+		r.check(next.rows.row(i)[colKnown] <= float64(end-next.rows.starts[i])*(1+1e-9)+1, "more of it was known than there is")
+	}
 	if w.fn == maximum || w.fn == minimum {
 		next.lo.read(r, next.at)
 		next.hi.read(r, next.at)
