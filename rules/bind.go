@@ -27,7 +27,7 @@ func (c *compiler) build() *Engine {
 	e.foreign = len(inv.Points)
 	for _, p := range c.programs {
 		for _, s := range e.subjects(&p.forEach) {
-			in := instance{prog: p, subject: s.id, device: s.device, zone: s.zone, heapPos: -1, due: telemetry.Never, stuck: telemetry.Never}
+			in := instance{prog: p, subject: s.id, device: s.device, zone: s.zone, heapPos: -1, due: telemetry.Never}
 			if p.Record != "" {
 				in.point = inv.AddDerived(p.Record, s.id, s.zone, p.def)
 				if s.device >= 0 {
@@ -419,7 +419,7 @@ func (b *instanceBinder) Undecided() func() telemetry.Mono {
 	return func() telemetry.Mono {
 		since := telemetry.Never
 		for _, i := range asked {
-			since = min(since, e.instances[i].stuck)
+			since = min(since, e.instances[i].stuck.began())
 		}
 		return since
 	}

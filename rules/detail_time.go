@@ -172,7 +172,7 @@ func (x *explainer) undecided(n *expr.Node, v expr.Tri) {
 	more := 0
 	for _, i := range x.e.askable(x.in.subject) {
 		in := &x.e.instances[i]
-		if in.stuck == telemetry.Never || x.e.at.Sub(in.stuck) < n.Window {
+		if began := in.stuck.began(); began == telemetry.Never || x.e.at.Sub(began) < n.Window {
 			continue
 		}
 		if len(zh) == most {

@@ -68,7 +68,7 @@ type instance struct {
 
 	active   bool
 	asked    bool           // some other rule asks whether it can be decided
-	stuck    telemetry.Mono // since when it has been undecidable, Never while it is not; kept of those asked only
+	stuck    hold           // time for which it has been undecidable; kept of those asked only
 	restored bool           // taken over, and not decided since
 	resumed  bool           // goes on with everything that it had gathered before the process started
 	settles  telemetry.Mono // see Engine.settles; 0 while not known
@@ -433,19 +433,29 @@ func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
 
 // stick notes since when an alert has been undecidable, for those that ask, and returns when that may begin.
 func (e *Engine) stick(in *instance, c expr.Tri) telemetry.Mono {
-	since, wait := telemetry.Never, telemetry.Never
-	if c == expr.Unknown {
-		if settles := e.settles(in); e.at < settles {
-			wait = settles
-		} else {
-			since = min(in.stuck, e.at)
-		}
+	before := in.stuck.on
+	switch {
+	case c != expr.Unknown:
+		in.stuck = hold{}
+	case before:
+	case e.at < e.settles(in):
+		return e.settles(in)
+	default:
+		in.stuck = hold{on: true, running: true, since: e.at}
 	}
-	if since != in.stuck {
-		in.stuck = since
+	if before != in.stuck.on {
 		e.wake(e.askers[in.subject])
 	}
-	return wait
+	return telemetry.Never
+}
+
+// began returns since when a watch has been running without a stop, or would have been: what was taken over from
+// before a restart counts as one stretch. Never where it is not on.
+func (h *hold) began() telemetry.Mono {
+	if !h.on {
+		return telemetry.Never
+	}
+	return h.since.Add(-h.sum)
 }
 
 // grade lets the time of severity_for run and returns when it must be looked at again.

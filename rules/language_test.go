@@ -433,3 +433,51 @@ func meterWith(t testing.TB, st *site, list ...string) *play {
 	t.Helper()
 	return &play{t: t, s: st, e: st.compile(t, strings.Replace(pack(strings.Join(list, "")), "rules:\n", "schedules: {x: []}\nrules:\n", 1))}
 }
+
+// What happened before a restart still counts; what happened meanwhile is not known.
+func TestTheLanguageOverARestart(t *testing.T) {
+	list := []string{
+		alert("Presses", "button", "count_over_time(press, 60s) >= 3", ""),
+		alert("Row", "button", "sequence(armed, press, 60s)", ""),
+		alert("Rise", "button", "increase(force_n, 60s) >= 10", ""),
+		alert("Gone", "button", "absent_for(armed) >= 2m", ""),
+		alert("Stuck", "button", "undecided(60s)", ""),
+		alert("Known", "button", "not known(armed) and armed", ""),
+	}
+	begin := func(p *play) string {
+		p.step(0, p.sample(0, "b1.armed", false), p.sample(0, "b1.force_n", 1.0), p.sample(0, "b2.armed", telemetry.BadComm))
+		p.step(30*s, p.sample(30*s, "b1.press", true))
+		p.want(p.step(31*s, p.sample(31*s, "b1.press", true)), "")
+		return p.step(32*s, p.sample(32*s, "b1.armed", true))
+	}
+	again := func(p *play, by time.Duration) {
+		t.Helper()
+		b2 := func(d time.Duration) telemetry.Sample { return p.sample(d, "b2.armed", telemetry.BadComm) }
+		p.want(p.step(by+35*s, p.sample(by+35*s, "b1.armed", true), b2(by+35*s)), "")
+		p.want(p.step(by+36*s, p.sample(by+36*s, "b1.press", true), p.sample(by+36*s, "b1.force_n", 12.0)), "raise Presses b1, raise Row b1, raise Rise b1")
+		p.want(p.step(by+59*s), "")
+		p.want(p.step(by+60*s), "raise Stuck b2")
+		p.want(p.step(by+119*s), "clear Presses b1, unknown Row b1, clear Rise b1, clear Row b1")
+		p.want(p.step(by+120*s), "raise Gone b2")
+	}
+	for _, by := range []time.Duration{0, -20 * s, time.Hour} {
+		p := newDoors(t, list...)
+		p.want(begin(p), "")
+		q := newDoors(t, list...)
+		if kept, err := q.e.Resume(p.e.Snapshot(), by); err != nil || kept != 11 {
+			t.Fatalf("kept %d, %v", kept, err)
+		}
+		again(q, by)
+	}
+	t.Run("replaced while running", func(t *testing.T) {
+		p := newDoors(t, list...)
+		p.want(begin(p), "")
+		q := newDoors(t, append(list, alert("New", "button", "count_over_time(press, 60s) >= 1", ""), alert("NewRow", "button", "sequence(press, armed, 60s)", ""))...)
+		q.e.Adopt(p.e)
+		// A new rule has not seen the presses from before it.
+		q.want(q.step(32*s), "")
+		q.want(q.step(35*s), "")
+		q.want(q.step(36*s, q.sample(36*s, "b1.press", true), q.sample(36*s, "b1.force_n", 12.0)), "raise Presses b1, raise Row b1, raise Rise b1, raise New b1")
+		q.want(q.step(60*s), "raise Stuck b2")
+	})
+}

@@ -258,6 +258,10 @@ func FuzzParsePack(f *testing.F) {
 	f.Add([]byte(designExample))
 	f.Add([]byte(pack(alert("A", "{zone: [building]}", "any(zone.smoke_detector.alarm)", ""))))
 	f.Add([]byte("version: 1\npack: p\nrules: [{alert: A, expr: |\n a and\n  b}]"))
+	f.Add([]byte(strings.Replace(pack(alert("A", "button", `count_over_time(press and armed, 1m) > 2 and not schedule("x")`, ", coverage: 0.5")+
+		alert("B", "{zone: [area]}", "any(sequence(zone.reader.card, zone.reader.open, 1m)) or max(absent_for(zone.meter.power_w)) > 1m", ", severity_when: {critical: undecided(1m)}")+
+		alert("C", "meter", "integral(power_w, 1h) > greatest(rate(voltage_v, 1m), leq(power_w, 1m), quantile_over_time(0.5, power_w, 1m))", "")),
+		"rules:\n", "schedules:\n  x: [{days: [mon, weekends], from: \"22:00\", to: \"06:00\"}, {from: \"2026-05-04 08:00\", to: \"2026-05-04 18:00\", zones: []}]\nrules:\n", 1)))
 	classes := catalogue()
 	f.Fuzz(func(t *testing.T, src []byte) {
 		p, wrong := rules.ParsePack("p.yaml", src)

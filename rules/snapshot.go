@@ -28,6 +28,7 @@ const (
 	holdClearing
 	holdEasing
 	holdSeverity
+	holdStuck byte = 255
 )
 
 // watches returns the watches of an instance with their numbers and the conditions that they follow.
@@ -35,8 +36,9 @@ func (in *instance) watches(f func(which byte, cond *expr.Node, h *hold)) {
 	f(holdPending, in.prog.cond, &in.pending)
 	f(holdClearing, in.prog.cond, &in.clearing)
 	f(holdEasing, in.prog.cond, &in.easing)
+	f(holdStuck, in.prog.cond, &in.stuck)
 	for k := range in.sev {
-		if k < 255-int(holdSeverity) {
+		if k < int(holdStuck-holdSeverity) {
 			f(holdSeverity+byte(k), in.prog.sev[k].cond, &in.sev[k].held)
 		}
 	}

@@ -151,7 +151,10 @@ func TestSnapshotChangesNothing(t *testing.T) {
 
 func FuzzResume(f *testing.F) {
 	r := []string{alert("Hot", "meter", "power_w > 100", ", for: 3s, severity_when: {critical: power_w > 200}, severity_for: 10s"),
-		alert("Mean", "meter", "avg_over_time(power_w, 10s) > 60 or max_over_time(power_w, 10s) > 120 or changes(power_w, 1m) > 3", "")}
+		alert("Mean", "meter", "avg_over_time(power_w, 10s) > 60 or max_over_time(power_w, 10s) > 120 or changes(power_w, 1m) > 3", ""),
+		alert("More", "meter", "increase(power_w, 1m) > 3 or quantile_over_time(0.9, power_w, 10s) > 100 or leq(power_w, 10s) > 100", ""),
+		alert("Row", "meter", "sequence(power_w > 100, power_w < 50, 10s) or absent_for(voltage_v) > 1m", ""),
+		alert("Stuck", "meter", "undecided(10s)", "")}
 	p := newPlay(f, r...)
 	for i := range 20 {
 		d := time.Duration(i) * s
