@@ -204,6 +204,7 @@ func TestTheSchemaTakesWhatCheckTakes(t *testing.T) {
 		"buses: [{id: b, modbus_tcp: {address: 'a:502'}, units: [{id: u, address: 1, profile: xy_md02, config: }]}]",
 		"buses: [{id: b, modbus_tcp: {listen: ':4001', registration: 5}}]",
 		"zones: [{id: z, kind: area, zones: , title: true}]", "rules: [{pack: fire, params: }]",
+		"schedules:", "schedules: {a: , b: [], c: [{days: , zones: }], d: [{days: [workdays, sun], from: '06:30', to: '24:00'}]}",
 	} {
 		src := []byte("version: 1\nsite: a\n" + part + "\n")
 		if _, err := site.Load("site.yaml", src, lib, packs); err != nil {
@@ -226,7 +227,7 @@ func TestTheSchemaRefusesWhatItCanSee(t *testing.T) {
 		"devices: [{id: a, zone: b, points: {x: io1}}]", "devices: [{id: a, zone: b, points: {x: {from: io1.di1, map: [[1, 2]]}}}]",
 		"devices: [{id: a, zone: b, points: {x: {value: [1]}}}]",
 		"uplink: {brokers: [mqtt://a:1883]}", "uplink: {brokers: [tcp://a:1883], compression: lz4}",
-		"journal: {max_bytes: 1000}",
+		"journal: {max_bytes: 1000}", "schedules: {a: [{days: [monday]}]}", "schedules: {a: {from: '06:00'}}",
 	} {
 		if s.check("", root, plain(t, []byte("version: 1\nsite: a\n"))) != nil {
 			t.Fatal("the schema refuses a minimal file")

@@ -252,3 +252,19 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+func TestSchedulesAreThere(t *testing.T) {
+	lib, packs := shipped(t)
+	s, err := site.Load("site.yaml", []byte("version: 1\nsite: a\nzones: [{id: z, kind: charging}]\nschedules:\n  night: [{from: '22:00', to: '06:00', zones: [z]}]\n  never:\n"), lib, packs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Schedules) != 2 || s.Schedules["night"].Pos.Line != 5 {
+		t.Errorf("schedules %v", s.Schedules)
+	}
+	var zones []string
+	s.Schedules["night"].Zones(func(z yamlfile.At[string]) { zones = append(zones, z.Value) })
+	if len(zones) != 1 || zones[0] != "z" {
+		t.Errorf("zones %v", zones)
+	}
+}

@@ -320,7 +320,7 @@ func (r *runner) compile() bool {
 		n++
 	}
 	r.inv.Points = r.inv.Points[:n]
-	e, err := rules.Compile(rules.Config{Packs: r.s.packs, Params: r.s.params(r.c), Inventory: r.inv, Classes: r.s.opts.Classes})
+	e, err := rules.Compile(rules.Config{Packs: r.s.packs, Params: r.s.params(r.c), Schedules: r.s.schedules(r.c), Inventory: r.inv, Classes: r.s.opts.Classes})
 	if err != nil {
 		r.s.errs.Append(r.c.Pos, err)
 		return false

@@ -10,6 +10,7 @@
 //	version: 1
 //	packs: [fire_lane, ./my_pack.yaml]     # shipped packs by name, others by path from this file
 //	params: {fire_lane: {dwell: 1m}}
+//	schedules: {supervised: [{from: "06:30", to: "09:00"}]}   # as in a site file; of one test too
 //	timezone: Asia/Shanghai                # default
 //	zones: [{id: lane1, kind: lane, in: area1, title: {zh: 东门, en: East gate}}]
 //	devices:
@@ -105,13 +106,14 @@ func (r *Report) Print(w io.Writer) {
 }
 
 type testFile struct {
-	Version  yamlfile.At[int]                                `yaml:"version,required"`
-	Packs    []yamlfile.At[string]                           `yaml:"packs,required"`
-	Params   yamlfile.Map[yamlfile.Map[yamlfile.At[scalar]]] `yaml:"params"`
-	Timezone yamlfile.At[string]                             `yaml:"timezone"`
-	Zones    []zoneFile                                      `yaml:"zones"`
-	Devices  []deviceFile                                    `yaml:"devices"`
-	Tests    []caseFile                                      `yaml:"tests,required"`
+	Version   yamlfile.At[int]                                `yaml:"version,required"`
+	Packs     []yamlfile.At[string]                           `yaml:"packs,required"`
+	Params    yamlfile.Map[yamlfile.Map[yamlfile.At[scalar]]] `yaml:"params"`
+	Schedules yamlfile.Map[[]rules.ScheduleEntry]             `yaml:"schedules"`
+	Timezone  yamlfile.At[string]                             `yaml:"timezone"`
+	Zones     []zoneFile                                      `yaml:"zones"`
+	Devices   []deviceFile                                    `yaml:"devices"`
+	Tests     []caseFile                                      `yaml:"tests,required"`
 }
 
 type zoneFile struct {
@@ -132,16 +134,17 @@ type deviceFile struct {
 }
 
 type caseFile struct {
-	Pos     yamlfile.Pos                                    `yaml:",pos"`
-	Name    string                                          `yaml:"name,required"`
-	Every   yamlfile.At[string]                             `yaml:"every"`
-	Start   yamlfile.At[string]                             `yaml:"start"`
-	Restart []yamlfile.At[string]                           `yaml:"restart"`
-	Until   yamlfile.At[string]                             `yaml:"until"`
-	Series  yamlfile.Map[yamlfile.At[scalar]]               `yaml:"series"`
-	Expect  []yamlfile.At[string]                           `yaml:"expect"`
-	Values  []yamlfile.At[string]                           `yaml:"values"`
-	Params  yamlfile.Map[yamlfile.Map[yamlfile.At[scalar]]] `yaml:"params"`
+	Pos       yamlfile.Pos                                    `yaml:",pos"`
+	Name      string                                          `yaml:"name,required"`
+	Every     yamlfile.At[string]                             `yaml:"every"`
+	Start     yamlfile.At[string]                             `yaml:"start"`
+	Restart   []yamlfile.At[string]                           `yaml:"restart"`
+	Until     yamlfile.At[string]                             `yaml:"until"`
+	Series    yamlfile.Map[yamlfile.At[scalar]]               `yaml:"series"`
+	Expect    []yamlfile.At[string]                           `yaml:"expect"`
+	Values    []yamlfile.At[string]                           `yaml:"values"`
+	Params    yamlfile.Map[yamlfile.Map[yamlfile.At[scalar]]] `yaml:"params"`
+	Schedules yamlfile.Map[[]rules.ScheduleEntry]             `yaml:"schedules"`
 }
 
 // scalar is a value as written, whatever it looks like.
@@ -187,8 +190,10 @@ func runFile(f File, opts Options) ([]Result, error) {
 	s.loadPacks(filepath.Dir(f.Name))
 	s.loadZone()
 	s.checkParams(tf.Params)
+	s.checkSchedules(tf.Schedules)
 	for i := range tf.Tests {
 		s.checkParams(tf.Tests[i].Params)
+		s.checkSchedules(tf.Tests[i].Schedules)
 	}
 	if len(errs) > 0 {
 		// What is wrong in the packs' meaning is told in the same go.
@@ -280,6 +285,25 @@ func (s *setup) loadZone() {
 		loc = time.UTC
 	}
 	s.loc = loc
+}
+
+// checkSchedules reports what is wrong in schedules.
+func (s *setup) checkSchedules(list yamlfile.Map[[]rules.ScheduleEntry]) {
+	for _, e := range list {
+		_, err := rules.NewSchedule(e.Key.Pos, e.Value)
+		s.errs.Append(e.Key.Pos, err)
+	}
+}
+
+// schedules joins the file's schedules with those of one test.
+func (s *setup) schedules(c *caseFile) map[string]rules.Schedule {
+	joined := map[string]rules.Schedule{}
+	for _, list := range []yamlfile.Map[[]rules.ScheduleEntry]{s.file.Schedules, c.Schedules} {
+		for _, e := range list {
+			joined[e.Key.Value], _ = rules.NewSchedule(e.Key.Pos, e.Value) // checked before
+		}
+	}
+	return joined
 }
 
 // params joins the file's parameters with those of one test.

@@ -201,3 +201,33 @@ func TestParamsAndPacksAtOnce(t *testing.T) {
 		t.Errorf("got:\n%v", err)
 	}
 }
+
+// Schedules of a test file are those of a site: of the file, and of one test.
+func TestSchedulesOfASite(t *testing.T) {
+	o := options()
+	o.Read = func(string) ([]byte, error) {
+		return []byte("version: 1\npack: mine\ntitle: x\nschedules: {night: []}\nrules:\n  - {alert: Night, for_each: meter, expr: 'schedule(\"night\")', severity: notice, title: {zh: a, en: a}}\n"), nil
+	}
+	src := `version: 1
+packs: [./mine.yaml]
+schedules: {night: [{from: "22:00", to: "06:00", zones: [z1]}]}
+zones: [{id: z1, kind: area}, {id: z2, kind: area, in: z1}]
+devices: [{id: m1, class: meter, zone: z2}]
+tests:
+  - {name: the file's, start: 2026-05-04 21:59, until: 2m, series: {m1.power_w: 1}, expect: [1m raise Night m1 notice]}
+  - {name: its own, start: 2026-05-04 21:59, until: 2m, series: {m1.power_w: 1}, schedules: {night: [{zones: [nowhere]}]}}
+`
+	report, err := ruletest.Run([]ruletest.File{{Name: "dir/test.yaml", Src: []byte(src)}}, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Results) != 2 || report.Failed() > 0 {
+		var b strings.Builder
+		report.Print(&b)
+		t.Error(b.String())
+	}
+	_, err = ruletest.Run([]ruletest.File{{Name: "dir/test.yaml", Src: []byte(strings.Replace(src, "22:00", "22.00", 1))}}, o)
+	if err == nil || !strings.Contains(err.Error(), `dir/test.yaml:3:28: "22.00" is neither a time of day`) {
+		t.Errorf("error %v", err)
+	}
+}
