@@ -39,6 +39,7 @@ func units() []unit {
 		{"m/s", "speed", 1, 0}, {"deg", "angle", 1, 0}, {"°", "angle", 1, 0},
 		{"s", "time", 1, 0}, {"ms", "time", 0.001, 0}, {"min", "time", 60, 0}, {"h", "time", 3600, 0},
 		{"rpm", "turning speed", 1, 0},
+		{"MiB", "memory", 1, 0},
 	}
 }
 

@@ -36,14 +36,22 @@ type busPoints struct {
 	health []func() drivers.BusHealth // parallel to the site's buses
 	told   []subjectPoints            // in the order of the site file: each bus, then its units
 
-	mu     sync.Mutex
-	failed map[unitKey]float64     // guarded by mu; percent
-	drift  map[unitKey]driftResult // guarded by mu
+	mu       sync.Mutex
+	failed   map[unitKey]float64      // guarded by mu; percent
+	drift    map[unitKey]driftResult  // guarded by mu
+	identity map[unitKey]unitIdentity // guarded by mu
 }
 
 type unitKey struct {
 	bus  int
 	unit string
+}
+
+// unitIdentity is whether a unit is what the site file says.
+type unitIdentity struct {
+	known   bool // it could be found out whether it is the model
+	modelOK bool
+	swaps   int64 // how often another unit of the model answered, since the gateway started
 }
 
 // driftResult is how many settings of a unit differ.
@@ -54,13 +62,19 @@ type driftResult struct {
 
 // subjectPoints is one device of the gateway's own works.
 type subjectPoints struct {
-	bus    int
-	unit   string // "" for the bus itself
+	watched
+	bus     int
+	unit    string // "" for the bus itself
+	window  failedShare
+	lives   int // devices on the bus that protect life
+	devices int // devices that have points on the unit
+}
+
+// watched are the points of one device, with what was told of them last and when the next telling is due.
+type watched struct {
 	points []watchedPoint
 	next   telemetry.Mono // when figures are told
 	repeat telemetry.Mono // when everything is told
-	window failedShare
-	lives  int // devices on the bus that protect life
 }
 
 // watchedPoint is one point and what was told of it last.
@@ -71,42 +85,80 @@ type watchedPoint struct {
 	told bool
 }
 
+// watch returns the provided points of a device, -1 for none.
+func watch(inv *telemetry.Inventory, device int) watched {
+	w := watched{next: -1 << 62, repeat: -1 << 62}
+	if device < 0 {
+		return w
+	}
+	d := &inv.Devices[device]
+	for i, id := range d.Points {
+		if id != telemetry.NoPoint {
+			w.points = append(w.points, watchedPoint{id: id, name: d.Class.Points[i].Name})
+		}
+	}
+	return w
+}
+
+// tell appends the samples that are due at now. value returns what a point is, and false where there is nothing to
+// tell; changes of the points that atOnce names are told at once.
+func (w *watched) tell(now telemetry.Mono, value func(name string) (telemetry.Value, telemetry.Quality, bool), atOnce func(name string) bool, dst []telemetry.Sample) []telemetry.Sample {
+	figures, everything := now >= w.next, now >= w.repeat
+	for j := range w.points {
+		p := &w.points[j]
+		v, q, ok := value(p.name)
+		if !ok {
+			continue
+		}
+		changed := !p.told || v != p.last.Value || q != p.last.Quality
+		if !everything && !(changed && (figures || !p.told || atOnce(p.name))) {
+			continue
+		}
+		p.last, p.told = telemetry.Sample{Point: p.id, Quality: q, Time: now, Value: v}, true
+		dst = append(dst, p.last)
+	}
+	if figures {
+		w.next = now.Add(busTellEvery)
+	}
+	if everything {
+		w.repeat = now.Add(busRepeat)
+	}
+	return dst
+}
+
 // newBusPoints returns the points of the site's own works. health is parallel to s.Buses.
 func newBusPoints(s *site.Site, health []func() drivers.BusHealth, clock *telemetry.Clock) *busPoints {
-	b := &busPoints{clock: clock, health: health, failed: map[unitKey]float64{}, drift: map[unitKey]driftResult{}}
+	b := &busPoints{clock: clock, health: health, failed: map[unitKey]float64{}, drift: map[unitKey]driftResult{}, identity: map[unitKey]unitIdentity{}}
 	add := func(bus, device int, unit string) {
-		subject := subjectPoints{bus: bus, unit: unit, next: -1 << 62, repeat: -1 << 62}
-		if device >= 0 {
-			d := &s.Inventory.Devices[device]
-			for i, id := range d.Points {
-				if id != telemetry.NoPoint {
-					subject.points = append(subject.points, watchedPoint{id: id, name: d.Class.Points[i].Name})
-				}
-			}
-		}
-		b.told = append(b.told, subject)
+		b.told = append(b.told, subjectPoints{bus: bus, unit: unit, watched: watch(s.Inventory, device)})
 	}
 	for i := range s.Buses {
 		add(i, s.Buses[i].Health, "")
-		b.told[len(b.told)-1].lives = lifeSafetyDevices(s, i)
+		_, b.told[len(b.told)-1].lives = devicesOf(s, s.Buses[i].Units...)
 		for j, device := range s.Buses[i].UnitHealth {
 			add(i, device, s.Buses[i].Units[j].ID)
+			b.told[len(b.told)-1].devices, _ = devicesOf(s, s.Buses[i].Units[j])
 		}
 	}
 	return b
 }
 
-// lifeSafetyDevices counts the devices that have a point on a bus that protects life.
-func lifeSafetyDevices(s *site.Site, bus int) int {
+// devicesOf counts the devices that have a point on one of the units, and those that have one there that protects life.
+func devicesOf(s *site.Site, units ...firmwareconfig.Unit) (all, lifeSafety int) {
 	devices := map[int]bool{}
-	for i := range s.Buses[bus].Units {
-		for _, bind := range s.Buses[bus].Units[i].Bindings {
-			if p := &s.Inventory.Points[bind.Point]; p.Def.LifeSafety && p.Device >= 0 {
-				devices[p.Device] = true
+	for i := range units {
+		for _, bind := range units[i].Bindings {
+			if p := &s.Inventory.Points[bind.Point]; p.Device >= 0 {
+				devices[p.Device] = devices[p.Device] || p.Def.LifeSafety
 			}
 		}
 	}
-	return len(devices)
+	for _, life := range devices {
+		if life {
+			lifeSafety++
+		}
+	}
+	return len(devices), lifeSafety
 }
 
 // zonesNamed is how many zones stand in the name of a bus or a unit.
@@ -194,33 +246,18 @@ func (b *busPoints) look(now telemetry.Mono, dst []telemetry.Sample) []telemetry
 			b.failed[unitKey{s.bus, s.unit}] = share
 			b.mu.Unlock()
 		}
-		figures, everything := now >= s.next, now >= s.repeat
-		for j := range s.points {
-			p := &s.points[j]
-			v, q, ok := b.value(p.name, s, h, u)
-			if !ok {
-				continue
-			}
-			changed := !p.told || v != p.last.Value || q != p.last.Quality
-			if !everything && !(changed && (figures || !p.told || atOnce(p.name))) {
-				continue
-			}
-			p.last, p.told = telemetry.Sample{Point: p.id, Quality: q, Time: now, Value: v}, true
-			dst = append(dst, p.last)
-		}
-		if figures {
-			s.next = now.Add(busTellEvery)
-		}
-		if everything {
-			s.repeat = now.Add(busRepeat)
-		}
+		dst = s.tell(now, func(name string) (telemetry.Value, telemetry.Quality, bool) { return b.value(name, s, h, u) }, atOnce, dst)
 	}
 	return dst
 }
 
 // atOnce names the points whose change is told at once.
 func atOnce(name string) bool {
-	return name == "up" || name == "online" || name == "suspended" || name == "config_drift"
+	switch name {
+	case "up", "online", "suspended", "config_drift", "model_ok", "swaps":
+		return true
+	}
+	return false
 }
 
 func unitHealth(h *drivers.BusHealth, unit string) *drivers.UnitHealth {
@@ -255,6 +292,8 @@ func (b *busPoints) value(name string, s *subjectPoints, h *drivers.BusHealth, u
 		return telemetry.Value{}, 0, false
 	}
 	switch name {
+	case "devices":
+		return count(uint64(s.devices))
 	case "online":
 		return good(telemetry.BoolValue(u.Online))
 	case "round_trip_ms":
@@ -286,6 +325,16 @@ func (b *busPoints) value(name string, s *subjectPoints, h *drivers.BusHealth, u
 		}
 		v, q, _ := good(telemetry.IntValue(d.differ))
 		return v, q, looked
+	case "model_ok":
+		b.mu.Lock()
+		id := b.identity[unitKey{s.bus, s.unit}]
+		b.mu.Unlock()
+		v, q, _ := good(telemetry.BoolValue(id.modelOK))
+		return v, q, id.known
+	case "swaps":
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return good(telemetry.IntValue(b.identity[unitKey{s.bus, s.unit}].swaps))
 	}
 	return telemetry.Value{}, 0, false
 }
@@ -307,6 +356,13 @@ func (b *busPoints) drifted(bus int, unit string, d driftResult) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.drift[unitKey{bus, unit}] = d
+}
+
+// identified takes what was found out about a unit.
+func (b *busPoints) identified(bus int, unit string, id unitIdentity) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.identity[unitKey{bus, unit}] = id
 }
 
 // failedShare computes the share of requests that failed (no answer, or a damaged one; exceptions are answers) within

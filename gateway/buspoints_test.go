@@ -74,6 +74,7 @@ func (r *healthRig) at(seconds float64) string {
 func TestEveryPointOfTheOwnWorksIsTold(t *testing.T) {
 	r := newHealthRig(t)
 	r.drifted(0, "u1", driftResult{differ: 2, known: true})
+	r.identified(0, "u1", unitIdentity{known: true, modelOK: true})
 	if got := strings.Count(r.at(1), "="); got != len(r.site.Inventory.Points) {
 		t.Errorf("%d of %d points are told at the first look: %s", got, len(r.site.Inventory.Points), r.at(100))
 	}
@@ -98,6 +99,8 @@ func TestWhatPeopleWaitForIsToldAtOnce(t *testing.T) {
 		{30, func() {}, ""},
 		{31, func() { r.drifted(0, "u1", driftResult{differ: 1, known: true}) }, "u1.config_drift=1"},
 		{32, func() { r.drifted(0, "u1", driftResult{}) }, "u1.config_drift=- bad_comm"},
+		{33, func() { r.identified(0, "u1", unitIdentity{known: true, modelOK: true}) }, "u1.model_ok=true"},
+		{34, func() { r.identified(0, "u1", unitIdentity{known: true, modelOK: true, swaps: 1}) }, "u1.swaps=1"},
 	} {
 		x.change()
 		if got := r.at(x.at); got != x.want {
@@ -244,7 +247,9 @@ func TestNamesOfTheOwnWorksSayWhereToGo(t *testing.T) {
 			t.Errorf("%s is %q, %q; want %q", id, got.Zh, got.En, want)
 		}
 	}
-	if got := fmt.Sprint(lifeSafetyDevices(s, 0), lifeSafetyDevices(s, 1)); got != "2 0" {
-		t.Errorf("devices that protect life: %s, want 2 0", got)
+	all, life := devicesOf(s, s.Buses[0].Units...)
+	second, none := devicesOf(s, s.Buses[0].Units[1])
+	if got := fmt.Sprint(all, life, second, none); got != "4 2 2 0" {
+		t.Errorf("devices on the bus, of these with points that protect life, and of the second unit: %s, want 4 2 2 0", got)
 	}
 }

@@ -153,6 +153,9 @@ func resolveAll(file string, src []byte, local fs.FS) (*plan, error) {
 	s, err := site.Load(file, src, library, packs)
 	problems.Append(at, err)
 	p := &plan{library: library, site: s}
+	if s != nil && s.Inventory != nil {
+		provideTemperature(s, box{root: "/"})
+	}
 	if err == nil {
 		p.budgets, p.unmet, err = budgetsOf(s, modbus.ComputeBudget)
 		problems.Append(at, err)

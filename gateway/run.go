@@ -102,7 +102,7 @@ type gatewayConfig struct {
 //	outputs                        8. on_start, then on_stop before anything else stops
 //	  | orders: the one path of writes (also from the console), each into the audit record
 //	  v
-//	buses                          6. one supervisor a bus                  7. their health and settings, as points
+//	buses                          6. one supervisor a bus         7. their health and settings, and the gateway's own, as points
 //	  | batches of samples                                                       |
 //	  v                                                                          v
 //	fan-in                         5. one goroutine: live, rules, alerts, journal, in this order
@@ -189,6 +189,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	}
 	orders := newOrders(s, writers, clock, record, log.Named("orders"))
 	points := newBusPoints(s, states, clock)
+	own := newGatewayPoints(s, st, cfg.state, up, clock)
 	outputs := &standing{site: s, orders: orders, health: states, resume: resume, endGuests: endGuests}
 	settings := &drift{site: s, lines: lines, points: points, verify: firmwareconfig.Verify, log: log.Named("config")}
 
@@ -232,6 +233,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 		})
 	}
 	parts.start("health of the buses", time.Second, func(ctx context.Context) error { return points.run(ctx, in.emit(ctx)) })
+	parts.start("health of the gateway", time.Second, func(ctx context.Context) error { return own.run(ctx, in.emit(ctx)) })
 	parts.start("settings of the units", 3*time.Second, settings.run)
 	parts.start("outputs", 3*time.Second, outputs.run)
 	parts.onStop("outputs", 3*time.Second, outputs.stop)

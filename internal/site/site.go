@@ -15,7 +15,7 @@
 //	rules:   [{pack: fire_lane, params: {dwell: 3m}}]
 //
 // A GPIO chip becomes a bus with one unit, whose profile has a channel for each line: points are bound to lines as they
-// are to registers. Every bus and every Modbus unit is a device too (Device.System), after those of the file.
+// are to registers. Every bus, every Modbus unit and the gateway itself are devices too (Device.System), after those of the file.
 //
 // A device gets each point of its class from the first of these that has it: its own points (a channel, or a
 // constant), the profile of the unit that it is, the class's default for an optional point. A mandatory point that
@@ -63,6 +63,7 @@ type Site struct {
 	Console   Console
 	State     string // state directory; "" means the command line decides
 	Journal   Journal
+	Own       int // the device that the gateway itself is (class gateway), an index in Inventory.Devices; -1 for none
 	// Constants lists the points that no unit provides, as "device.point = value", for `linli check`. Those that the
 	// site file fixes end in "(set)", the others are the class's defaults.
 	Constants []string
@@ -187,6 +188,7 @@ func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string
 	r.rules()
 	r.schedules()
 	r.uplink()
+	r.own()
 	r.console()
 	r.journal()
 	yamlfile.ExplainWide(file, src, r.errs)

@@ -12,13 +12,19 @@ import (
 const (
 	classBus  = "field_bus"
 	classUnit = "bus_unit"
+	classOwn  = "gateway"
 )
+
+// channelSerial is the channel by which a profile tells the number of the single unit.
+const channelSerial = "serial"
 
 // noDevice stands in Bus.Health and Bus.UnitHealth where there is no such device.
 const noDevice = -1
 
 // system makes devices of the buses and of their units: Zone -1, System, every mandatory point provided. They come
 // after those of the file, so that these keep their indexes. A library without the classes has no such devices.
+// Optional points are provided where there is something to tell: how settings and identity are found out is up to the
+// gateway, on the schedule Site.Verify.
 func (r *resolver) system() {
 	wanted := map[[2]int]bool{}
 	for _, s := range r.site.Settings {
@@ -36,17 +42,34 @@ func (r *resolver) system() {
 				}
 				index = r.systemDevice(classUnit, b.Units[j].ID, "unit", title)
 			}
-			if index >= 0 && r.site.Verify > 0 && wanted[[2]int{i, j}] {
-				if def := r.inv.Devices[index].Class.Point("config_drift"); def >= 0 {
-					r.inv.ProvidePoint(index, def)
-				}
+			if p := b.Units[j].Profile; index >= 0 && r.site.Verify > 0 {
+				r.provideIf(wanted[[2]int{i, j}], index, "config_drift")
+				r.provideIf(p != nil && (len(p.Signature) > 0 || p.DeviceID != nil), index, "model_ok")
+				r.provideIf(p != nil && p.Channel(channelSerial) >= 0, index, "swaps")
 			}
 			b.UnitHealth = append(b.UnitHealth, index)
 		}
 	}
 }
 
-// systemDevice adds the device that a bus or a unit is, and returns its index.
+// own makes a device of the gateway itself, after all others. Its points about the uplink are there where the file has
+// one.
+func (r *resolver) own() {
+	r.site.Own = r.systemDevice(classOwn, r.inv.Gateway, classOwn, telemetry.Text{})
+	if r.site.Own >= 0 {
+		r.provideIf(r.site.Uplink != nil, r.site.Own, "uplink_up")
+		r.provideIf(r.site.Uplink != nil, r.site.Own, "backlog_frames")
+	}
+}
+
+// provideIf makes an optional point of a device a provided one, where the class has it.
+func (r *resolver) provideIf(wanted bool, device int, point string) {
+	if def := r.inv.Devices[device].Class.Point(point); wanted && def >= 0 {
+		r.inv.ProvidePoint(device, def)
+	}
+}
+
+// systemDevice adds the device that a bus, a unit or the gateway is, and returns its index.
 func (r *resolver) systemDevice(class, id, prefix string, title telemetry.Text) int {
 	c := r.lib.Classes[class]
 	if c == nil || id == "" {

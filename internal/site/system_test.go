@@ -5,19 +5,27 @@ import (
 	"strings"
 	"testing"
 
+	firmwareconfig "linli/firmware-config"
 	"linli/internal/site"
 	"linli/internal/telemetry"
 )
 
 // systemSite loads src with a library that has the classes of what the gateway itself is made of.
-func systemSite(t *testing.T, src string) *site.Site {
+func systemSite(t *testing.T, src string, change ...func(*firmwareconfig.Library)) *site.Site {
 	t.Helper()
 	lib := testLibrary()
+	for _, f := range change {
+		f(lib)
+	}
 	for _, c := range []*telemetry.Class{
 		{ID: "field_bus", Title: telemetry.Text{Zh: "总线", En: "Bus"}, Points: []telemetry.PointDef{
 			{Name: "up", Kind: telemetry.Bool}, {Name: "busy_pct", Kind: telemetry.Float, Unit: "%"}}},
 		{ID: "bus_unit", Title: telemetry.Text{Zh: "从站", En: "Unit"}, Points: []telemetry.PointDef{
-			{Name: "online", Kind: telemetry.Bool}, {Name: "config_drift", Kind: telemetry.Int, Optional: true}}},
+			{Name: "online", Kind: telemetry.Bool}, {Name: "config_drift", Kind: telemetry.Int, Optional: true},
+			{Name: "model_ok", Kind: telemetry.Bool, Optional: true}, {Name: "swaps", Kind: telemetry.Int, Optional: true}}},
+		{ID: "gateway", Title: telemetry.Text{Zh: "网关", En: "Gateway"}, Points: []telemetry.PointDef{
+			{Name: "clock_set", Kind: telemetry.Bool}, {Name: "cpu_temp_c", Kind: telemetry.Float, Optional: true},
+			{Name: "uplink_up", Kind: telemetry.Bool, Optional: true}, {Name: "backlog_frames", Kind: telemetry.Int, Optional: true}}},
 	} {
 		lib.Classes[c.ID] = c
 	}
@@ -76,6 +84,7 @@ unit_th1_2 (bus_unit) 从站 th1 / Unit th1, zone -1: online
 bus_lane_1 (field_bus) 总线 lane_1 / Bus lane_1, zone -1: up busy_pct
 unit_bus_lane_1 (bus_unit) 从站 bus_lane_1 / Unit bus_lane_1, zone -1: online
 bus_a2345678901234567890123456_2 (field_bus) 总线 a23456789012345678901234567890xy / Bus a23456789012345678901234567890xy, zone -1: up busy_pct
+gw1 (gateway) 网关 gw1 / Gateway gw1, zone -1: clock_set
 `
 	if got := systemDevices(s); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
@@ -112,6 +121,27 @@ func TestALibraryWithoutTheClassesHasNoSystemDevices(t *testing.T) {
 	}
 }
 
+func TestTheGatewayIsADevice(t *testing.T) {
+	for _, c := range []struct{ head, rest, want string }{
+		{"", "", "gw1 (gateway) 网关 gw1 / Gateway gw1, zone -1: clock_set"},
+		{"gateway: box_7\n", "", "box_7 (gateway) 网关 box_7 / Gateway box_7, zone -1: clock_set"},
+		{"", "uplink: {brokers: [\"tcp://127.0.0.1:1883\"]}\n", "gw1 (gateway) 网关 gw1 / Gateway gw1, zone -1: clock_set uplink_up backlog_frames"},
+		{"gateway: th1\n", "", "gateway_th1 (gateway) 网关 th1 / Gateway th1, zone -1: clock_set"},
+	} {
+		s := systemSite(t, "version: 1\nsite: a\n"+c.head+`zones: [{id: hall, kind: area}]
+buses: [{id: lane_1, modbus_tcp: {address: "10.0.0.1:502"}, units: [{id: th1, address: 1, profile: test_th}]}]
+devices: [{id: th1, unit: th1, zone: hall}]
+`+c.rest)
+		got := systemDevices(s)
+		if lines := strings.Split(strings.TrimSpace(got), "\n"); lines[len(lines)-1] != c.want || s.Own != len(s.Inventory.Devices)-1 {
+			t.Errorf("%q: device %d of\n%swant the last one to be\n%s", c.head+c.rest, s.Own, got, c.want)
+		}
+	}
+	if s := load(t, "testdata/community.yaml"); s.Own != -1 {
+		t.Errorf("without the class the gateway is device %d", s.Own)
+	}
+}
+
 func TestOfAGPIOChipOnlyTheBusIsADevice(t *testing.T) {
 	s := systemSite(t, southbound)
 	b := s.Buses[3]
@@ -136,5 +166,28 @@ func TestDriftIsAPointWhereSettingsAreVerified(t *testing.T) {
 	}
 	if !drift(southbound, "t1") || drift(southbound, "s1") || drift(strings.Replace(southbound, "verify: 12h", "verify: 0s", 1), "t1") {
 		t.Error("config_drift is provided for units that have a config, unless verify is 0s")
+	}
+}
+
+func TestIdentityIsAPointWhereAProfileTellsIt(t *testing.T) {
+	const src = "version: 1\nsite: a\nbuses: [{id: b, modbus_tcp: {address: \"10.0.0.1:502\"}, units: [{id: th1, address: 1, profile: test_th}]}]\n"
+	for _, c := range []struct {
+		name, src, want string
+		change          func(*firmwareconfig.Profile)
+	}{
+		{"nothing tells it", src, "online", func(*firmwareconfig.Profile) {}},
+		{"a mark", src, "online model_ok", func(p *firmwareconfig.Profile) {
+			p.Signature = []firmwareconfig.Test{{Table: firmwareconfig.HoldingRegister, EqualsAddress: true}}
+		}},
+		{"what it says of itself", src, "online model_ok", func(p *firmwareconfig.Profile) { p.DeviceID = &firmwareconfig.DeviceID{Vendor: "x"} }},
+		{"its number", src, "online swaps", func(p *firmwareconfig.Profile) {
+			p.Channels = append(p.Channels, firmwareconfig.Channel{Name: "serial", Table: firmwareconfig.HoldingRegister, Encoding: firmwareconfig.EncU32})
+		}},
+		{"nobody asks", src + "config: {verify: 0s}\n", "online", func(p *firmwareconfig.Profile) { p.DeviceID = &firmwareconfig.DeviceID{Vendor: "x"} }},
+	} {
+		s := systemSite(t, c.src, func(lib *firmwareconfig.Library) { c.change(lib.Profiles["test_th"]) })
+		if want := "th1 (bus_unit) 从站 th1 / Unit th1, zone -1: " + c.want + "\n"; !strings.Contains(systemDevices(s), want) {
+			t.Errorf("%s: got\n%swant %s", c.name, systemDevices(s), want)
+		}
 	}
 }
