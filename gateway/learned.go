@@ -175,18 +175,23 @@ func (l *learned) write(bus string, holes []modbus.Hole) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(l.dir, 0o750); err != nil {
+	return writeLearned(l.path(bus), data)
+}
+
+// writeLearned replaces a file of what was learned as a whole.
+func writeLearned(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return err
 	}
 	// Always the same name, so that a power cut leaves no more than one behind.
-	f, err := os.OpenFile(l.path(bus)+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o640)
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o640)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), l.path(bus))
+		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		os.Remove(f.Name())

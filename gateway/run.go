@@ -191,6 +191,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	points := newBusPoints(s, states, clock)
 	own := newGatewayPoints(s, st, cfg.state, up, clock)
 	outputs := &standing{site: s, orders: orders, health: states, resume: resume, endGuests: endGuests}
+	who := &identities{site: s, lines: lines, health: states, points: points, memory: newSerials(st.dir, log.Named("bus")), identify: firmwareconfig.Identify, log: log.Named("bus")}
 	settings := &drift{site: s, lines: lines, points: points, verify: firmwareconfig.Verify, log: log.Named("config")}
 
 	// 4b. People.
@@ -235,6 +236,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	parts.start("health of the buses", time.Second, func(ctx context.Context) error { return points.run(ctx, in.emit(ctx)) })
 	parts.start("health of the gateway", time.Second, func(ctx context.Context) error { return own.run(ctx, in.emit(ctx)) })
 	parts.start("settings of the units", 3*time.Second, settings.run)
+	parts.start("identity of the units", 3*time.Second, who.run)
 	parts.start("outputs", 3*time.Second, outputs.run)
 	parts.onStop("outputs", 3*time.Second, outputs.stop)
 	log.Info("started", zap.String("console", "http://"+listener.Addr().String()))

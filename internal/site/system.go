@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 
+	firmwareconfig "linli/firmware-config"
 	"linli/internal/telemetry"
 	"linli/internal/yamlfile"
 )
@@ -14,9 +15,6 @@ const (
 	classUnit = "bus_unit"
 	classOwn  = "gateway"
 )
-
-// channelSerial is the channel by which a profile tells the number of the single unit.
-const channelSerial = "serial"
 
 // noDevice stands in Bus.Health and Bus.UnitHealth where there is no such device.
 const noDevice = -1
@@ -44,8 +42,8 @@ func (r *resolver) system() {
 			}
 			if p := b.Units[j].Profile; index >= 0 && r.site.Verify > 0 {
 				r.provideIf(wanted[[2]int{i, j}], index, "config_drift")
-				r.provideIf(p != nil && (len(p.Signature) > 0 || p.DeviceID != nil), index, "model_ok")
-				r.provideIf(p != nil && p.Channel(channelSerial) >= 0, index, "swaps")
+				r.provideIf(p != nil && p.HasMark(), index, "model_ok")
+				r.provideIf(p != nil && p.Channel(firmwareconfig.SerialChannel) >= 0, index, "swaps")
 			}
 			b.UnitHealth = append(b.UnitHealth, index)
 		}
