@@ -22,7 +22,7 @@ const (
 )
 
 // zoneKinds are the kinds of zones that a site file may name.
-var zoneKinds = [...]string{"building", "floor", "unit", "lane", "bin_station", "garage", "gate", "charging", "area"}
+var zoneKinds = [...]string{"building", "floor", "unit", "lane", "bin_station", "garage", "pump_room", "gate", "charging", "area"}
 
 // program is a checked rule with the site's parameters applied.
 type program struct {

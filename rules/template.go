@@ -10,7 +10,7 @@ import (
 )
 
 // template is a title with places to be filled in: {{zone}}, {{place}}, {{device}}, {{site}} and {{point}} for any
-// point of the subject.
+// point of the subject, also for a derived one that the rule reads.
 type template []templatePart
 
 type templatePart struct {
@@ -39,7 +39,7 @@ func parseTemplate(s string, scope *expr.Scope) (template, error) {
 				known = append(known, p.Name)
 			}
 		}
-		ok := false
+		ok := scope.Subject != nil && scope.Derived != nil && scope.Derived(scope.Subject.ID, name) != nil
 		for _, k := range known {
 			ok = ok || k == name
 		}
@@ -97,7 +97,17 @@ func (e *Engine) placeholder(in *instance, name, lang string) string {
 	}
 	b := &instanceBinder{e: e, index: e.indexOf(in), explain: true}
 	class := e.inv.Devices[in.device].Class
-	return formatValue(b.Cell(in.device, name, expr.UseValue), &class.Points[class.Point(name)], lang)
+	id, index, provided := e.pointID(in.device, name)
+	var def *telemetry.PointDef
+	switch {
+	case index >= 0:
+		def = &class.Points[index]
+	case provided:
+		def = e.inv.Points[id].Def
+	default: // A derived point without a rule for this device.
+		return formatValue(&expr.Cell{}, nil, lang)
+	}
+	return formatValue(b.Cell(in.device, name, expr.UseValue), def, lang)
 }
 
 func (e *Engine) deviceTitle(device int, lang string) string {

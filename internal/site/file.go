@@ -43,7 +43,7 @@ type place struct {
 type zone struct {
 	Pos   yamlfile.Pos        `yaml:",pos"`
 	ID    yamlfile.At[string] `yaml:"id,required" pattern:"id" doc:"Id of the zone, unique among zones."`
-	Kind  yamlfile.At[string] `yaml:"kind,required" enum:"building,floor,unit,lane,bin_station,garage,gate,charging,area" doc:"What the zone is."`
+	Kind  yamlfile.At[string] `yaml:"kind,required" enum:"building,floor,unit,lane,bin_station,garage,pump_room,gate,charging,area" doc:"What the zone is."`
 	Title yamlfile.Text       `yaml:"title" doc:"Name for people. Default: the id."`
 	Zones []zone              `yaml:"zones" doc:"Zones within this one."`
 }
