@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,9 +15,12 @@ import (
 	"linli/rules/ruletest"
 )
 
+// library is read once: it is large.
+var library = sync.OnceValues(func() (*firmwareconfig.Library, error) { return firmwareconfig.Load(firmwareconfig.Shipped()) })
+
 func classes(t *testing.T) map[string]*telemetry.Class {
 	t.Helper()
-	lib, err := firmwareconfig.Load(firmwareconfig.Shipped())
+	lib, err := library()
 	if err != nil {
 		t.Fatal(err)
 	}
