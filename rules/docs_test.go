@@ -3,12 +3,14 @@ package rules_test
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/telemetry"
 	"linli/rules"
+	"linli/rules/expr"
 	"linli/rules/ruletest"
 )
 
@@ -34,6 +36,7 @@ func TestDocumentation(t *testing.T) {
 		}
 	}
 	kinds := map[string]int{}
+	var examples strings.Builder // every text that is tested
 	for i, part := range strings.Split(string(src), "\n```") {
 		head, body, ok := strings.Cut(part, "\n")
 		if i == 0 || !ok || head == "" {
@@ -62,8 +65,19 @@ func TestDocumentation(t *testing.T) {
 			}
 		})
 		kinds[word]++
+		if word == "yaml" || word == "rule" || word == "rules" {
+			examples.WriteString(body + "\n")
+		}
 	}
-	if kinds["yaml"] != 2 || kinds["rule"] != 6 || kinds["rules"] != 1 {
-		t.Errorf("found %v snippets, want 2 yaml and 6 rule", kinds)
+	if kinds["yaml"] != 3 || kinds["rule"] != 17 || kinds["rules"] != 1 {
+		t.Errorf("found %v snippets, want 3 yaml, 17 rule and 1 rules", kinds)
+	}
+	for _, f := range expr.Functions() {
+		if !regexp.MustCompile(`\b` + f + `\(`).MatchString(examples.String()) {
+			t.Errorf("no example of %s", f)
+		}
+		if !regexp.MustCompile("(?m)^\\|.*`" + f + `\(.*\|$`).MatchString(string(src)) {
+			t.Errorf("no table has %s", f)
+		}
 	}
 }

@@ -12,6 +12,9 @@ var functionNames = [...]string{
 	"hour", "weekday", "between", "schedule",
 }
 
+// Functions returns the names of all functions.
+func Functions() []string { return append([]string(nil), functionNames[:]...) }
+
 // Aggregate reports whether name is a function over a group of devices.
 func Aggregate(name string) bool {
 	switch name {
