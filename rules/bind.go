@@ -405,39 +405,6 @@ func (b *instanceBinder) Within(kind string) bool {
 	return false
 }
 
-// Undecided returns since when that alert of the subject is undecidable that has been so for longest.
-func (b *instanceBinder) Undecided() func() telemetry.Mono {
-	e, subject := b.e, b.in().subject
-	asked := e.askable(subject)
-	if !b.explain {
-		for _, i := range asked {
-			e.instances[i].asked = true
-		}
-		e.askers[subject] = append(e.askers[subject], b.index)
-		b.in().cost += len(asked)
-	}
-	return func() telemetry.Mono {
-		since := telemetry.Never
-		for _, i := range asked {
-			since = min(since, e.instances[i].stuck.began())
-		}
-		return since
-	}
-}
-
-// askable returns the alerts of a subject that undecided() asks.
-func (e *Engine) askable(subject string) []uint32 {
-	if e.alertsOf == nil {
-		e.alertsOf = map[string][]uint32{}
-		for i := range e.instances {
-			if in := &e.instances[i]; in.prog.Alert != "" && !in.prog.asks {
-				e.alertsOf[in.subject] = append(e.alertsOf[in.subject], uint32(i))
-			}
-		}
-	}
-	return e.alertsOf[subject]
-}
-
 // Calendar notes that the instance depends on the calendar.
 func (b *instanceBinder) Calendar(next func(time.Time) time.Time) {
 	if b.explain {

@@ -220,41 +220,6 @@ func (e *Engine) Step(now telemetry.Now, samples []telemetry.Sample, out *Output
 	e.decide(out)
 }
 
-// moment applies the samples of one moment and decides. Several events of one point at one moment are decided on one
-// after the other, once everything else is applied.
-func (e *Engine) moment(samples []telemetry.Sample, out *Output) {
-	e.later = e.later[:0]
-	e.turn++
-	for i := range samples {
-		if e.another(&samples[i]) {
-			e.later = append(e.later, int32(i))
-			continue
-		}
-		e.apply(&samples[i])
-	}
-	e.decide(out)
-	for k := 0; k < len(e.later); {
-		e.turn++
-		for k < len(e.later) && !e.another(&samples[e.later[k]]) {
-			e.apply(&samples[e.later[k]])
-			k++
-		}
-		e.decide(out)
-	}
-}
-
-// another reports whether a sample is an event of a point that has had one in the present turn.
-func (e *Engine) another(s *telemetry.Sample) bool {
-	if int64(s.Point) >= int64(len(e.turns)) || !e.inv.Points[s.Point].Def.Event {
-		return false
-	}
-	if e.turns[s.Point] == e.turn {
-		return true
-	}
-	e.turns[s.Point] = e.turn
-	return false
-}
-
 // start evaluates everything once, at the first moment there is.
 func (e *Engine) start(now telemetry.Now, samples []telemetry.Sample) {
 	e.started = true
@@ -429,33 +394,6 @@ func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
 		e.say(telemetry.Known, i, in, c, out)
 	}
 	return min(wait, e.regrade(i, in, c, out))
-}
-
-// stick notes since when an alert has been undecidable, for those that ask, and returns when that may begin.
-func (e *Engine) stick(in *instance, c expr.Tri) telemetry.Mono {
-	before := in.stuck.on
-	switch {
-	case c != expr.Unknown:
-		in.stuck = hold{}
-	case before:
-	case e.at < e.settles(in):
-		return e.settles(in)
-	default:
-		in.stuck = hold{on: true, running: true, since: e.at}
-	}
-	if before != in.stuck.on {
-		e.wake(e.askers[in.subject])
-	}
-	return telemetry.Never
-}
-
-// began returns since when a watch has been running without a stop, or would have been: what was taken over from
-// before a restart counts as one stretch. Never where it is not on.
-func (h *hold) began() telemetry.Mono {
-	if !h.on {
-		return telemetry.Never
-	}
-	return h.since.Add(-h.sum)
 }
 
 // grade lets the time of severity_for run and returns when it must be looked at again.

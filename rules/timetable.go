@@ -220,3 +220,16 @@ func (s Schedule) Zones(f func(zone yamlfile.At[string])) {
 		}
 	}
 }
+
+// schedules checks the pack's schedules. One with mistakes is known by its name.
+func (p *Pack) schedules(list yamlfile.Map[[]ScheduleEntry], errs *yamlfile.Errors) {
+	p.Schedules = make(map[string]Schedule, len(list))
+	for _, e := range list {
+		if !validID(e.Key.Value) {
+			errs.Addf(e.Key.Pos, "%q is not a name for a schedule: small letters, digits and _, at most 32", e.Key.Value)
+		}
+		s, err := NewSchedule(e.Key.Pos, e.Value)
+		errs.Append(e.Key.Pos, err)
+		p.Schedules[e.Key.Value] = s
+	}
+}

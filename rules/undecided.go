@@ -1,0 +1,66 @@
+package rules
+
+import (
+	"linli/internal/telemetry"
+	"linli/rules/expr"
+)
+
+// Undecided returns since when that alert of the subject is undecidable that has been so for longest.
+func (b *instanceBinder) Undecided() func() telemetry.Mono {
+	e, subject := b.e, b.in().subject
+	asked := e.askable(subject)
+	if !b.explain {
+		for _, i := range asked {
+			e.instances[i].asked = true
+		}
+		e.askers[subject] = append(e.askers[subject], b.index)
+		b.in().cost += len(asked)
+	}
+	return func() telemetry.Mono {
+		since := telemetry.Never
+		for _, i := range asked {
+			since = min(since, e.instances[i].stuck.began())
+		}
+		return since
+	}
+}
+
+// askable returns the alerts of a subject that undecided() asks.
+func (e *Engine) askable(subject string) []uint32 {
+	if e.alertsOf == nil {
+		e.alertsOf = map[string][]uint32{}
+		for i := range e.instances {
+			if in := &e.instances[i]; in.prog.Alert != "" && !in.prog.asks {
+				e.alertsOf[in.subject] = append(e.alertsOf[in.subject], uint32(i))
+			}
+		}
+	}
+	return e.alertsOf[subject]
+}
+
+// stick notes since when an alert has been undecidable, for those that ask, and returns when that may begin.
+func (e *Engine) stick(in *instance, c expr.Tri) telemetry.Mono {
+	before := in.stuck.on
+	switch {
+	case c != expr.Unknown:
+		in.stuck = hold{}
+	case before:
+	case e.at < e.settles(in):
+		return e.settles(in)
+	default:
+		in.stuck = hold{on: true, running: true, since: e.at}
+	}
+	if before != in.stuck.on {
+		e.wake(e.askers[in.subject])
+	}
+	return telemetry.Never
+}
+
+// began returns since when a watch has been running without a stop, or would have been: what was taken over from
+// before a restart counts as one stretch. Never where it is not on.
+func (h *hold) began() telemetry.Mono {
+	if !h.on {
+		return telemetry.Never
+	}
+	return h.since.Add(-h.sum)
+}
