@@ -116,6 +116,7 @@ func (m *Machine) raise(a *alert, severity telemetry.Severity) {
 			d.from = later(m.at, d.out.After)
 		}
 	}
+	m.regraded(a)
 	m.touch(a)
 	m.wake(a.id)
 }
@@ -179,14 +180,14 @@ func (m *Machine) look(a *alert, out *Decisions) {
 // suppress finds out whether another alert explains this one.
 func (m *Machine) suppress(a *alert, out *Decisions) {
 	by, on := m.inhibitor(a)
+	if on && (a.restored || !a.suppressed) {
+		a.by = by
+	}
 	if on == a.suppressed {
 		return
 	}
-	a.suppressed = on
-	if on {
-		a.by = by
-	} else {
-		a.since, a.climb = m.at, m.at
+	if a.suppressed = on; !on {
+		a.since, a.climb, a.restored = m.at, m.at, false
 	}
 	out.Suppressions = append(out.Suppressions, Suppression{Identity: a.id, By: a.by, On: on, Time: m.at})
 }
@@ -218,10 +219,9 @@ func (m *Machine) escalate(a *alert, out *Decisions) telemetry.Mono {
 		}
 		tier, least = max(tier, s.To), max(least, s.Severity)
 	}
-	before := a.severity()
-	worse := max(before, least) > before
-	if tier > a.tier || worse {
-		a.tier, a.least = tier, least
+	higher, worse := tier > a.tier, least > a.severity()
+	a.tier, a.least = tier, least
+	if higher || worse {
 		out.Escalations = append(out.Escalations, Escalation{Identity: a.id, To: tier, Severity: a.severity(), Time: m.at})
 	}
 	if worse {
@@ -251,10 +251,8 @@ func (m *Machine) advance(d *demand) {
 	switch {
 	case o.Until == UntilCleared && !a.active:
 		m.stop(d, WhyCleared)
-		return
 	case o.Until == UntilAcknowledged && a.acknowledged:
 		m.stop(d, WhyAcknowledged)
-		return
 	}
 	if d.from <= m.at {
 		m.begin(d)
@@ -292,6 +290,9 @@ func (m *Machine) begin(d *demand) {
 		d.end = later(d.from, d.out.For)
 	}
 	d.from = telemetry.Never
+	if d.place > 0 {
+		m.move(d.point) // Its turn among those that want another value is a new one.
+	}
 }
 
 // stop ends a demand, and what was still to come of it.

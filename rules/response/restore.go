@@ -13,7 +13,8 @@ type Open struct {
 	Severity     telemetry.Severity
 	Active       bool // its condition holds, as far as anybody knows
 	Acknowledged bool
-	// Suppressed says that the last Suppression of it was On.
+	// Suppressed says that the last Suppression of it was On. Where nothing inhibits it now, nobody knows by whom, and By of
+	// the Suppression that ends it is zero.
 	Suppressed bool
 	Tier       Tier
 	// Age is for how long it has been raised, or announced again after an inhibition: its times count from then.
