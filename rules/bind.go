@@ -321,7 +321,11 @@ func (b *instanceBinder) Class(device int) string { return b.e.inv.Devices[devic
 
 // Group returns the devices of a class within a scope.
 func (b *instanceBinder) Group(scope, class string) []int {
-	e, zone := b.e, b.in().zone
+	return b.e.group(b.in().zone, scope, class)
+}
+
+// group returns the devices of a class within a scope around zone.
+func (e *Engine) group(zone int, scope, class string) []int {
 	switch scope {
 	case "site":
 		zone = -1

@@ -40,6 +40,7 @@ type program struct {
 	coverage    float64             // how much of a window must be known
 	def         *telemetry.PointDef // of a derived point
 	title       [2]template         // zh, en
+	follow      follow              // what follows from the alert
 	// asks says that the rule asks what others cannot decide, or reads one that does: it is not among those asked.
 	asks bool
 	// text is all its conditions as text, the site's parameters put in: whether it is still the same rule.
@@ -86,10 +87,15 @@ func Compile(cfg Config) (*Engine, error) {
 		c.check(p)
 	}
 	c.checkSchedules()
+	c.checkInhibition()
 	if len(c.errs) > 0 {
 		return nil, c.errs.Err()
 	}
 	e := c.build()
+	if err := c.errs.Err(); err != nil {
+		return nil, err
+	}
+	c.plan(e)
 	if err := c.errs.Err(); err != nil {
 		return nil, err
 	}
@@ -355,18 +361,7 @@ func (c *compiler) check(p *program) {
 		}
 		p.title[i] = t
 	}
-	c.outputs(p)
-	for i, name := range p.InhibitedBy {
-		// An alert that nobody has may come with a pack of the site. A near miss is a typing error.
-		if c.alerts[name] != nil || c.isShipped(name) {
-			continue
-		}
-		if near := yamlfile.Suggest(name, c.alertNames()); near != "" {
-			c.errs.Addf(p.inhibitedAt[i], "inhibited_by: unknown alert %q%s", name, near)
-		} else {
-			c.warnings.Addf(p.inhibitedAt[i], "inhibited_by: there is no alert %q, neither in a pack that is in use nor in a shipped one", name)
-		}
-	}
+	c.follows(p, lookup)
 }
 
 func (c *compiler) duration(p *program, text param, lookup func(string) (string, bool)) time.Duration {
@@ -488,27 +483,4 @@ func (c *compiler) classNames() []string {
 	}
 	sort.Strings(names)
 	return names
-}
-
-// outputs checks what internal/alert will drive.
-func (c *compiler) outputs(p *program) {
-	for _, o := range p.Outputs {
-		if o.Class == "" {
-			continue // its mistake has been told
-		}
-		if o.Scope != "zone" && o.Scope != "site" && !slices.Contains(c.kinds, o.Scope) {
-			c.errs.Addf(p.Pos, "outputs of %s: unknown scope %q%s", p.Alert, o.Scope, yamlfile.Suggest(o.Scope, append([]string{"zone", "site"}, c.kinds...)))
-		}
-		class := c.cfg.Classes[o.Class]
-		if class == nil {
-			c.errs.Addf(p.Pos, "outputs of %s: unknown class %q%s", p.Alert, o.Class, yamlfile.Suggest(o.Class, c.classNames()))
-			continue
-		}
-		i := class.Point(o.Point)
-		if i < 0 {
-			c.errs.Addf(p.Pos, "outputs of %s: class %s has no point %q", p.Alert, o.Class, o.Point)
-		} else if !class.Points[i].Writable {
-			c.errs.Addf(p.Pos, "outputs of %s: %s.%s cannot be written", p.Alert, o.Class, o.Point)
-		}
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"linli/internal/telemetry"
 	"linli/internal/yamlfile"
 	"linli/rules/expr"
+	"linli/rules/response"
 )
 
 // Engine decides. It is used by one goroutine; it allocates nothing per sample in the steady state.
@@ -28,7 +29,8 @@ type Engine struct {
 	qualityDeps [][]uint32  // by PointID: instances to wake when the quality changes
 	calendars   []uint32    // instances that depend on the calendar
 
-	instances []instance // in the order of evaluation: each after those whose results it reads
+	plans     []*response.Plan // parallel to instances: what follows from them
+	instances []instance       // in the order of evaluation: each after those whose results it reads
 	dirty     bitmap
 	timers    timerHeap
 

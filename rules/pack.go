@@ -43,7 +43,7 @@ type Rule struct {
 	Severity      telemetry.Severity
 	LifeSafety    bool
 
-	// What internal/alert carries out. The engine checks these and keeps them.
+	// What follows from the alert; Engine.Plan has it resolved for one subject.
 	Outputs     []OutputSpec
 	Escalate    []Escalation
 	InhibitedBy []string
@@ -62,23 +62,6 @@ type Rule struct {
 
 // Name returns the name of the alert or of the derived point.
 func (r *Rule) Name() string { return r.Alert + r.Record }
-
-// OutputSpec is an output to be driven while the alert is active.
-type OutputSpec struct {
-	Scope, Class string // zone, site or the kind of an enclosing zone; and the class of the devices
-	Point        string
-	Value        string        // as written; empty means on
-	After        time.Duration // since the alert was raised
-	For          time.Duration // 0: until Until
-	Until        string        // acknowledged or cleared; empty means cleared
-}
-
-// Escalation says who is told when nobody has acknowledged.
-type Escalation struct {
-	After    time.Duration
-	To       string             // community, street or district
-	Severity telemetry.Severity // 0: unchanged
-}
 
 // forEach says which subjects a rule has.
 type forEach struct {
@@ -170,21 +153,6 @@ type ruleFile struct {
 	Outputs      []outputFile                      `yaml:"outputs"`
 	Escalate     []escalateFile                    `yaml:"escalate"`
 	InhibitedBy  []yamlfile.At[string]             `yaml:"inhibited_by"`
-}
-
-type outputFile struct {
-	Device yamlfile.At[string] `yaml:"device,required"`
-	Point  yamlfile.At[string] `yaml:"point,required"`
-	Value  param               `yaml:"value"`
-	After  param               `yaml:"after"`
-	For    param               `yaml:"for"`
-	Until  yamlfile.At[string] `yaml:"until"`
-}
-
-type escalateFile struct {
-	After    param               `yaml:"after,required"`
-	To       yamlfile.At[string] `yaml:"to,required"`
-	Severity yamlfile.At[string] `yaml:"severity"`
 }
 
 // ParsePack parses a pack file strictly: structure, expressions' syntax, parameters. The error is yamlfile.Errors.
@@ -357,49 +325,7 @@ func (b *packParser) alert(f *ruleFile, r *Rule) {
 		s := b.severity(e.Key)
 		r.severityWhen = append(r.severityWhen, severityWhen{s, b.source(e.Value)})
 	}
-	for i := range f.Outputs {
-		r.Outputs = append(r.Outputs, b.output(&f.Outputs[i]))
-	}
-	for i := range f.Escalate {
-		e := &f.Escalate[i]
-		to := []string{"community", "street", "district"}
-		if !slices.Contains(to, e.To.Value) {
-			b.errs.Addf(e.To.Pos, "unknown tier %q%s (community, street, district)", e.To.Value, yamlfile.Suggest(e.To.Value, to))
-		}
-		after, _ := b.duration(e.After)
-		esc := Escalation{After: after, To: e.To.Value}
-		if e.Severity.Value != "" {
-			esc.Severity = b.severity(e.Severity)
-		}
-		r.Escalate = append(r.Escalate, esc)
-	}
-	for _, name := range f.InhibitedBy {
-		if !validAlert(name.Value) {
-			b.errs.Addf(name.Pos, "%q is not the name of an alert", name.Value)
-			continue
-		}
-		r.InhibitedBy = append(r.InhibitedBy, name.Value)
-		r.inhibitedAt = append(r.inhibitedAt, name.Pos)
-	}
-}
-
-func (b *packParser) output(f *outputFile) OutputSpec {
-	o := OutputSpec{Point: f.Point.Value, Value: f.Value.Text, Until: f.Until.Value}
-	o.After, _ = b.duration(f.After)
-	o.For, _ = b.duration(f.For)
-	scope, class, ok := strings.Cut(f.Device.Value, ".")
-	if !ok || class == "" || strings.Contains(class, ".") {
-		b.errs.Addf(f.Device.Pos, "%q: outputs are devices of a class, as zone.siren or site.door", f.Device.Value)
-	}
-	if ok {
-		o.Scope, o.Class = scope, class
-	}
-	switch o.Until {
-	case "", "acknowledged", "cleared":
-	default:
-		b.errs.Addf(f.Until.Pos, "until is acknowledged or cleared, not %q%s", o.Until, yamlfile.Suggest(o.Until, []string{"acknowledged", "cleared"}))
-	}
-	return o
+	b.follows(f, r)
 }
 
 func (b *packParser) severity(s yamlfile.At[string]) telemetry.Severity {

@@ -9,6 +9,7 @@ import (
 	"linli/internal/telemetry"
 	"linli/internal/yamlfile"
 	"linli/rules"
+	"linli/rules/response"
 )
 
 // designExample is the pack in DESIGN section 6, word for word.
@@ -45,10 +46,10 @@ func TestDesignExample(t *testing.T) {
 	if r.Alert != "FireLaneBlocked" || r.Severity != telemetry.Warning || len(r.Outputs) != 1 || len(r.Escalate) != 1 || len(r.InhibitedBy) != 1 {
 		t.Errorf("rule %+v", r)
 	}
-	if o := r.Outputs[0]; o.Scope != "zone" || o.Class != "voice_horn" || o.Point != "play" || o.After != time.Minute || o.For != 20*time.Second || o.Until != "acknowledged" {
+	if o := r.Outputs[0]; o.Scope != "zone" || o.Class != "voice_horn" || o.Point != "play" || o.Until != response.UntilAcknowledged {
 		t.Errorf("output %+v", o)
 	}
-	if e := r.Escalate[0]; e.After != 10*time.Minute || e.To != "street" || e.Severity != telemetry.Critical {
+	if e := r.Escalate[0]; e.To != response.Street || e.Severity != telemetry.Critical {
 		t.Errorf("escalation %+v", e)
 	}
 	s := newSite()
@@ -84,7 +85,7 @@ func TestMistakes(t *testing.T) {
 		{"parameter in a duration", head + alert("A", "meter", "power_w > 1", `, for: "${dwel}"`), `unknown parameter ${dwel}, did you mean "dwell"?`},
 		{"severity of a record", head + "  - {record: x, for_each: meter, expr: power_w, severity: warning}\n", "a derived point has no `severity`"},
 		{"tier", head + alert("A", "meter", "power_w > 1", ", escalate: [{after: 1m, to: stret}]"), `unknown tier "stret", did you mean "street"?`},
-		{"until", head + alert("A", "meter", "power_w > 1", ", outputs: [{device: zone.voice_horn, point: play, until: ack}]"), "until is acknowledged or cleared"},
+		{"until", head + alert("A", "meter", "power_w > 1", ", outputs: [{device: zone.voice_horn, point: play, until: ack}]"), "until is acknowledged, cleared or closed"},
 		{"missing language", head + strings.Replace(alert("A", "meter", "power_w > 1", ""), "{zh: a, en: a}", "{zh: a}", 1), "missing in one language"},
 		{"syntax, plain", head + "  - alert: A\n    for_each: meter\n    expr: power_w > 1 && voltage_v > 2\n    severity: notice\n    title: {zh: a, en: a}\n", "p.yaml:8:23: `&&` is not an operator: write `and`"},
 		{"syntax, quoted", head + "  - alert: A\n    for_each: meter\n    expr: \"power_w > 1 && voltage_v > 2\"\n    severity: notice\n    title: {zh: a, en: a}\n", "p.yaml:8:24: `&&`"},

@@ -6,8 +6,8 @@
 // steady state: only a transition does, for its texts. Conditions are three-valued (package expr): unknown never
 // raises an alert and never clears one.
 //
-// What it does not do: outputs, escalation, repeats, suppression and acknowledgement belong to internal/alert. Their
-// keys in a pack (`outputs`, `escalate`, `inhibited_by`) are checked here and kept in Rule for it.
+// What it does not do: what follows from an alert (`outputs`, `escalate`, `inhibited_by`) is checked here and resolved to
+// points and identities, see Engine.Plan; package response decides by it. Acknowledgement belongs to internal/alert.
 //
 // Time. Step processes what happened since the last one in the order of time: each sample at its own moment, each
 // timer at the moment for which it was set, even when Step is called late. A sample from before the last Step is
