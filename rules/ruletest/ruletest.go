@@ -39,6 +39,7 @@ package ruletest
 import (
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"strings"
 	"time"
@@ -126,8 +127,9 @@ type zoneFile struct {
 type deviceFile struct {
 	ID        yamlfile.At[string]               `yaml:"id,required"`
 	Class     yamlfile.At[string]               `yaml:"class,required"`
-	Zone      yamlfile.At[string]               `yaml:"zone"`   // required but for a system device
-	System    bool                              `yaml:"system"` // a bus or a unit, which lies in no zone
+	Zone      yamlfile.At[string]               `yaml:"zone"`    // required but for a system device
+	System    bool                              `yaml:"system"`  // a bus or a unit, which lies in no zone
+	Through   []yamlfile.At[string]             `yaml:"through"` // buses and units through which it is reached
 	Title     yamlfile.Text                     `yaml:"title"`
 	Provides  *[]yamlfile.At[string]            `yaml:"provides"`
 	Constants yamlfile.Map[yamlfile.At[scalar]] `yaml:"constants"`
@@ -139,6 +141,12 @@ type caseFile struct {
 	Every     yamlfile.At[string]                             `yaml:"every"`
 	Start     yamlfile.At[string]                             `yaml:"start"`
 	Restart   []yamlfile.At[string]                           `yaml:"restart"`
+	Crash     []yamlfile.At[string]                           `yaml:"crash"`
+	Reload    []reloadFile                                    `yaml:"reload"`
+	Clock     []yamlfile.At[string]                           `yaml:"clock"`
+	Ack       []yamlfile.At[string]                           `yaml:"ack"`
+	Close     []yamlfile.At[string]                           `yaml:"close"`
+	Manual    []yamlfile.At[string]                           `yaml:"manual"`
 	Until     yamlfile.At[string]                             `yaml:"until"`
 	Series    yamlfile.Map[yamlfile.At[scalar]]               `yaml:"series"`
 	Expect    []yamlfile.At[string]                           `yaml:"expect"`
@@ -308,16 +316,12 @@ func (s *setup) schedules(c *caseFile) map[string]rules.Schedule {
 
 // params joins the file's parameters with those of one test.
 func (s *setup) params(c *caseFile) map[string]map[string]string {
-	all := map[string]map[string]string{}
-	for _, m := range []yamlfile.Map[yamlfile.Map[yamlfile.At[scalar]]]{s.file.Params, c.Params} {
-		for _, pack := range m {
-			if all[pack.Key.Value] == nil {
-				all[pack.Key.Value] = map[string]string{}
-			}
-			for _, p := range pack.Value {
-				all[pack.Key.Value][p.Key.Value] = string(p.Value.Value)
-			}
+	all := paramsOf(s.file.Params)
+	for pack, values := range paramsOf(c.Params) {
+		if all[pack] == nil {
+			all[pack] = map[string]string{}
 		}
+		maps.Copy(all[pack], values)
 	}
 	return all
 }
