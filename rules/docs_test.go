@@ -69,8 +69,8 @@ func TestDocumentation(t *testing.T) {
 			examples.WriteString(body + "\n")
 		}
 	}
-	if kinds["yaml"] != 3 || kinds["rule"] != 17 || kinds["rules"] != 1 {
-		t.Errorf("found %v snippets, want 3 yaml, 17 rule and 1 rules", kinds)
+	if kinds["yaml"] != 4 || kinds["rule"] != 17 || kinds["rules"] != 2 {
+		t.Errorf("found %v snippets, want 4 yaml, 17 rule and 2 rules", kinds)
 	}
 	for _, f := range expr.Functions() {
 		if !regexp.MustCompile(`\b` + f + `\(`).MatchString(examples.String()) {

@@ -1,9 +1,10 @@
 // Package ruletest runs unit tests of rule packs that are written in YAML, against the same loader and engine as the
 // gateway. docs/rules.md describes the files to those who write them.
 //
-// A test file names packs, lays out a small site, and has tests: series of samples on the one hand, the transitions
-// that must follow on the other. What is not expected must not happen. Everything is deterministic: time is that of
-// the series, counted from the start of the test.
+// A test file names packs, lays out a small site, and has tests: series of samples and what people do on the one hand, the
+// transitions, outputs, escalations and suppressions that must follow on the other. What is not expected must not happen.
+// Everything is deterministic: time is that of the series, counted from the start of the test. The response machine runs
+// beside the engine exactly as in the gateway; what it commands does not come back as samples.
 //
 // A File is:
 //
@@ -14,18 +15,30 @@
 //	timezone: Asia/Shanghai                # default
 //	zones: [{id: lane1, kind: lane, in: area1, title: {zh: 东门, en: East gate}}]
 //	devices:
-//	  - {id: s1, class: fire_lane_sensor, zone: lane1, title: ..., provides: [occupied], constants: {stream: kitchen}}
+//	  - {id: s1, class: fire_lane_sensor, zone: lane1, title: ..., provides: [occupied], constants: {stream: kitchen},
+//	     through: [rs485_1]}                 # buses and units through which it is reached
+//	  - {id: rs485_1, class: field_bus, system: true}
 //	tests:
 //	  - name: raises after the dwell
 //	    every: 10s                         # distance of the values in the series; default 10s
 //	    start: 2026-05-04 21:55            # local time at 0s; default 2026-01-05 12:00 (a Monday); or unset
-//	    restart: [5m]                      # the process ends and starts at these moments
+//	    restart: [5m]                      # the process is stopped and started at these moments
+//	    crash: [6m]                        # as restart, but timers and windows are lost
+//	    reload: [7m, {at: 8m, params: {fire_lane: {dwell: 1m}}}]  # the packs are loaded anew, with other parameters
+//	    clock: [10m +1h, 12m unset, 13m 2026-05-04 21:55]         # the wall clock steps
+//	    ack: [2m FireLaneBlocked s1]       # somebody acknowledges
+//	    close: [9m FireLaneBlocked s1]     # somebody closes it by hand
+//	    manual: [3m horn1.play false]      # somebody sets an output by hand
 //	    until: 20m                         # default: one value past the last series, or the last expectation
 //	    series:
 //	      s1.occupied: false x3 true x30 _ x2 bad_comm false
 //	    expect:
 //	      - 3m30s raise FireLaneBlocked s1 warning
 //	      - 6m clear FireLaneBlocked s1
+//	      - 4m30s set horn1.play true
+//	      - 13m30s escalate FireLaneBlocked s1 street critical
+//	      - 5m suppress FireLaneBlocked s1 by LaneUnderMaintenance lane1
+//	      - 6m unsuppress FireLaneBlocked s1
 //	    values:
 //	      - 6m lane_blocked_minutes_24h s1 5
 //
@@ -34,6 +47,10 @@
 // sample, a quality without value (bad_comm, bad_sensor, bad_maintenance), a quality with one (over:0.5, under:0,
 // uncertain:3) or nan. `x5` after a value gives it five times in all. `true@-30s` is a sample that arrives now and
 // was taken 30 s ago; `1&2` are two samples of one moment.
+//
+// In one moment the clock and the process come first, then the samples, then what people do, then what follows from all
+// that. A severity and what inhibits may be left out of an expectation. Names of points in `set` and `manual` are
+// device.point.
 package ruletest
 
 import (
@@ -76,7 +93,7 @@ type Result struct {
 	File, Name string
 	Pos        yamlfile.Pos
 	Failures   []string // empty: passed
-	// Trace is every transition that happened, and derived points when they were asked for, one a line.
+	// Trace is every transition, output, escalation and suppression that happened, one a line.
 	Trace []string
 }
 
