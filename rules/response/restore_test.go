@@ -36,6 +36,7 @@ func TestRestore(t *testing.T) {
 		"E": climbing(false, response.Step{After: 60 * time.Second, To: response.Community}, response.Step{After: 120 * time.Second, To: response.Street, Severity: telemetry.Critical},
 			response.Step{After: 180 * time.Second, To: response.District}),
 	}
+	plans["S"] = outputs(out('k', from(telemetry.Warning), after(75*time.Second)), out('g', from(telemetry.Warning), lasting(time.Minute)))
 	plans["E"].Outputs = []response.Output{out('k', from(telemetry.Critical))}
 	for name, c := range map[string]struct {
 		open   []response.Open
@@ -83,6 +84,9 @@ func TestRestore(t *testing.T) {
 			1050 | escalate E district critical`},
 		"not told while nobody ran": {[]response.Open{open("E", 500, told(response.Community))}, `
 			1000 | escalate E district critical, k=true E (reasserted)`},
+		"as severe as it takes": {[]response.Open{open("S", 65)}, `
+			1000 |
+			1010 | k=true S (demanded)`},
 		"twice": {[]response.Open{open("A", 65), open("A", 50)}, `
 			1000 | c=true A (reasserted), h=true A (reasserted)
 			1015 | h=false A (time passed)`},
