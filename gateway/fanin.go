@@ -135,7 +135,13 @@ func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 	now := f.moment()
 	f.live.Apply(batch)
 	out.Reset()
-	if closed := f.alerts.TakeClosedByHand(); len(closed) > 0 {
+	var closed []telemetry.Identity
+	for _, d := range f.alerts.TakeDoings(nil) {
+		if d.Kind == alert.ClosedAlert {
+			closed = append(closed, d.Identity)
+		}
+	}
+	if len(closed) > 0 {
 		f.engine.Closed(closed)
 		f.journal.Mark(now.Mono, journal.Mark{Kind: journal.MarkClosed, Closed: closed})
 	}

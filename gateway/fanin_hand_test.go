@@ -46,7 +46,7 @@ func TestFanInTellsTheEngineOfACloseByHand(t *testing.T) {
 	}
 	steps := f.stepped.Load()
 	waitFor(t, 10*time.Second, "two more steps", func() bool { return f.stepped.Load() > steps+int64(1500*time.Millisecond) })
-	if ids := st.book.TakeClosedByHand(); ids != nil {
+	if ids := st.book.TakeDoings(nil); ids != nil {
 		t.Errorf("the fan-in left %v", ids)
 	}
 	again := f.clock.Mono()

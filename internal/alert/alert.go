@@ -32,14 +32,23 @@
 //
 // CloseByHand leads to closed from everywhere, provided the condition is gone or cannot be decided; Remove does
 // always. After closed, the next raise is a new alert with a new ULID. Beside the state, an active alert is marked
-// Unknown while its condition cannot be decided: silence neither clears nor closes anything. Rules that are not
-// obvious, each decided in decide.go:
+// Unknown while its condition cannot be decided: silence neither clears nor closes anything. It is marked Suppressed
+// while another alert explains it, and it has a Tier, which says how far it has climbed because nobody acknowledged it;
+// both are decided elsewhere (package rules/response) and told to Submit. Rules that are not obvious, each decided in
+// decide.go:
 //
 //   - a second raise of an active alert changes nothing, except that it settles Unknown;
 //   - known and changed for an identity without an open alert raise one where the condition is true: the engine had
-//     not heard yet (TakeClosedByHand) that the alert was closed by hand while its condition was unknown;
+//     not heard yet (TakeDoings) that the alert was closed by hand while its condition was unknown;
 //   - changed to a worse severity takes an acknowledgement back: nobody has seen the alert that it now is;
-//   - acknowledging a returned alert writes two lines of history, acknowledged and closed, and two revisions.
+//   - acknowledging a returned alert writes two lines of history, acknowledged and closed, and two revisions;
+//   - an acknowledged or suppressed alert does not climb. The tier never goes down while the alert is open, and the
+//     severity never below the one that a step of escalation asked for, whatever the engine says and whoever
+//     acknowledges: those who were called were called for that;
+//   - only an active alert is suppressed. When that ends, its state stays, and it is announced again (unsuppressed). When
+//     the condition clears first, an alert that was suppressed in the moment of its raise closes by itself, with reason
+//     suppressed: nobody had been told of it, so nobody needs to acknowledge. One that people had been told of returns
+//     like any other.
 //
 // # Times
 //
@@ -124,19 +133,26 @@ type Alert struct {
 	State      State
 	Unknown    bool // active, but its condition cannot be decided just now
 	LifeSafety bool
-	Title      telemetry.Text
-	Detail     telemetry.Text
-	Device     string         // device id, empty where the subject is a zone or the site
-	Class      string         // class of the device, empty likewise
-	Zone       string         // zone id, empty for the site
-	Place      telemetry.Text // the zone path for people, outermost first, joined by " · "
+	// Tier is how far the alert has climbed because nobody acknowledged it.
+	Tier Tier
+	// Suppressed: active, but SuppressedBy, which is active as well, explains it. Such an alert is shown, and nobody is
+	// called for it.
+	Suppressed   bool
+	SuppressedBy telemetry.Identity // zero while not
+
+	Title  telemetry.Text
+	Detail telemetry.Text
+	Device string         // device id, empty where the subject is a zone or the site
+	Class  string         // class of the device, empty likewise
+	Zone   string         // zone id, empty for the site
+	Place  telemetry.Text // the zone path for people, outermost first, joined by " · "
 
 	RaisedAt       time.Time // UTC
 	AcknowledgedAt time.Time // zero while not
 	AcknowledgedBy string
 	ReturnedAt     time.Time // when the condition cleared, zero while it holds
 	ClosedAt       time.Time
-	CloseReason    string // returned, by_hand, removed
+	CloseReason    string // returned, by_hand, removed, suppressed
 
 	Revision int64 // grows by one with each transition of this alert
 	// Durable is false while the last transition is announced but not yet committed to disk.
@@ -144,6 +160,10 @@ type Alert struct {
 	// TimeUncertain: the clock was not set at one of these times, or at a transition, and has not been since. Such a
 	// time is in 1970.
 	TimeUncertain bool
+
+	said  telemetry.Severity // by the engine; Severity is the worse of the two
+	least telemetry.Severity // that escalation asked for; 0 while it asked for none
+	quiet bool               // suppressed since the moment of its raise: nobody has been told
 }
 
 // Open reports whether the alert is not closed.
@@ -154,6 +174,8 @@ const (
 	ReasonReturned = "returned" // the condition cleared and somebody acknowledged
 	ReasonByHand   = "by_hand"
 	ReasonRemoved  = "removed" // its device, zone or rule is no longer there
+	// ReasonSuppressed: the condition cleared while the alert was suppressed, as it had been from its first moment.
+	ReasonSuppressed = "suppressed"
 )
 
 // The words of Entry.What.
@@ -166,24 +188,28 @@ const (
 	WhatChanged      = "changed"
 	WhatRaisedAgain  = "raised_again"
 	WhatClosed       = "closed"
-	WhatCorrected    = "corrected" // the clock was set: times before that are right now
+	WhatCorrected    = "corrected"    // the clock was set: times before that are right now
+	WhatEscalated    = "escalated"    // nobody acknowledged: the tier is higher, or the severity worse
+	WhatSuppressed   = "suppressed"   // another alert explains it
+	WhatUnsuppressed = "unsuppressed" // no longer: it asks for attention
 )
 
 // The names in Entry.By of what is not a person.
 const (
-	BySensor = "sensor" // the rules engine
-	BySite   = "site"   // a new revision of the site file
-	ByClock  = "clock"  // the clock was set, and the times before that were put right
+	BySensor  = "sensor"  // the rules engine
+	BySite    = "site"    // a new revision of the site file
+	ByClock   = "clock"   // the clock was set, and the times before that were put right
+	ByGateway = "gateway" // what follows from an alert: escalation and suppression
 )
 
 // Entry is one line of an alert's history.
 type Entry struct {
 	Revision int64     `json:"revision"`
 	Time     time.Time `json:"time"`
-	What     string    `json:"what"` // raised, acknowledged, returned, unknown, known, changed, raised_again, closed, corrected
-	By       string    `json:"by"`   // who; "sensor" for the engine, "site" for a removal, "clock" for times put right
+	What     string    `json:"what"` // one of the words above
+	By       string    `json:"by"`   // who: a person's name, or one of the words above
 	Note     string    `json:"note,omitempty"`
-	// Detail is what decided, for lines by the engine.
+	// Detail is what decided, for lines by the engine and by the gateway.
 	Detail telemetry.Text `json:"detail,omitzero"`
 	// TimeUncertain: the clock was not set, and Time is the time since boot, counted from 1970.
 	TimeUncertain bool `json:"time_uncertain,omitempty"`

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -58,11 +57,12 @@ type Book struct {
 	outbox  []*channel                     // parallel to cfg.Channels
 	changed chan struct{}
 	ids     io.Reader
-	seq     int64                           // last of the outbox
-	closedN int64                           // last of the closed alerts
-	byHand  map[telemetry.Identity]struct{} // closed by hand while active, and the engine has not heard of it
-	unset   bool                            // an open alert has a time that waits for the clock of this boot
-	running bool                            // Run has begun and did not end with everything committed
+	seq     int64         // last of the outbox
+	closedN int64         // last of the closed alerts
+	doings  []Doing       // not taken yet
+	done    chan struct{} // holds one: there are doings
+	unset   bool          // an open alert has a time that waits for the clock of this boot
+	running bool          // Run has begun and did not end with everything committed
 	stats   Stats
 }
 
@@ -144,7 +144,7 @@ func newBook(cfg Config, inv *telemetry.Inventory, d disk) (*Book, error) {
 		cfg: cfg, inv: inv, disk: d, wake: make(chan struct{}, 1),
 		open: map[telemetry.Identity]*record{}, byID: map[string]*record{},
 		changed: make(chan struct{}),
-		byHand:  map[telemetry.Identity]struct{}{},
+		done:    make(chan struct{}, 1),
 		ids:     ulid.Monotonic(rand.Reader, 0),
 	}
 	for _, name := range cfg.Channels {
@@ -172,6 +172,7 @@ func newBook(cfg Config, inv *telemetry.Inventory, d disk) (*Book, error) {
 				b.seq++
 				last := b.byID[s.alert.ID].last()
 				ch.put(Outgoing{Seq: b.seq, Alert: s.alert, What: last.What, At: last.Time})
+				ch.again[s.alert.ID] = true
 			}
 		}
 	}
@@ -190,10 +191,12 @@ func newBook(cfg Config, inv *telemetry.Inventory, d disk) (*Book, error) {
 func (b *Book) Damaged() (path string, cause error) { return b.disk.damaged() }
 
 // Close closes the store. Run must have returned. Where the disk hangs, Close gives up after three seconds and leaves
-// it to the end of the process. The next start tells open alerts again unless everything was committed and closed.
+// it to the end of the process. The next start tells open alerts again unless everything was committed and closed, and
+// what an earlier crash had left to be told again has been told.
 func (b *Book) Close() error {
 	b.mu.Lock()
-	clean := !b.running && len(b.dirty) == 0
+	clean := !b.running && len(b.dirty) == 0 &&
+		!slices.ContainsFunc(b.outbox, func(c *channel) bool { return len(c.again) > 0 })
 	b.mu.Unlock()
 	done := make(chan error, 1)
 	go func() { done <- b.disk.close(clean) }()
@@ -207,14 +210,15 @@ func (b *Book) Close() error {
 	}
 }
 
-// Active returns the alerts whose condition held when last heard of, for the engine to take over.
+// Active returns the alerts whose condition held when last heard of, for the engine to take over: with the severity that
+// the engine gave them, whatever escalation made of it.
 func (b *Book) Active() []telemetry.ActiveAlert {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var active []telemetry.ActiveAlert
 	for id, r := range b.open {
 		if r.head.State.Active() {
-			active = append(active, telemetry.ActiveAlert{Identity: id, Severity: r.head.Severity, Since: r.head.RaisedAt})
+			active = append(active, telemetry.ActiveAlert{Identity: id, Severity: r.head.said, Since: r.head.RaisedAt})
 		}
 	}
 	slices.SortFunc(active, func(x, y telemetry.ActiveAlert) int {
@@ -223,21 +227,42 @@ func (b *Book) Active() []telemetry.ActiveAlert {
 	return active
 }
 
-// Submit takes what the engine said. It never blocks on the disk.
-func (b *Book) Submit(now telemetry.Now, ts []telemetry.Transition) {
-	if len(ts) == 0 {
+// Submit takes what the engine said, and then what follows from it. It never blocks on the disk. What is submitted
+// together is announced together, as far as the disk goes along.
+func (b *Book) Submit(now telemetry.Now, ts []telemetry.Transition, decided ...Decision) {
+	if len(ts) == 0 && len(decided) == 0 {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	var fresh map[telemetry.Identity]bool // raised here
 	for i := range ts {
 		t := &ts[i]
 		c := command{op: opOf(t.Op), by: BySensor, said: b.said(t), holds: t.Condition == telemetry.ConditionTrue}
 		if c.at = stamp(t.Wall); t.Wall.IsZero() {
 			c.at = moment(now, t.Time)
 		}
+		r := b.open[t.Identity]
 		// The engine is not told: what it says about an alert that is not open is answered by decide.
-		_, _ = b.apply(b.open[t.Identity], c)
+		if a, _ := b.apply(r, c); r == nil && a.Revision > 0 && len(decided) > 0 {
+			if fresh == nil {
+				fresh = map[telemetry.Identity]bool{}
+			}
+			fresh[t.Identity] = true
+		}
+	}
+	for i := range decided {
+		d := &decided[i]
+		r := b.open[d.Identity]
+		if r == nil {
+			continue // Closed by somebody in this moment.
+		}
+		c := command{op: d.op(), by: ByGateway, at: moment(now, d.Time), fresh: fresh[d.Identity],
+			tier: d.Tier, severity: d.Severity, least: d.Least, inhibitor: d.Inhibitor}
+		if c.because = (telemetry.Text{Zh: d.Inhibitor.Alert, En: d.Inhibitor.Alert}); b.open[d.Inhibitor] != nil {
+			c.because = b.open[d.Inhibitor].head.Title
+		}
+		_, _ = b.apply(r, c) // It has no errors: what does not fit any more changes nothing.
 	}
 	b.poke()
 }
@@ -251,22 +276,6 @@ func (b *Book) Remove(now telemetry.Now, ids []telemetry.Identity) {
 		_, _ = b.apply(b.open[id], command{op: opRemove, at: moment(now, now.Mono), by: BySite}) // Removing has no errors.
 	}
 	b.poke()
-}
-
-// TakeClosedByHand returns, once, the identities of alerts that were closed by hand although the engine believes in
-// them, for Engine.Closed; nil for none. There are never more of them than identities. It is called by the goroutine
-// that calls Submit, between what it submits and the engine's next step.
-func (b *Book) TakeClosedByHand() []telemetry.Identity {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.byHand) == 0 {
-		return nil
-	}
-	ids := slices.SortedFunc(maps.Keys(b.byHand), func(x, y telemetry.Identity) int {
-		return cmp.Or(cmp.Compare(x.Alert, y.Alert), cmp.Compare(x.Subject, y.Subject))
-	})
-	clear(b.byHand)
-	return ids
 }
 
 // Acknowledge acknowledges an open alert for by; acknowledging twice is not an error, nor is acknowledging an alert
@@ -356,10 +365,8 @@ func (b *Book) apply(r *record, c command) (Alert, error) {
 		r = &record{}
 		b.byID[after.ID] = r
 		b.open[after.Identity] = r
-		delete(b.byHand, after.Identity) // The engine was right.
-	} else if c.op == opClose && before.State.Active() {
-		b.byHand[after.Identity] = struct{}{}
 	}
+	b.tellOf(before, after, c)
 	if unset(c.at) && b.cfg.Clock != nil {
 		b.unset = true
 	}

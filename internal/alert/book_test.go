@@ -126,7 +126,7 @@ func TestLifeOfAnAlert(t *testing.T) {
 		Device: "lane1", Class: "fire_lane_sensor", Zone: "b3f1",
 		Place: telemetry.Text{Zh: "3号楼 · 1层", En: "Building 3 · Floor 1"}, RaisedAt: noon, Revision: 1, Durable: true,
 	}
-	if a != want || len(a.ID) != 26 {
+	if want = alert.Said(want, telemetry.Warning); a != want || len(a.ID) != 26 {
 		t.Fatalf("raised:\ngot  %+v\nwant %+v", a, want)
 	}
 	if got := b.Active(); len(got) != 1 || got[0] != (telemetry.ActiveAlert{Identity: laneBlocked, Severity: telemetry.Warning, Since: noon}) {
@@ -337,7 +337,7 @@ func TestJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAV","alert":"FireLaneBlocked","subject":"lane1","severity":"critical",` +
-		`"state":"returned_unacknowledged","unknown":false,"life_safety":true,"title":{"zh":"甲","en":"A"},"device":"lane1",` +
+		`"state":"returned_unacknowledged","unknown":false,"life_safety":true,"tier":"community","suppressed":false,"title":{"zh":"甲","en":"A"},"device":"lane1",` +
 		`"class":"fire_lane_sensor","zone":"b3f1","place":{"zh":"乙","en":"B"},"raised_at":"2026-11-21T04:00:00.123Z",` +
 		`"returned_at":"2026-11-21T04:00:01.123Z","revision":2,"durable":true,"time_uncertain":false}`
 	if string(data) != want {
@@ -347,7 +347,18 @@ func TestJSON(t *testing.T) {
 	if err := json.Unmarshal(data, &back); err != nil || back != a {
 		t.Errorf("read back: %+v, %v", back, err)
 	}
-	for _, bad := range []string{`{"severity":"purple"}`, `{"severity":"notice","state":"gone"}`, `[]`} {
+	a.Tier, a.Suppressed, a.SuppressedBy = alert.Street, true, smokeAlarm
+	data, err = json.Marshal(a)
+	if part := `"tier":"street","suppressed":true,"suppressed_by":{"alert":"SmokeDetected","subject":"smoke1"},`; err != nil || !strings.Contains(string(data), part) {
+		t.Errorf("got %s, %v, want %s in it", data, err, part)
+	}
+	if err := json.Unmarshal(data, &back); err != nil || back != a {
+		t.Errorf("read back: %+v, %v", back, err)
+	}
+	if err := json.Unmarshal([]byte(`{"severity":"notice","state":"closed"}`), &back); err != nil || back.Tier != alert.Community || back.Suppressed {
+		t.Errorf("of an older gateway: %+v, %v", back, err)
+	}
+	for _, bad := range []string{`{"severity":"notice","state":"closed","tier":"moon"}`, `{"severity":"purple"}`, `{"severity":"notice","state":"gone"}`, `[]`} {
 		if err := json.Unmarshal([]byte(bad), &back); err == nil {
 			t.Errorf("%s was accepted", bad)
 		}

@@ -19,6 +19,9 @@ const (
 	opClose
 	opRemove
 	opClockSet // the times were put right
+	opEscalate
+	opSuppress
+	opUnsuppress
 )
 
 // command is one thing that happens to an alert.
@@ -31,6 +34,13 @@ type command struct {
 	// said holds, for what the engine says, the fields that are its to say: identity, severity, texts, place.
 	said  Alert
 	holds bool // what the engine says of the condition: it is true
+
+	tier            Tier               // of opEscalate
+	severity, least telemetry.Severity // of opEscalate: the severity from now on, and what it does not fall below
+
+	inhibitor telemetry.Identity // of opSuppress
+	because   telemetry.Text     // of opSuppress: the inhibitor's title
+	fresh     bool               // of opSuppress: the alert was raised in the same moment
 }
 
 // decide returns the alert after c, and the lines of history that this makes: none where c changes nothing. State 0
@@ -56,7 +66,13 @@ func decide(a Alert, c command) (Alert, []Entry, error) {
 	case opClear:
 		switch a.State {
 		case ActiveUnacknowledged:
+			if a.quiet {
+				a.ReturnedAt = c.at
+				entry := shut(&a, c, ReasonSuppressed)
+				return a, []Entry{entry}, nil
+			}
 			a.State, a.Unknown, a.ReturnedAt = ReturnedUnacknowledged, false, c.at
+			a.release()
 			return a, []Entry{line(&a, c, WhatReturned)}, nil
 		case ActiveAcknowledged:
 			a.ReturnedAt = c.at
@@ -93,7 +109,7 @@ func decide(a Alert, c command) (Alert, []Entry, error) {
 			return a, entries, nil
 		}
 		s := &c.said
-		if !a.State.Active() || a.Severity == s.Severity && a.Title == s.Title && a.Detail == s.Detail {
+		if !a.State.Active() || a.Severity == max(s.Severity, a.least) && a.Title == s.Title && a.Detail == s.Detail {
 			break
 		}
 		if s.Severity > a.Severity && a.State == ActiveAcknowledged {
@@ -144,26 +160,65 @@ func decide(a Alert, c command) (Alert, []Entry, error) {
 			entry.Detail = telemetry.Text{Zh: "时钟已校准，此前的时间已更正", En: "The clock was set; the times before that were corrected"}
 			return a, []Entry{entry}, nil
 		}
+
+	case opEscalate:
+		if a.State != ActiveUnacknowledged && a.State != ReturnedUnacknowledged || a.Suppressed {
+			break
+		}
+		if c.severity > a.Severity {
+			c.least = max(c.least, c.severity)
+		}
+		before := a
+		a.Tier, a.least = max(a.Tier, c.tier), max(a.least, c.least)
+		a.Severity = max(a.Severity, a.least)
+		if a.Tier == before.Tier && a.Severity == before.Severity {
+			return before, nil, nil
+		}
+		entry := line(&a, c, WhatEscalated)
+		entry.Detail = telemetry.Text{Zh: "无人确认，已升级至" + a.Tier.title().Zh, En: "Nobody acknowledged: escalated to the " + a.Tier.title().En}
+		return a, []Entry{entry}, nil
+
+	case opSuppress:
+		if !a.State.Active() || a.Suppressed && a.SuppressedBy == c.inhibitor {
+			break
+		}
+		a.quiet = a.quiet || c.fresh
+		a.Suppressed, a.SuppressedBy = true, c.inhibitor
+		entry := line(&a, c, WhatSuppressed)
+		entry.Detail = telemetry.Text{Zh: "被“" + c.because.In("zh") + "”抑制", En: "Suppressed by “" + c.because.In("en") + "”"}
+		return a, []Entry{entry}, nil
+
+	case opUnsuppress:
+		if !a.Suppressed {
+			break
+		}
+		a.release()
+		return a, []Entry{line(&a, c, WhatUnsuppressed)}, nil
 	}
 	return a, nil, nil
 }
 
+// release ends a suppression.
+func (a *Alert) release() { a.Suppressed, a.SuppressedBy, a.quiet = false, telemetry.Identity{}, false }
+
 // raise makes a new alert of what the engine said.
 func raise(c command) (Alert, []Entry) {
 	a := c.said
-	a.State, a.RaisedAt = ActiveUnacknowledged, c.at
+	a.State, a.RaisedAt, a.said = ActiveUnacknowledged, c.at, c.said.Severity
 	return a, []Entry{line(&a, c, WhatRaised)}
 }
 
-// say takes over what is the engine's to say about an alert that exists.
+// say takes over what is the engine's to say about an alert that exists. What escalation asked for stays.
 func (a *Alert) say(s Alert) {
-	a.Severity, a.LifeSafety, a.Title, a.Detail = s.Severity, s.LifeSafety, s.Title, s.Detail
+	a.said, a.Severity = s.Severity, max(s.Severity, a.least)
+	a.LifeSafety, a.Title, a.Detail = s.LifeSafety, s.Title, s.Detail
 	a.Device, a.Class, a.Zone, a.Place = s.Device, s.Class, s.Zone, s.Place
 }
 
 // shut closes a.
 func shut(a *Alert, c command, reason string) Entry {
 	a.State, a.Unknown, a.ClosedAt, a.CloseReason = Closed, false, c.at, reason
+	a.release()
 	return line(a, c, WhatClosed)
 }
 

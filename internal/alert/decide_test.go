@@ -13,28 +13,31 @@ import (
 // as it is, no history"; "!" is an error.
 func TestDecideEveryStateAndOperation(t *testing.T) {
 	t.Parallel()
-	columns := []string{"none", "au", "au?", "aa", "aa?", "ru", "closed"}
+	columns := []string{"none", "au", "au?", "aa", "aa?", "ru", "closed", "aus", "auq", "aas"}
 	table := map[op][]string{
 		//              none         au                 au?                  aa                 aa?                ru                          closed
-		opRaise:       {"au raised", "-", "au known", "-", "aa known", "au raised_again", "-"},
-		opClear:       {"-", "ru returned", "ru returned", "closed closed", "closed closed", "-", "-"},
-		opUnknown:     {"-", "au? unknown", "-", "aa? unknown", "-", "-", "-"},
-		opKnown:       {"au raised", "-", "au known", "-", "aa known", "-", "-"},
-		opChanged:     {"au raised", "au changed", "au? changed", "au changed", "au? changed", "-", "-"}, // to worse
-		opAcknowledge: {"! not found", "aa acknowledged", "aa? acknowledged", "-", "-", "closed acknowledged closed", "-"},
-		opClose:       {"! not found", "! active", "closed closed", "! active", "closed closed", "closed closed", "-"},
-		opClockSet:    {"-", "au corrected", "au? corrected", "aa corrected", "aa? corrected", "ru corrected", "-"},
-		opRemove:      {"-", "closed closed", "closed closed", "closed closed", "closed closed", "closed closed", "-"},
+		opRaise:       {"au raised", "-", "au known", "-", "aa known", "au raised_again", "-", "-", "-", "-"},
+		opClear:       {"-", "ru returned", "ru returned", "closed closed", "closed closed", "-", "-", "ru returned", "closed closed", "closed closed"},
+		opUnknown:     {"-", "au? unknown", "-", "aa? unknown", "-", "-", "-", "au?s unknown", "au?q unknown", "aa?s unknown"},
+		opKnown:       {"au raised", "-", "au known", "-", "aa known", "-", "-", "-", "-", "-"},
+		opChanged:     {"au raised", "au changed", "au? changed", "au changed", "au? changed", "-", "-", "aus changed", "auq changed", "aus changed"}, // to worse
+		opAcknowledge: {"! not found", "aa acknowledged", "aa? acknowledged", "-", "-", "closed acknowledged closed", "-", "aas acknowledged", "aaq acknowledged", "-"},
+		opClose:       {"! not found", "! active", "closed closed", "! active", "closed closed", "closed closed", "-", "! active", "! active", "! active"},
+		opRemove:      {"-", "closed closed", "closed closed", "closed closed", "closed closed", "closed closed", "-", "closed closed", "closed closed", "closed closed"},
+		opClockSet:    {"-", "au corrected", "au? corrected", "aa corrected", "aa? corrected", "ru corrected", "-", "aus corrected", "auq corrected", "aas corrected"},
+		opEscalate:    {"-", "au escalated", "au? escalated", "-", "-", "ru escalated", "-", "-", "-", "-"},
+		opSuppress:    {"-", "aus suppressed", "au?s suppressed", "aas suppressed", "aa?s suppressed", "-", "-", "-", "-", "-"},
+		opUnsuppress:  {"-", "-", "-", "-", "-", "-", "-", "au unsuppressed", "au unsuppressed", "aa unsuppressed"},
 	}
-	if len(table) != int(opClockSet) {
-		t.Fatalf("%d operations in the table, want %d", len(table), opClockSet)
+	if len(table) != int(opUnsuppress) {
+		t.Fatalf("%d operations in the table, want %d", len(table), opUnsuppress)
 	}
 	t0 := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	now := t0.Add(time.Hour)
 	for o, cells := range table {
 		for i, want := range cells {
 			before := at(columns[i], t0)
-			c := command{op: o, at: now, by: "Wang", note: "n", said: said(telemetry.Critical), holds: true}
+			c := command{op: o, at: now, by: "Wang", note: "n", said: said(telemetry.Critical), holds: true, tier: Street, inhibitor: other}
 			after, entries, err := decide(before, c)
 			got := name(after)
 			for n, e := range entries {
@@ -66,13 +69,19 @@ func TestDecideEveryStateAndOperation(t *testing.T) {
 	}
 }
 
-// at returns an alert in the named state; "?" is unknown.
+var other = telemetry.Identity{Alert: "B", Subject: "s"}
+
+// at returns an alert in the named state; "?" is unknown, "s" suppressed, "q" so from the beginning.
 func at(state string, t0 time.Time) Alert {
 	if state == "none" {
 		return Alert{}
 	}
 	a := said(telemetry.Warning)
 	a.ID, a.State, a.RaisedAt, a.Revision, a.Durable = "x", ActiveUnacknowledged, t0, 7, true
+	if rest := strings.TrimRight(state, "sq"); state != "closed" && rest != state {
+		a.Suppressed, a.SuppressedBy, a.quiet = true, other, strings.HasSuffix(state, "q")
+		state = rest
+	}
 	a.Unknown = strings.HasSuffix(state, "?")
 	switch strings.TrimSuffix(state, "?") {
 	case "aa":
@@ -94,6 +103,12 @@ func name(a Alert) string {
 	if a.Unknown {
 		n += "?"
 	}
+	switch {
+	case a.quiet:
+		n += "q"
+	case a.Suppressed:
+		n += "s"
+	}
 	return n
 }
 
@@ -112,6 +127,10 @@ func invariants(t *testing.T, a *Alert) {
 		"open with a time or reason of closing": a.State != Closed && (!a.ClosedAt.IsZero() || a.CloseReason != ""),
 		"not active and unknown":                !a.State.Active() && a.Unknown,
 		"never raised":                          a.RaisedAt.IsZero(),
+		"suppressed and not active":             a.Suppressed && !a.State.Active(),
+		"suppressed by nothing, or the reverse": a.Suppressed == (a.SuppressedBy == telemetry.Identity{}),
+		"quiet and not suppressed":              a.quiet && !a.Suppressed,
+		"milder than escalation asked for":      a.Severity < a.least,
 	} {
 		if bad {
 			t.Errorf("%s: %+v", what, a)
@@ -158,5 +177,82 @@ func TestDecideDetails(t *testing.T) {
 	}
 	if a, _, _ := decide(at("au", t0), reasons[ReasonRemoved]); a.AcknowledgedBy != "" {
 		t.Errorf("a removal acknowledged: %+v", a)
+	}
+}
+
+// A severity that escalation asked for stays until the alert is closed, and takes back no acknowledgement.
+func TestDecideEscalationAndSeverity(t *testing.T) {
+	t.Parallel()
+	t0 := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	now := t0.Add(time.Hour)
+	step := func(a Alert, o op, change func(*command)) (Alert, []Entry) {
+		c := command{op: o, at: now, by: BySensor, said: said(telemetry.Warning)}
+		change(&c)
+		a, entries, err := decide(a, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		invariants(t, &a)
+		return a, entries
+	}
+	to := func(tier Tier, s, least telemetry.Severity) func(*command) {
+		return func(c *command) { c.tier, c.severity, c.least = tier, s, least }
+	}
+	says := func(s telemetry.Severity) func(*command) {
+		return func(c *command) { c.said = said(s); c.said.Detail.Zh = s.String() }
+	}
+	a := at("au", t0)
+	a, entries := step(a, opEscalate, to(Street, telemetry.Critical, 0))
+	if a.Tier != Street || a.Severity != telemetry.Critical || len(entries) != 1 || entries[0].Detail.Zh != "无人确认，已升级至街道" {
+		t.Fatalf("escalated: %+v, %+v", a, entries)
+	}
+	if _, entries := step(a, opEscalate, to(Community, telemetry.Warning, 0)); len(entries) != 0 {
+		t.Errorf("went down: %+v", entries)
+	}
+	a, _ = step(a, opChanged, says(telemetry.Notice))
+	if a.Severity != telemetry.Critical || a.said != telemetry.Notice || a.Detail.Zh != "notice" {
+		t.Errorf("a milder condition undercuts the escalation: %+v", a)
+	}
+	a, _ = step(a, opAcknowledge, func(c *command) { c.by = "Wang" })
+	a, _ = step(a, opChanged, says(telemetry.Critical))
+	if a.State != ActiveAcknowledged || a.Severity != telemetry.Critical {
+		t.Errorf("as severe as it was acknowledged, and asks again: %+v", a)
+	}
+	a, _ = step(a, opChanged, says(telemetry.Warning))
+	if a.Severity != telemetry.Critical {
+		t.Errorf("acknowledged, it falls below what the escalation asked for: %+v", a)
+	}
+
+	// What a step asks for that is no worse than now holds for later.
+	a, _ = step(at("au", t0), opChanged, says(telemetry.Critical))
+	a, _ = step(a, opEscalate, to(District, telemetry.Critical, telemetry.Warning))
+	a, _ = step(a, opChanged, says(telemetry.Notice))
+	if a.Severity != telemetry.Warning || a.Tier != District {
+		t.Errorf("got %v, %v", a.Severity, a.Tier)
+	}
+	a, _ = step(a, opClear, says(telemetry.Notice))
+	a, _ = step(a, opRaise, says(telemetry.Notice))
+	if a.State != ActiveUnacknowledged || a.Severity != telemetry.Warning || a.Tier != District {
+		t.Errorf("raised again: %+v", a)
+	}
+}
+
+// A suppression is told with the title of what suppresses, once for each of those.
+func TestDecideSuppression(t *testing.T) {
+	t.Parallel()
+	t0 := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	c := command{op: opSuppress, at: t0, by: ByGateway, inhibitor: other, because: telemetry.Text{Zh: "总线中断"}}
+	a, entries, _ := decide(at("aa", t0), c)
+	if !a.Suppressed || a.SuppressedBy != other || a.State != ActiveAcknowledged || len(entries) != 1 ||
+		entries[0].Detail != (telemetry.Text{Zh: "被“总线中断”抑制", En: "Suppressed by “总线中断”"}) || entries[0].By != ByGateway {
+		t.Fatalf("%+v, %+v", a, entries)
+	}
+	c.inhibitor.Alert = "C"
+	if b, entries, _ := decide(a, c); len(entries) != 1 || b.SuppressedBy.Alert != "C" {
+		t.Errorf("by another: %+v, %+v", b, entries)
+	}
+	quiet, _, _ := decide(at("auq", t0), command{op: opClear, at: t0, by: BySensor})
+	if quiet.CloseReason != ReasonSuppressed || quiet.AcknowledgedBy != "" || quiet.ReturnedAt != t0 {
+		t.Errorf("nobody was told, and nobody needs to acknowledge: %+v", quiet)
 	}
 }

@@ -103,12 +103,21 @@ CREATE TABLE book (clean INTEGER NOT NULL) STRICT;
 INSERT INTO book VALUES (0);
 `, `
 ALTER TABLE history ADD COLUMN boot TEXT NOT NULL DEFAULT '';
+`, `
+ALTER TABLE alerts ADD COLUMN tier TEXT NOT NULL DEFAULT 'community';
+ALTER TABLE alerts ADD COLUMN suppressed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE alerts ADD COLUMN suppressed_by_alert TEXT NOT NULL DEFAULT '';
+ALTER TABLE alerts ADD COLUMN suppressed_by_subject TEXT NOT NULL DEFAULT '';
+ALTER TABLE alerts ADD COLUMN said TEXT NOT NULL DEFAULT '';
+ALTER TABLE alerts ADD COLUMN least TEXT NOT NULL DEFAULT '';
+ALTER TABLE alerts ADD COLUMN quiet INTEGER NOT NULL DEFAULT 0;
 `}
 
 const (
 	alertColumns = `a.id, a.alert, a.subject, a.severity, a.state, a.unknown, a.life_safety, a.title_zh, a.title_en,
 		a.detail_zh, a.detail_en, a.device, a.class, a.zone, a.place_zh, a.place_en, a.raised_at, a.acknowledged_at,
-		a.acknowledged_by, a.returned_at, a.closed_at, a.close_reason, a.revision, a.time_uncertain`
+		a.acknowledged_by, a.returned_at, a.closed_at, a.close_reason, a.revision, a.time_uncertain,
+		a.tier, a.suppressed, a.suppressed_by_alert, a.suppressed_by_subject, a.said, a.least, a.quiet`
 	historyColumns = "h.revision, h.time, h.what, h.by, h.note, h.detail_zh, h.detail_en, h.boot"
 	timeFormat     = "2006-01-02T15:04:05.000Z" // stamp makes them UTC and no finer
 
@@ -233,18 +242,21 @@ func (d *sqlite) commit(w *batch) error {
 // put writes one alert, the lines of history that are not on disk yet, and its outbox rows. Repeating it is harmless.
 func (d *sqlite) put(tx *sql.Tx, it *item) error {
 	a := &it.alert
-	_, err := tx.Exec(`INSERT INTO alerts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+	_, err := tx.Exec(`INSERT INTO alerts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 		ON CONFLICT (id) DO UPDATE SET severity = excluded.severity, state = excluded.state, unknown = excluded.unknown,
 			life_safety = excluded.life_safety, title_zh = excluded.title_zh, title_en = excluded.title_en,
 			detail_zh = excluded.detail_zh, detail_en = excluded.detail_en, device = excluded.device,
 			class = excluded.class, zone = excluded.zone, place_zh = excluded.place_zh, place_en = excluded.place_en,
 			raised_at = excluded.raised_at, time_uncertain = excluded.time_uncertain, acknowledged_at = excluded.acknowledged_at, acknowledged_by = excluded.acknowledged_by,
 			returned_at = excluded.returned_at, closed_at = excluded.closed_at, close_reason = excluded.close_reason,
-			revision = excluded.revision, closed_n = excluded.closed_n`,
+			revision = excluded.revision, closed_n = excluded.closed_n, tier = excluded.tier, suppressed = excluded.suppressed,
+			suppressed_by_alert = excluded.suppressed_by_alert, suppressed_by_subject = excluded.suppressed_by_subject,
+			said = excluded.said, least = excluded.least, quiet = excluded.quiet`,
 		a.ID, a.Alert, a.Subject, a.Severity.String(), a.State.String(), a.Unknown, a.LifeSafety, a.Title.Zh, a.Title.En,
 		a.Detail.Zh, a.Detail.En, a.Device, a.Class, a.Zone, a.Place.Zh, a.Place.En, timeText(a.RaisedAt), timeText(a.AcknowledgedAt),
 		a.AcknowledgedBy, timeText(a.ReturnedAt), timeText(a.ClosedAt), a.CloseReason, a.Revision, a.TimeUncertain,
-		sql.NullInt64{Int64: it.closedN, Valid: it.closedN != 0})
+		sql.NullInt64{Int64: it.closedN, Valid: it.closedN != 0}, a.Tier.String(), a.Suppressed, a.SuppressedBy.Alert,
+		a.SuppressedBy.Subject, severityText(a.said), severityText(a.least), a.quiet)
 	if err != nil {
 		return err
 	}
@@ -361,12 +373,13 @@ func scanAlerts(rows *sql.Rows) ([]Alert, error) {
 // scanAlert reads alertColumns, and what follows them into more.
 func scanAlert(row interface{ Scan(...any) error }, more ...any) (Alert, error) {
 	a := Alert{Durable: true}
-	var severity, state string
+	var severity, state, tier, said, least string
 	err := row.Scan(append([]any{
 		&a.ID, &a.Alert, &a.Subject, &severity, &state, &a.Unknown, &a.LifeSafety, &a.Title.Zh, &a.Title.En,
 		&a.Detail.Zh, &a.Detail.En, &a.Device, &a.Class, &a.Zone, &a.Place.Zh, &a.Place.En, (*timeColumn)(&a.RaisedAt),
 		(*timeColumn)(&a.AcknowledgedAt), &a.AcknowledgedBy, (*timeColumn)(&a.ReturnedAt), (*timeColumn)(&a.ClosedAt),
-		&a.CloseReason, &a.Revision, &a.TimeUncertain,
+		&a.CloseReason, &a.Revision, &a.TimeUncertain, &tier, &a.Suppressed, &a.SuppressedBy.Alert,
+		&a.SuppressedBy.Subject, &said, &least, &a.quiet,
 	}, more...)...)
 	if err != nil {
 		return Alert{}, err
@@ -374,8 +387,24 @@ func scanAlert(row interface{ Scan(...any) error }, more ...any) (Alert, error) 
 	if err := a.State.UnmarshalText([]byte(state)); err != nil {
 		return Alert{}, fmt.Errorf("alert %s: %w", a.ID, err)
 	}
+	if err := a.Tier.UnmarshalText([]byte(tier)); err != nil {
+		return Alert{}, fmt.Errorf("alert %s: %w", a.ID, err)
+	}
 	a.Severity, _ = telemetry.ParseSeverity(severity) // An unknown word leaves 0, which is shown as it is.
+	a.said, _ = telemetry.ParseSeverity(said)
+	a.least, _ = telemetry.ParseSeverity(least)
+	if a.said == 0 { // Written before anything escalated.
+		a.said = a.Severity
+	}
 	return a, nil
+}
+
+// severityText returns a severity as a column value, "" for none.
+func severityText(s telemetry.Severity) string {
+	if s == 0 {
+		return ""
+	}
+	return s.String()
 }
 
 // timeText returns t as a column value, NULL for the zero time.

@@ -54,6 +54,15 @@ func OpenOn(cfg Config, inv *telemetry.Inventory, d *MemDisk) (*Book, error) {
 	return newBook(cfg.withDefaults(), inv, d)
 }
 
+// Said returns a with a severity that the engine gave it.
+func Said(a Alert, s telemetry.Severity) Alert {
+	a.said = s
+	return a
+}
+
+// Hidden returns what decides about an alert and is not shown.
+func Hidden(a Alert) (said, least telemetry.Severity, quiet bool) { return a.said, a.least, a.quiet }
+
 // WrapCommit puts f around every commit of b, which must not be running yet.
 func WrapCommit(b *Book, f func(commit func() error) error) { b.disk = wrapped{b.disk, f} }
 

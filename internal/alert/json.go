@@ -18,6 +18,9 @@ type alertJSON struct {
 	State          State          `json:"state"`
 	Unknown        bool           `json:"unknown"`
 	LifeSafety     bool           `json:"life_safety"`
+	Tier           Tier           `json:"tier"`
+	Suppressed     bool           `json:"suppressed"`
+	SuppressedBy   *identityJSON  `json:"suppressed_by,omitempty"`
 	Title          telemetry.Text `json:"title"`
 	Detail         telemetry.Text `json:"detail,omitzero"`
 	Device         string         `json:"device,omitempty"`
@@ -35,11 +38,20 @@ type alertJSON struct {
 	TimeUncertain  bool           `json:"time_uncertain"`
 }
 
+type identityJSON struct {
+	Alert   string `json:"alert"`
+	Subject string `json:"subject"`
+}
+
 // MarshalJSON writes the alert with snake_case names and with states and severities as words.
 func (a Alert) MarshalJSON() ([]byte, error) {
+	var by *identityJSON
+	if a.Suppressed {
+		by = &identityJSON{a.SuppressedBy.Alert, a.SuppressedBy.Subject}
+	}
 	return json.Marshal(alertJSON{
 		ID: a.ID, Alert: a.Alert, Subject: a.Subject, Severity: a.Severity.String(), State: a.State,
-		Unknown: a.Unknown, LifeSafety: a.LifeSafety, Title: a.Title, Detail: a.Detail,
+		Unknown: a.Unknown, LifeSafety: a.LifeSafety, Tier: a.Tier, Suppressed: a.Suppressed, SuppressedBy: by, Title: a.Title, Detail: a.Detail,
 		Device: a.Device, Class: a.Class, Zone: a.Zone, Place: a.Place,
 		RaisedAt: a.RaisedAt, AcknowledgedAt: a.AcknowledgedAt, AcknowledgedBy: a.AcknowledgedBy,
 		ReturnedAt: a.ReturnedAt, ClosedAt: a.ClosedAt, CloseReason: a.CloseReason,
@@ -59,11 +71,14 @@ func (a *Alert) UnmarshalJSON(data []byte) error {
 	}
 	*a = Alert{
 		ID: j.ID, Identity: telemetry.Identity{Alert: j.Alert, Subject: j.Subject}, Severity: severity, State: j.State,
-		Unknown: j.Unknown, LifeSafety: j.LifeSafety, Title: j.Title, Detail: j.Detail,
+		Unknown: j.Unknown, LifeSafety: j.LifeSafety, Tier: j.Tier, Suppressed: j.Suppressed, Title: j.Title, Detail: j.Detail,
 		Device: j.Device, Class: j.Class, Zone: j.Zone, Place: j.Place,
 		RaisedAt: j.RaisedAt, AcknowledgedAt: j.AcknowledgedAt, AcknowledgedBy: j.AcknowledgedBy,
 		ReturnedAt: j.ReturnedAt, ClosedAt: j.ClosedAt, CloseReason: j.CloseReason,
 		Revision: j.Revision, Durable: j.Durable, TimeUncertain: j.TimeUncertain,
+	}
+	if j.SuppressedBy != nil {
+		a.SuppressedBy = telemetry.Identity{Alert: j.SuppressedBy.Alert, Subject: j.SuppressedBy.Subject}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"linli/internal/store"
+	"linli/internal/telemetry"
 )
 
 // A file of before the history named the boot: everything is there, with the time of what is still to be told.
@@ -40,6 +41,9 @@ func TestOlderFile(t *testing.T) {
 	o := b.Pending("mqtt", 10)
 	if len(o) != 1 || o[0].What != "unknown" || o[0].At != time.Date(2026, 11, 21, 4, 0, 0, 0, time.UTC) || !o[0].Alert.TimeUncertain {
 		t.Errorf("to be told: %+v", o)
+	}
+	if a := b.OpenAlerts()[0]; a.Tier != Community || a.Suppressed || a.said != telemetry.Warning {
+		t.Errorf("got %+v", a)
 	}
 	if _, lines, err := b.Get("x"); err != nil || len(lines) != 2 || !lines[0].TimeUncertain || lines[1].TimeUncertain {
 		t.Errorf("history: %+v, %v", lines, err)

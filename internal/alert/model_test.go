@@ -15,15 +15,28 @@ import (
 	"linli/internal/telemetry"
 )
 
-// model is what people believe an alert to be: three facts and how often it changed.
+// model is what people believe an alert to be: some facts and how often it changed.
 type model struct {
 	holds, acknowledged, unknown bool
-	severity                     telemetry.Severity
+	said, least                  telemetry.Severity
+	tier                         alert.Tier
+	by                           string // what suppresses it
+	quiet                        bool
 	changes                      int64
 }
 
+// believed returns the model of an alert as the book shows it.
+func believed(a alert.Alert) *model {
+	e := &model{holds: a.State.Active(), acknowledged: a.State == alert.ActiveAcknowledged, unknown: a.Unknown,
+		tier: a.Tier, by: a.SuppressedBy.Alert, changes: a.Revision}
+	e.said, e.least, e.quiet = alert.Hidden(a)
+	return e
+}
+
+func (m *model) severity() telemetry.Severity { return max(m.said, m.least) }
+
 func (m *model) String() string {
-	s := fmt.Sprintf("%v %d", m.severity, m.changes)
+	s := fmt.Sprintf("%v (%v) %v by %q quiet %v, %d", m.severity(), m.said, m.tier, m.by, m.quiet, m.changes)
 	switch {
 	case !m.holds:
 		s += " returned_unacknowledged"
@@ -50,7 +63,7 @@ type machine struct {
 	durable map[string]int64       // revision announced as durable, by id
 	city    map[string]alert.Alert // what the city was told last, by id
 	closed  int
-	byHand  map[telemetry.Identity]bool // closed by hand while active, and the engine was not told
+	did     []alert.Doing // and the engine was not told
 }
 
 var subjects = []telemetry.Identity{{Alert: "A", Subject: "x"}, {Alert: "A", Subject: "y"}, {Alert: "B", Subject: "x"}}
@@ -61,7 +74,7 @@ func (m *machine) start(t *rapid.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m.b, m.cancel, m.done, m.byHand = b, cancel, make(chan error, 1), map[telemetry.Identity]bool{}
+	m.b, m.cancel, m.done, m.did = b, cancel, make(chan error, 1), nil
 	go func() { m.done <- b.Run(ctx) }()
 }
 
@@ -70,27 +83,45 @@ func (m *machine) engine(op telemetry.TransitionOp) func(*rapid.T) {
 		id := rapid.SampledFrom(subjects).Draw(t, "identity")
 		severity := telemetry.Severity(rapid.IntRange(1, 3).Draw(t, "severity"))
 		condition := telemetry.Condition(rapid.IntRange(0, 2).Draw(t, "condition"))
-		m.b.Submit(at(m.now), []telemetry.Transition{{Identity: id, Op: op, Severity: severity, Device: -1, Zone: -1, Condition: condition}})
+		var quiet []alert.Decision
+		if rapid.Bool().Draw(t, "suppressed at once") {
+			quiet = append(quiet, alert.Decision{Identity: id, Kind: alert.Suppress, Inhibitor: telemetry.Identity{Alert: "C"}})
+		}
+		m.b.Submit(at(m.now), []telemetry.Transition{{Identity: id, Op: op, Severity: severity, Device: -1, Zone: -1, Condition: condition}}, quiet...)
 		e := m.model[id]
+		if len(quiet) > 0 {
+			defer func() { m.suppress(id, "C", e == nil) }()
+		}
 		if e == nil {
 			if holds := condition == telemetry.ConditionTrue; op == telemetry.Raise || holds && (op == telemetry.Known || op == telemetry.Changed) {
-				delete(m.byHand, id)
-				m.model[id] = &model{holds: true, severity: severity, changes: 1}
+				m.forget(id, 0)
+				if op != telemetry.Raise {
+					m.did = append(m.did, alert.Doing{Identity: id, Kind: alert.RaisedAnew, Severity: severity})
+				}
+				m.model[id] = &model{holds: true, said: severity, changes: 1}
 			}
 			return
 		}
 		switch {
 		case op == telemetry.Raise && !e.holds:
-			e.holds, e.severity = true, severity
+			e.holds, e.said = true, severity
 		case op == telemetry.Clear && e.holds:
-			e.holds, e.unknown = false, false
+			if e.quiet && !e.acknowledged {
+				m.do(id, alert.ClosedAlert)
+				m.close(id)
+				return
+			}
+			e.holds, e.unknown, e.by, e.quiet = false, false, "", false
 		case op == telemetry.Unknown && e.holds && !e.unknown:
 			e.unknown = true
 		case (op == telemetry.Known || op == telemetry.Raise) && e.unknown:
 			e.unknown = false
-		case op == telemetry.Changed && e.holds && severity != e.severity:
-			e.acknowledged = e.acknowledged && severity < e.severity
-			e.severity = severity
+		case op == telemetry.Changed && e.holds && max(severity, e.least) != e.severity():
+			if severity > e.severity() && e.acknowledged {
+				e.acknowledged = false
+				m.forget(id, alert.Acknowledged)
+			}
+			e.said = severity
 		default:
 			return
 		}
@@ -98,6 +129,51 @@ func (m *machine) engine(op telemetry.TransitionOp) func(*rapid.T) {
 		if !e.holds && e.acknowledged {
 			m.close(id)
 		}
+	}
+}
+
+// do takes down what the engine is to be told, and forget drops it.
+func (m *machine) do(id telemetry.Identity, kind alert.DoingKind) {
+	m.forget(id, kind)
+	m.did = append(m.did, alert.Doing{Identity: id, Kind: kind, Severity: m.model[id].severity()})
+}
+
+func (m *machine) forget(id telemetry.Identity, kind alert.DoingKind) {
+	m.did = slices.DeleteFunc(m.did, func(d alert.Doing) bool { return d.Identity == id && (kind == 0 || d.Kind == kind) })
+}
+
+func (m *machine) decision(kind alert.DecisionKind) func(*rapid.T) {
+	return func(t *rapid.T) {
+		d := alert.Decision{Identity: rapid.SampledFrom(subjects).Draw(t, "identity"), Kind: kind,
+			Tier: alert.Tier(rapid.IntRange(0, 2).Draw(t, "tier")), Severity: telemetry.Severity(rapid.IntRange(1, 3).Draw(t, "severity")),
+			Least: telemetry.Severity(rapid.IntRange(0, 3).Draw(t, "least")), Inhibitor: telemetry.Identity{Alert: rapid.SampledFrom([]string{"C", "D"}).Draw(t, "by")}}
+		m.b.Submit(at(m.now), nil, d)
+		e := m.model[d.Identity]
+		switch {
+		case e == nil:
+		case kind == alert.Suppress:
+			m.suppress(d.Identity, d.Inhibitor.Alert, false)
+		case kind == alert.Unsuppress && e.by != "":
+			e.by, e.quiet = "", false
+			e.changes++
+		case kind == alert.Escalate && !e.acknowledged && e.by == "":
+			least := max(e.least, d.Least)
+			if d.Severity > e.severity() {
+				least = max(least, d.Severity)
+			}
+			if d.Tier > e.tier || max(least, e.said) > e.severity() {
+				e.tier, e.least = max(e.tier, d.Tier), least
+				e.changes++
+			}
+		}
+	}
+}
+
+func (m *machine) suppress(id telemetry.Identity, by string, fresh bool) {
+	if e := m.model[id]; e != nil && e.holds && e.by != by {
+		e.quiet = e.quiet || fresh
+		e.by = by
+		e.changes++
 	}
 }
 
@@ -118,6 +194,7 @@ func (m *machine) acknowledge(t *rapid.T) {
 	}
 	e.acknowledged = true
 	e.changes++
+	m.do(a.Identity, alert.Acknowledged)
 	if !e.holds {
 		m.close(a.Identity)
 	}
@@ -137,31 +214,24 @@ func (m *machine) closeByHand(t *rapid.T) {
 	if err != nil || got.State != alert.Closed {
 		t.Fatalf("closing %v: %+v, %v", e, got, err)
 	}
-	if e.holds {
-		m.byHand[a.Identity] = true
-	}
+	m.do(a.Identity, alert.ClosedAlert)
 	m.close(a.Identity)
 	m.see(t, got)
 }
 
-// drain tells the engine what was closed by hand.
+// drain tells the engine what was done.
 func (m *machine) drain(t *rapid.T) {
-	ids := m.b.TakeClosedByHand()
-	for _, id := range ids {
-		if !m.byHand[id] {
-			t.Fatalf("the engine was told that %v was closed by hand", id)
-		}
+	if got := m.b.TakeDoings(nil); !slices.Equal(got, m.did) {
+		t.Fatalf("the engine was told of %v, want %v", got, m.did)
 	}
-	if len(ids) != len(m.byHand) {
-		t.Fatalf("the engine was told of %v, want %v", ids, m.byHand)
-	}
-	clear(m.byHand)
+	m.did = nil
 }
 
 func (m *machine) remove(t *rapid.T) {
 	id := rapid.SampledFrom(subjects).Draw(t, "identity")
 	m.b.Remove(at(m.now), []telemetry.Identity{id})
 	if m.model[id] != nil {
+		m.do(id, alert.ClosedAlert)
 		m.close(id)
 	}
 }
@@ -211,8 +281,7 @@ func (m *machine) crash(t *rapid.T) {
 	m.start(t)
 	m.model = map[telemetry.Identity]*model{}
 	for _, a := range m.b.OpenAlerts() {
-		m.model[a.Identity] = &model{holds: a.State.Active(), acknowledged: a.State == alert.ActiveAcknowledged,
-			unknown: a.Unknown, severity: a.Severity, changes: a.Revision}
+		m.model[a.Identity] = believed(a)
 	}
 	recent, err := m.b.Recent(1 << 20)
 	if err != nil {
@@ -244,9 +313,7 @@ func (m *machine) check(t *rapid.T) {
 	got := map[telemetry.Identity]string{}
 	for _, a := range open {
 		m.see(t, a)
-		e := model{holds: a.State.Active(), acknowledged: a.State == alert.ActiveAcknowledged, unknown: a.Unknown,
-			severity: a.Severity, changes: a.Revision}
-		got[a.Identity] = e.String()
+		got[a.Identity] = believed(a).String()
 		shown, entries, err := m.b.Get(a.ID)
 		if err != nil || shown != a || int64(len(entries)) != a.Revision || entries[len(entries)-1].Revision != a.Revision {
 			t.Fatalf("get: %+v, %+v, %v, want %+v and its history", shown, entries, err, a)
@@ -314,6 +381,7 @@ func TestBookAgainstModel(t *testing.T) {
 				"raise": m.engine(telemetry.Raise), "clear": m.engine(telemetry.Clear), "unknown": m.engine(telemetry.Unknown),
 				"known": m.engine(telemetry.Known), "changed": m.engine(telemetry.Changed),
 				"acknowledge": m.acknowledge, "close by hand": m.closeByHand, "remove": m.remove,
+				"escalate": m.decision(alert.Escalate), "suppress": m.decision(alert.Suppress), "unsuppress": m.decision(alert.Unsuppress),
 				"fault": m.fault, "tell": m.tell, "drain": m.drain, "restart": m.restart, "crash": m.crash,
 				"": m.check,
 			})

@@ -14,10 +14,13 @@ type channel struct {
 	// told holds the revision up to which each alert was told and its row can be deleted. What the disk does not
 	// know to be told is told again after a crash; it is never the other way round.
 	told map[string]int64
+	// again holds the alerts that have no row, and yet are to be told: what the channel heard last may be what a crash
+	// took back. While there are such, the book is not clean.
+	again map[string]bool
 }
 
 func newChannel(name string) *channel {
-	return &channel{name: name, items: map[string]Outgoing{}, told: map[string]int64{}}
+	return &channel{name: name, items: map[string]Outgoing{}, told: map[string]int64{}, again: map[string]bool{}}
 }
 
 // put makes o the newest of its alert and reports whether an older closed alert had to be dropped for it.
@@ -43,6 +46,7 @@ func (c *channel) put(o Outgoing) (dropped bool) {
 }
 
 func (c *channel) take(id string) {
+	delete(c.again, id)
 	if o, ok := c.items[id]; ok {
 		delete(c.items, id)
 		if o.Alert.State == Closed {

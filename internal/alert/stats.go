@@ -5,7 +5,8 @@ import "linli/internal/telemetry"
 // Stats are the book's counters and gauges. Counters begin at zero when the book is opened.
 type Stats struct {
 	Open           map[telemetry.Severity]int // announced open alerts; every severity is present
-	Unacknowledged int                        // of those, how many nobody has acknowledged
+	Unacknowledged int                        // of those, how many nobody has acknowledged and nothing suppresses
+	Suppressed     int                        // of those, how many are suppressed
 	Waiting        int                        // alerts whose newest state is not on disk
 	Outbox         map[string]int             // by channel: alerts still to be told
 
@@ -27,7 +28,10 @@ func (b *Book) Stats() Stats {
 	for _, r := range b.byID {
 		if r.shown.Revision > 0 && r.shown.Open() {
 			s.Open[r.shown.Severity]++
-			if r.shown.State != ActiveAcknowledged {
+			switch {
+			case r.shown.Suppressed:
+				s.Suppressed++
+			case r.shown.State != ActiveAcknowledged:
 				s.Unacknowledged++
 			}
 		}
