@@ -31,6 +31,7 @@ type siteFile struct {
 	Console   console                             `yaml:"console" doc:"The web console."`
 	Journal   journal                             `yaml:"journal" doc:"Bounds of what is kept on the box."`
 	Config    config                              `yaml:"config" doc:"How the settings of units are watched over."`
+	DryRun    yamlfile.At[bool]                   `yaml:"dry_run" doc:"For commissioning: what rules want of outputs is recorded, and not sent. Default false."`
 	State     yamlfile.At[string]                 `yaml:"state" doc:"State directory, absolute or relative to this file. Default: the command line decides."`
 }
 
@@ -148,6 +149,8 @@ type pointSpec struct {
 	OnStart  yamlfile.At[string]        `yaml:"on_start" enum:"hold,off,on" doc:"What a Modbus output is set to when the gateway starts. Default hold: as it is."`
 	OnStop   yamlfile.At[string]        `yaml:"on_stop" enum:"hold,off,on" doc:"What a Modbus output is set to when the gateway stops. Default hold: as it is."`
 	Interval yamlfile.At[time.Duration] `yaml:"interval" doc:"Shortest time between two different commands, 100ms to 1h. Default 1s, after five at once."`
+	MinOff   yamlfile.At[time.Duration] `yaml:"min_off" doc:"Shortest time off before it is on again, 100ms to 1h. Default none."`
+	Locks    []yamlfile.At[string]      `yaml:"interlock" pattern:"^[a-z][a-z0-9_]{0,31}\\.[a-z][a-z0-9_]{0,31}$" doc:"Outputs, as device.point, with which it is never on at the same time."`
 	Watchdog yamlfile.At[bool]          `yaml:"watchdog" doc:"The module itself goes to a safe state when nobody talks to it; set in the module."`
 }
 
@@ -160,6 +163,10 @@ func (p *pointSpec) forOutput() (key string, pos yamlfile.Pos) {
 		return "on_stop", p.OnStop.Pos
 	case p.Interval.Pos.Line > 0:
 		return "interval", p.Interval.Pos
+	case p.MinOff.Pos.Line > 0:
+		return "min_off", p.MinOff.Pos
+	case len(p.Locks) > 0:
+		return "interlock", p.Locks[0].Pos
 	case p.Watchdog.Pos.Line > 0:
 		return "watchdog", p.Watchdog.Pos
 	}

@@ -30,6 +30,9 @@ type resolver struct {
 	units    map[string]*unitRef
 	zoneList []string // ids, for suggestions
 
+	// locks is what the file says about outputs that are never on together, before all of them are known.
+	locks []lock
+
 	errs, warnings yamlfile.Errors
 	refused        map[yamlfile.Pos]bool // places where the decoder found a mistake already
 	strange        map[yamlfile.Pos]bool // of those, keys that it does not know
@@ -269,6 +272,10 @@ func (r *resolver) head() {
 	r.inv.Place = telemetry.Place(f.Place)
 	r.inv.Location = r.location()
 	r.site.State = r.path(f.State)
+	if present(r, f.DryRun) && f.DryRun.Value {
+		r.site.DryRun = true
+		r.warnf(f.DryRun.Pos, "dry_run: no rule commands an output, sirens and door releases included; what they want is only recorded")
+	}
 }
 
 // location returns the site's time zone. Go's names "" and "Local" mean whatever the box happens to be set to, so

@@ -61,6 +61,7 @@ type Site struct {
 	Schedules map[string]rules.Schedule    // by name; they come before those of the packs
 	Uplink    *Uplink                      // nil: works alone
 	Console   Console
+	DryRun    bool   // what rules want of outputs is recorded, and not sent
 	State     string // state directory; "" means the command line decides
 	Journal   Journal
 	Own       int // the device that the gateway itself is (class gateway), an index in Inventory.Devices; -1 for none
@@ -111,6 +112,11 @@ type Output struct {
 	// Interval is the shortest time between two writes of different values; 0 means the default of 1 s for bursts
 	// of more than five.
 	Interval time.Duration
+	// MinOff is the shortest time that it is off before it is on again; 0 means none.
+	MinOff time.Duration
+	// Interlock are the other outputs with which it is never on at the same time, in the order of their ids; those that
+	// name this one are among them. They and it are bool.
+	Interlock []telemetry.PointID
 	// Watchdog: the module itself returns to a safe state when nobody talks to it, as the site file claims.
 	Watchdog bool
 }
@@ -182,6 +188,7 @@ func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string
 	r.zones()
 	r.buses()
 	r.devices()
+	r.interlocks()
 	r.timing()
 	r.unproven()
 	r.system()

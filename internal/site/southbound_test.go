@@ -2,6 +2,7 @@ package site_test
 
 import (
 	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -39,13 +40,13 @@ buses:
 devices:
   - {id: th, class: climate, zone: hall, points: {temperature_c: t1.t, humidity_pct: {from: t1.t, map: [[0, 0], [1, 1]]}}}
   - {id: horn, unit: s1, zone: hall, points: {on: {on_start: off, on_stop: off, interval: 2s, watchdog: true}}}
-  - {id: horn_2, class: siren, zone: hall, points: {on: io1.do1}}
+  - {id: horn_2, class: siren, zone: hall, points: {on: {from: io1.do1, min_off: 10s, interlock: [lamp.on, horn_3.on]}}}
   - {id: horn_3, class: siren, zone: hall, points: {on: {from: io1.do2, on_start: on}}}
   - {id: door, class: fire_lane_sensor, zone: hall, points: {occupied: box_io.door_a, battery_low: {from: box_io.loop_1, invert: true}}}
   - {id: bin, class: smart_bin, zone: hall, points: {fill_pct: {from: box_io.water, map: [[0, 0], [10, 100]]}}}
   - {id: reader, class: card_reader, zone: hall, points: {card: box_io.reader}}
   - {id: reader_2, class: card_reader, zone: hall, points: {card: box_io.reader_2}}
-  - {id: horn_4, class: siren, zone: hall, points: {on: {from: box_io.siren, interval: 500ms}}}
+  - {id: horn_4, class: siren, zone: hall, points: {on: {from: box_io.siren, interval: 500ms, interlock: [horn_2.on]}}}
   - {id: lamp, class: siren, zone: hall, points: {on: {from: box_io.siren_2, invert: true}}}
 `
 
@@ -134,16 +135,36 @@ func TestOutputs(t *testing.T) {
 	got := ""
 	for _, o := range s.Outputs {
 		u := s.Buses[o.Bus].Units[o.Unit]
-		got += fmt.Sprintf("%s from %s.%s: %s, %s, %s, %v\n", s.Inventory.Series(o.Point).Device, u.ID, u.Profile.Channels[o.Channel].Name, o.OnStart, o.OnStop, o.Interval, o.Watchdog)
+		got += fmt.Sprintf("%s from %s.%s: %s, %s, %s, %s, %v, not with", s.Inventory.Series(o.Point).Device, u.ID, u.Profile.Channels[o.Channel].Name, o.OnStart, o.OnStop, o.Interval, o.MinOff, o.Watchdog)
+		for _, other := range o.Interlock {
+			got += " " + s.Inventory.Series(other).Device
+		}
+		got += "\n"
 	}
-	want := `horn from s1.on: off, off, 2s, true
-horn_2 from io1.do1: hold, hold, 0s, false
-horn_3 from io1.do2: on, hold, 0s, false
-horn_4 from box_io.siren: off, on, 500ms, false
-lamp from box_io.siren_2: hold, on, 0s, false
+	want := `horn from s1.on: off, off, 2s, 0s, true, not with
+horn_2 from io1.do1: hold, hold, 0s, 10s, false, not with horn_3 horn_4 lamp
+horn_3 from io1.do2: on, hold, 0s, 0s, false, not with horn_2
+horn_4 from box_io.siren: off, on, 500ms, 0s, false, not with horn_2
+lamp from box_io.siren_2: hold, on, 0s, 0s, false, not with horn_2
 `
 	if got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+func TestDryRun(t *testing.T) {
+	src, err := os.ReadFile("testdata/minimal.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for value, want := range map[string]bool{"true": true, "false": false} {
+		s, err := site.Load("site.yaml", append(src, "\ndry_run: "+value+"\n"...), testLibrary(), testPacks(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if warned := strings.Contains(s.Warnings.Error(), "dry_run: no rule commands an output"); s.DryRun != want || warned != want {
+			t.Errorf("dry_run: %s gives %v and warns %v", value, s.DryRun, s.Warnings)
+		}
 	}
 }
 

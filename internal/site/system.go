@@ -1,6 +1,7 @@
 package site
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -46,6 +47,27 @@ func (r *resolver) system() {
 				r.provideIf(p != nil && p.Channel(firmwareconfig.SerialChannel) >= 0, index, "swaps")
 			}
 			b.UnitHealth = append(b.UnitHealth, index)
+		}
+		r.through(b)
+	}
+}
+
+// through notes at the devices of a bus, and at its units, that they are reached through them.
+func (r *resolver) through(b *Bus) {
+	add := func(device, system int) {
+		d := &r.inv.Devices[device]
+		if system != noDevice && !slices.Contains(d.Through, system) {
+			d.Through = append(d.Through, system)
+		}
+	}
+	for j := range b.Units {
+		if unit := b.UnitHealth[j]; unit != noDevice {
+			add(unit, b.Health)
+		}
+		for _, bind := range b.Units[j].Bindings {
+			device := r.inv.Points[bind.Point].Device
+			add(device, b.Health)
+			add(device, b.UnitHealth[j])
 		}
 	}
 }

@@ -191,3 +191,54 @@ func TestIdentityIsAPointWhereAProfileTellsIt(t *testing.T) {
 		}
 	}
 }
+
+// A device is reached through every bus and unit that it has a point on, and a unit through its bus.
+func TestThrough(t *testing.T) {
+	s := systemSite(t, `version: 1
+site: a
+zones: [{id: hall, kind: area}]
+buses:
+  - id: rs485_1
+    modbus_rtu: {device: /dev/ttyS1}
+    units: [{id: io1, address: 1, profile: test_io8}, {id: th1, address: 2, profile: test_th}]
+  - id: tcp_1
+    modbus_tcp: {address: "10.0.0.1:502"}
+    units: [{id: io2, address: 1, profile: test_io8}]
+  - id: box
+    gpio: {chip: gpiochip0}
+    lines: [{id: door, input: GPIO1}]
+devices:
+  - {id: lane_1, class: fire_lane_sensor, zone: hall, points: {occupied: io1.di1, battery_low: io1.di2}}
+  - {id: lane_2, class: fire_lane_sensor, zone: hall, points: {occupied: io2.di1, battery_low: io1.di3}}
+  - {id: lane_3, class: fire_lane_sensor, zone: hall, points: {occupied: box.door}}
+  - {id: th_1, unit: th1, zone: hall}
+`)
+	got := ""
+	for _, d := range s.Inventory.Devices {
+		got += d.ID + ":"
+		for _, i := range d.Through {
+			if !s.Inventory.Devices[i].System {
+				t.Errorf("%s is reached through %s", d.ID, s.Inventory.Devices[i].ID)
+			}
+			got += " " + s.Inventory.Devices[i].ID
+		}
+		got += "\n"
+	}
+	want := `lane_1: rs485_1 io1
+lane_2: rs485_1 io1 tcp_1 io2
+lane_3: box
+th_1: rs485_1 th1
+rs485_1:
+io1: rs485_1
+th1: rs485_1
+tcp_1:
+io2: tcp_1
+box:
+`
+	if got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if s := load(t, "testdata/community.yaml"); len(s.Inventory.Devices[0].Through) != 0 {
+		t.Error("without the classes there is nothing to be reached through")
+	}
+}
