@@ -19,14 +19,16 @@ import (
 const fanInBatches = 256
 
 // fanIn is where the samples of every bus come together. One goroutine takes each batch to the live table, the rules
-// engine, the alert book and the journal, in this order, and steps the engine when a timer is due. None of them
-// waits for a disk or a network.
+// engine, what follows from alerts (outputs first), the alert book and the journal, in this order. It steps them also when
+// a timer is due, and when people have acknowledged or closed an alert or ordered an output. None of them waits for a
+// disk or a network.
 type fanIn struct {
 	clock   *telemetry.Clock
 	live    *live.Table
 	engine  *rules.Engine
 	alerts  *alert.Book
 	journal *journal.Journal
+	respond *responder
 	log     *zap.Logger
 
 	batches chan []telemetry.Sample
@@ -41,9 +43,10 @@ type fanIn struct {
 	stepped atomic.Int64  // telemetry.Mono of the last step: how long ago it was says whether decisions are made
 }
 
-func newFanIn(clock *telemetry.Clock, table *live.Table, engine *rules.Engine, alerts *alert.Book, j *journal.Journal, log *zap.Logger) *fanIn {
+func newFanIn(clock *telemetry.Clock, table *live.Table, engine *rules.Engine, alerts *alert.Book, j *journal.Journal, d *drive, log *zap.Logger) *fanIn {
 	return &fanIn{
 		clock: clock, live: table, engine: engine, alerts: alerts, journal: j, log: log,
+		respond: newResponder(engine, d, alerts, log),
 		batches: make(chan []telemetry.Sample, fanInBatches),
 		free:    make(chan []telemetry.Sample, fanInBatches),
 		asked:   make(chan func()),
@@ -79,7 +82,7 @@ func (f *fanIn) run(ctx context.Context) error {
 	for {
 		now := f.clock.Mono()
 		// A step a second at least, so that its age can be watched (/metrics); questions in between do not put it off.
-		next := min(f.engine.Next(), telemetry.Mono(f.stepped.Load()).Add(time.Second))
+		next := min(f.engine.Next(), f.respond.machine.Next(), telemetry.Mono(f.stepped.Load()).Add(time.Second))
 		timer.Reset(max(next.Sub(now), 0))
 		select {
 		case batch := <-f.batches:
@@ -89,6 +92,10 @@ func (f *fanIn) run(ctx context.Context) error {
 			default:
 			}
 		case <-timer.C:
+			f.step(nil, &out)
+		case <-f.alerts.Done():
+			f.step(nil, &out)
+		case <-f.respond.drive.handed:
 			f.step(nil, &out)
 		case do := <-f.asked:
 			do()
@@ -135,24 +142,18 @@ func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 	now := f.moment()
 	f.live.Apply(batch)
 	out.Reset()
-	var closed []telemetry.Identity
-	for _, d := range f.alerts.TakeDoings(nil) {
-		if d.Kind == alert.ClosedAlert {
-			closed = append(closed, d.Identity)
-		}
-	}
-	if len(closed) > 0 {
+	if closed := f.respond.heard(now.Mono); len(closed) > 0 {
 		f.engine.Closed(closed)
 		f.journal.Mark(now.Mono, journal.Mark{Kind: journal.MarkClosed, Closed: closed})
 	}
 	f.engine.Step(now, batch, out)
-	if len(out.Transitions) > 0 {
-		f.alerts.Submit(now, out.Transitions)
-		for i := range out.Transitions {
-			t := &out.Transitions[i]
-			f.log.Info("alert "+t.Op.String(), zap.String("alert", t.Alert), zap.String("subject", t.Subject),
-				zap.Stringer("severity", t.Severity), zap.String("title", t.Title.Zh))
-		}
+	f.respond.decide(now, out.Transitions)
+	f.respond.drive.observe(batch)
+	f.respond.tell(now, out.Transitions)
+	for i := range out.Transitions {
+		t := &out.Transitions[i]
+		f.log.Info("alert "+t.Op.String(), zap.String("alert", t.Alert), zap.String("subject", t.Subject),
+			zap.Stringer("severity", t.Severity), zap.String("title", t.Title.Zh))
 	}
 	f.journal.Append(now, batch)
 	if len(out.Derived) > 0 {

@@ -30,6 +30,7 @@ func (f *fanIn) ask(ctx context.Context, do func(*rules.Engine)) error {
 func (f *fanIn) replace(next *rules.Engine) (removed []telemetry.Identity, kept int) {
 	removed, kept = next.Adopt(f.engine)
 	f.engine = next
+	f.respond.replan(f.clock.Mono(), next)
 	return removed, kept
 }
 

@@ -310,7 +310,7 @@ func orderError(outcome string, err error) error {
 	}
 	for _, e := range [...]struct{ ours, console error }{
 		{drivers.ErrNotWritable, console.ErrNotWritable}, {drivers.ErrRange, console.ErrValue}, {errWrongKind, console.ErrValue},
-		{errTooSoon, console.ErrTooSoon}, {errStopping, console.ErrStopping}, {drivers.ErrClosed, console.ErrStopping},
+		{errTooSoon, console.ErrTooSoon}, {errLocked, console.ErrLocked}, {errStopping, console.ErrStopping}, {drivers.ErrClosed, console.ErrStopping},
 		{drivers.ErrBusy, console.ErrBusBusy}, {drivers.ErrSuspended, console.ErrSuspended},
 		{drivers.ErrSilent, console.ErrSilent},
 		{context.DeadlineExceeded, console.ErrBusBusy}, {errReserved, console.ErrReserved}, {errNoName, console.ErrBadRequest},

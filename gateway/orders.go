@@ -16,6 +16,7 @@ import (
 
 	"linli/drivers"
 	"linli/internal/audit"
+	"linli/internal/live"
 	"linli/internal/site"
 	"linli/internal/telemetry"
 )
@@ -29,9 +30,10 @@ const (
 	sameValueFor = time.Second
 	// orderLimit bounds one order, the wait for the bus included.
 	orderLimit = 10 * time.Second
-	// ordersAtOnce bounds the orders of one bus that are being carried out or wait; further ones are refused. It is less
-	// than what a drivers.Line takes, so that there is room for those of the gateway's stop.
-	ordersAtOnce = 48
+	// ordersAtOnce bounds the orders of one bus that are being carried out or wait; further ones are refused. Rules have
+	// places of their own, for which they wait. Together they are less than what a drivers.Line takes, so that there is room
+	// for those of the gateway's stop.
+	ordersAtOnce, rulesAtOnce = 44, 8
 	// stopGrace is how long orders that were begun before the gateway's stop may still take.
 	stopGrace = 500 * time.Millisecond
 	// byGateway is who asks for what the gateway does by itself.
@@ -46,6 +48,7 @@ const (
 	orderRefused   = "refused"   // nothing changed
 	orderNotTaken  = "not_taken" // the unit accepted it and reads back another value
 	orderBegun     = audit.Begun // in the audit record alone: about to be sent
+	orderDryRun    = "dry_run"   // in the audit record alone: a rule's, which the site file keeps from being sent
 )
 
 // Why an order is refused, besides the errors of package drivers.
@@ -56,6 +59,7 @@ var (
 	errTooSoon   = errors.New("too many writes of this point")
 	errStopping  = errors.New("the gateway is stopping")
 	errOvertaken = errors.New("somebody has ordered otherwise meanwhile")
+	errLocked    = errors.New("another output must be off first")
 )
 
 // order asks for one point to be set.
@@ -69,8 +73,14 @@ type order struct {
 	// first makes it the order of the gateway at start, which anybody else's order of the point makes void.
 	first bool
 	// last makes it the order of the gateway at stop, beside which there is no other, and which no rate holds up.
-	last  bool
-	limit time.Duration // 0 means orderLimit
+	last bool
+	// rule makes it the order of what follows from an alert. It waits for no record, and goes into it where something else
+	// became of it than of the attempt before: what that was is in before, "" at the first. void says that it is not wanted
+	// any more; it is asked when the order has its turn.
+	rule   bool
+	before string
+	void   func() bool
+	limit  time.Duration // 0 means orderLimit
 	// number is Do's: it joins the lines of the audit record.
 	number uint64
 }
@@ -86,6 +96,7 @@ type orderResult struct {
 	Err error
 	// begun: it reached the bus, whose answer this is.
 	begun bool
+	at    telemetry.Mono // of that answer; of the one before with unchanged
 }
 
 // pointWriter is what orders need of a *drivers.Line.
@@ -107,13 +118,19 @@ type orders struct {
 
 	outputs map[telemetry.PointID]*output
 	slots   []chan struct{} // of each bus
-	number  atomic.Uint64   // of the last order
+	rules   []chan struct{} // of each bus, for the orders of rules
+	// reads returns what is known of a point, and by is told of every order of somebody else than rules and gateway that
+	// was carried out or may have been, before another order of the point has its turn. Both may be nil.
+	reads  func(telemetry.PointID) live.Entry
+	by     func(telemetry.PointID, telemetry.Value)
+	number atomic.Uint64 // of the last order
 	// ended is cancelled a little after stop: what was begun before must not follow an on_stop.
 	ended  context.Context
 	finish context.CancelFunc
 
-	mu       sync.Mutex
-	stopping bool // guarded by mu
+	mu       sync.Mutex // an output's is never taken while it is held
+	stopping bool       // guarded by mu
+	lit      map[telemetry.PointID]litOutput
 }
 
 // output is one point that can be written.
@@ -130,16 +147,19 @@ type output struct {
 	confirmed telemetry.Value // last read back; zero: none, or something else happened since
 	at        telemetry.Mono
 	wiped     uint64 // how often a tool wrote past the points
-	ordered   bool   // by somebody else than the gateway at start, and sent
+	ordered   bool   // by somebody else than the gateway at start, and sent; or wanted by a rule
+	off       bool   // switched off by us, since offAt
+	offAt     telemetry.Mono
 	attempt   string // what became of the last attempt at its on_start: repetitions are not told
 }
 
 // newOrders returns the path to the site's outputs. lines is parallel to s.Buses.
 func newOrders(s *site.Site, lines []pointWriter, clock *telemetry.Clock, record *audit.Record, log *zap.Logger) *orders {
-	o := &orders{inv: s.Inventory, clock: clock, audit: record, log: log, outputs: map[telemetry.PointID]*output{}}
+	o := &orders{inv: s.Inventory, clock: clock, audit: record, log: log, outputs: map[telemetry.PointID]*output{}, lit: map[telemetry.PointID]litOutput{}}
 	o.ended, o.finish = context.WithCancel(context.Background())
 	for range s.Buses {
 		o.slots = append(o.slots, make(chan struct{}, ordersAtOnce))
+		o.rules = append(o.rules, make(chan struct{}, rulesAtOnce))
 	}
 	for _, out := range s.Outputs {
 		p := &output{Output: out, line: lines[out.Bus], turn: make(chan struct{}, 1), tokens: orderBurst, filled: clock.Mono()}
@@ -155,6 +175,9 @@ func (o *orders) Do(ctx context.Context, or order) orderResult {
 	began := o.clock.Mono()
 	or.number = o.number.Add(1)
 	result, tell := o.do(ctx, or)
+	if or.rule {
+		tell = or.tells(result)
+	}
 	if tell {
 		o.record(or, result, o.clock.Mono().Sub(began))
 	}
@@ -181,16 +204,10 @@ func (o *orders) do(ctx context.Context, or order) (orderResult, bool) {
 	}
 	// Everything that is known beforehand is said at once: nobody waits behind a dead unit to hear that it was too soon.
 	if r, final := o.admit(or, p); final {
-		return r, !or.first
-	}
-	if !or.last {
-		slots := o.slots[p.Bus]
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-		default:
-			return refused(drivers.ErrBusy), true
+		if r.Outcome == orderUnchanged {
+			o.tellBy(or)
 		}
+		return r, !or.first
 	}
 	if or.limit == 0 {
 		or.limit = orderLimit
@@ -199,6 +216,11 @@ func (o *orders) do(ctx context.Context, or order) (orderResult, bool) {
 	defer cancel()
 	if !or.last {
 		defer context.AfterFunc(o.ended, cancel)()
+		slots, ok := o.slot(ctx, or, p.Bus)
+		if !ok {
+			return refused(drivers.ErrBusy), true
+		}
+		defer func() { <-slots }()
 	}
 	select {
 	case <-p.turn:
@@ -232,7 +254,7 @@ func (o *orders) admit(or order, p *output) (r orderResult, final bool) {
 	defer p.mu.Unlock()
 	now := o.clock.Mono()
 	if p.known(or, now) {
-		return orderResult{Outcome: orderUnchanged, Value: p.confirmed}, true
+		return orderResult{Outcome: orderUnchanged, Value: p.confirmed, at: p.at}, true
 	}
 	if wait := p.refill(now, or.Value); wait > 0 && !or.last {
 		return tooSoon(wait), true
@@ -256,14 +278,25 @@ func tooSoon(wait time.Duration) orderResult {
 // carryOut is do for who has the output's turn.
 func (o *orders) carryOut(ctx context.Context, or order, p *output) orderResult {
 	r, wiped, final := o.ready(or, p)
+	if !final && !o.light(or, p) {
+		return o.inTheWay(p)
+	}
 	if final {
+		if r.Outcome == orderUnchanged {
+			o.tellBy(or)
+		}
 		return r
 	}
-	if !or.first || p.attempt == "" { // Of an on_start that is tried again and again once is enough.
+	if or.before == "" && (!or.first || p.attempt == "") { // Of one that is tried again and again once is enough.
 		e := o.entry(or)
 		stamp(o.clock, &e)
-		o.audit.Begin(e)
+		if or.rule {
+			o.audit.BeginAtOnce(e)
+		} else {
+			o.audit.Begin(e)
+		}
 	}
+	wasOff := p.MinOff > 0 && o.knownOff(p)
 	err := p.line.Write(ctx, or.Point, or.Value)
 	now := o.clock.Mono()
 	r = orderResult{Outcome: orderDone, Value: or.Value, begun: true}
@@ -276,14 +309,21 @@ func (o *orders) carryOut(ctx context.Context, or order, p *output) orderResult 
 	case errors.As(err, &notTaken):
 		r = orderResult{Outcome: orderNotTaken, Value: notTaken.Got, Err: err, begun: true}
 	case errors.Is(err, context.Canceled) && o.isStopping():
-		return orderResult{Outcome: orderRefused, Err: fmt.Errorf("%w: %w", errStopping, err), begun: true}
+		r = orderResult{Outcome: orderRefused, Err: fmt.Errorf("%w: %w", errStopping, err), begun: true}
 	default: // Nothing changed: it neither holds up the next one nor stands in the way of on_start.
-		return orderResult{Outcome: orderRefused, Err: err, begun: true}
+		r = orderResult{Outcome: orderRefused, Err: err, begun: true}
 	}
+	r.at = now
+	o.lightIs(or, p, r, now)
+	if r.Outcome == orderRefused {
+		return r
+	}
+	o.tellBy(or)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ordered = p.ordered || !or.first
 	p.sent, p.sentAt = or.Value, now
+	p.switched(or.Value, r, now, wasOff)
 	if err == nil && p.wiped == wiped {
 		p.confirmed, p.at = or.Value, now
 	}
@@ -298,11 +338,11 @@ func (o *orders) ready(or order, p *output) (r orderResult, wiped uint64, final 
 	switch {
 	case o.isStopping() && !or.last:
 		return refused(errStopping), 0, true
-	case or.first && p.ordered:
+	case or.first && p.ordered, or.void != nil && or.void():
 		return refused(errOvertaken), 0, true
 	case p.known(or, now):
 		p.tokens = min(p.tokens+1, orderBurst) // Many people who want the same are one write.
-		return orderResult{Outcome: orderUnchanged, Value: p.confirmed}, 0, true
+		return orderResult{Outcome: orderUnchanged, Value: p.confirmed, at: p.at}, 0, true
 	}
 	if wait := p.apart(now, or.Value); wait > 0 && !or.last {
 		return tooSoon(wait), 0, true
@@ -325,13 +365,16 @@ func (p *output) refill(now telemetry.Mono, v telemetry.Value) time.Duration {
 	return p.apart(now, v)
 }
 
-// apart returns how long the site file's interval makes a change to v wait. It spares the hardware from the first change
-// on. p.mu is held.
-func (p *output) apart(now telemetry.Mono, v telemetry.Value) time.Duration {
+// apart returns how long the site file's interval and min_off make a change to v wait. They spare the hardware from the
+// first change on. p.mu is held.
+func (p *output) apart(now telemetry.Mono, v telemetry.Value) (wait time.Duration) {
 	if p.Interval > 0 && !p.sent.IsZero() && v != p.sent {
-		return max(p.Interval-now.Sub(p.sentAt), 0)
+		wait = p.Interval - now.Sub(p.sentAt)
 	}
-	return 0
+	if p.MinOff > 0 && p.off && v.Bool() {
+		wait = max(wait, p.MinOff-now.Sub(p.offAt))
+	}
+	return max(wait, 0)
 }
 
 // checkValue says what is wrong with v as a value of def.
@@ -387,8 +430,11 @@ func (o *orders) isStopping() bool {
 // entry returns what the audit record says of an order before it is known what becomes of it.
 func (o *orders) entry(or order) audit.Entry {
 	e := audit.Entry{What: "write", By: or.By, Origin: audit.OriginAPI, Note: or.Note, Value: auditValue(or.Value), Order: or.number}
-	if or.own() {
+	switch {
+	case or.own():
 		e.Origin = audit.OriginGateway
+	case or.rule:
+		e.Origin = audit.OriginRule
 	}
 	if int(or.Point) < len(o.inv.Points) {
 		s := o.inv.Series(or.Point)
@@ -406,7 +452,7 @@ func (o *orders) record(or order, r orderResult, took time.Duration) {
 	}
 	stamp(o.clock, &e)
 	// What changed nothing comes in floods where a script runs wild: neither record nor log fill with it.
-	if !r.begun && !or.own() {
+	if !r.begun && !or.own() && !or.rule {
 		o.audit.Fold(e)
 		o.log.Debug("order "+r.Outcome, zap.String("device", e.Device), zap.String("point", e.Point), zap.String("by", or.By), zap.Error(r.Err))
 		return

@@ -100,14 +100,14 @@ type gatewayConfig struct {
 // runGateway runs one gateway until ctx ends or a part of it that cannot be done without fails.
 //
 //	outputs                        8. on_start, then on_stop before anything else stops
-//	  | orders: the one path of writes (also from the console), each into the audit record
-//	  v
-//	buses                          6. one supervisor a bus         7. their health and settings, and the gateway's own, as points
-//	  | batches of samples                                                       |
-//	  v                                                                          v
-//	fan-in                         5. one goroutine: live, rules, alerts, journal, in this order
-//	  |         |         |
-//	  v         v         v
+//	  | orders: the one path of writes (also from the console), each into the audit record <--+
+//	  v                                                                                       |
+//	buses                          6. one supervisor a bus     7. health, settings, own state, as points
+//	  | batches of samples                                              |                     |
+//	  v                                                                 v                     |
+//	fan-in                         5. one goroutine: live, rules, outputs, alerts, journal, in this order
+//	  |         |         |                                        |                          |
+//	  v         v         v                                        +--> outputs of rules -----+
 //	live     alert book  journal   1. (no goroutine)  2. commits, then announces  3. group commits
 //	  |         |    \      |
 //	  v         v     v     v
@@ -170,7 +170,6 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	}
 
 	// 5 and 6 are built here and started below, so that the console can show them.
-	in := newFanIn(clock, table, cfg.plan.engine, book, j, log.Named("rules"))
 	buses, dialIns, err := newBuses(s, clock, log, memory.of)
 	if err != nil {
 		return err
@@ -188,6 +187,10 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 		endGuests[i] = line.EndGuests
 	}
 	orders := newOrders(s, writers, clock, record, log.Named("orders"))
+	driven := newDrive(s, orders, log.Named("outputs"))
+	orders.reads, orders.by = table.Get, driven.manual
+	in := newFanIn(clock, table, cfg.plan.engine, book, j, driven, log.Named("rules"))
+	in.respond.restore(clock.Now(), clock.Boot, 0)
 	points := newBusPoints(s, states, clock)
 	own := newGatewayPoints(s, st, cfg.state, up, clock)
 	outputs := &standing{site: s, orders: orders, health: states, resume: resume, endGuests: endGuests}
@@ -223,6 +226,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 
 	keeper := &rulesKeeper{dir: st.dir, in: in, clock: clock, log: log.Named("rules")}
 	parts.onStop("timers of the rules", 3*time.Second, keeper.last)
+	parts.start("outputs of rules", 3*time.Second, driven.run)
 	parts.start("fan-in", 5*time.Second, in.run)
 	parts.start("timers of the rules", 3*time.Second, keeper.run)
 	for _, d := range dialIns {

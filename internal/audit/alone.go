@@ -29,6 +29,7 @@ func AppendAlone(dir string, e Entry) error {
 // The values of Entry.Origin.
 const (
 	OriginGateway = "gateway"
+	OriginRule    = "rule"
 	OriginAPI     = "api"
 	OriginTool    = "tool"
 )

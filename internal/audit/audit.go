@@ -20,7 +20,7 @@
 //
 // It does not decide who may do what, and it is no proof against somebody who can write the file.
 //
-// Add, Begin, Fold, Tail and Stats may be called from any goroutine; Run is the one that writes. AppendAlone is for
+// Add, Begin, BeginAtOnce, Fold, Tail and Stats may be called from any goroutine; Run is the one that writes. AppendAlone is for
 // programs that work while no gateway runs.
 package audit
 
@@ -67,9 +67,9 @@ type Entry struct {
 	BootS float64 `json:"boot_s"`
 	// What is write (a point), raw (a request of a tool that changes a unit), suspend or resume (of a bus's polling).
 	What string `json:"what"`
-	By   string `json:"by"` // who asked; "gateway" for what the gateway does by itself
-	// Origin is the way it came: gateway (by itself), api (the console's), tool (a program beside a gateway that does
-	// not run). A name anybody can give; this nobody can.
+	By   string `json:"by"` // who asked; "gateway" for what the gateway does by itself, "rule ALERT SUBJECT" for what follows from an alert
+	// Origin is the way it came: gateway (by itself), rule (what follows from an alert), api (the console's), tool (a
+	// program beside a gateway that does not run). A name anybody can give; this nobody can.
 	Origin string `json:"origin,omitempty"`
 	Note   string `json:"note,omitempty"`
 
@@ -82,7 +82,8 @@ type Entry struct {
 	Unit *int   `json:"unit,omitempty"` // address, of a raw write
 	PDU  string `json:"pdu,omitempty"`  // of a raw write, in hex
 
-	// Outcome is done, unchanged, unknown, refused or not_taken; begun is what is about to be sent.
+	// Outcome is done, unchanged, unknown, refused or not_taken; begun is what is about to be sent, dry_run what is not
+	// sent because the site is being commissioned.
 	Outcome string  `json:"outcome"`
 	Error   string  `json:"error,omitempty"`
 	TookMS  float64 `json:"took_ms"`
@@ -180,12 +181,7 @@ func (r *Record) Add(e Entry) {
 // the process whatever becomes of that. It waits 50 ms at most, and not at all while the disk fails: no order waits
 // for a record.
 func (r *Record) Begin(e Entry) {
-	e.Outcome = Begun
-	r.mu.Lock()
-	n := r.add(e, worthBegun)
-	broken := r.stats.Error != ""
-	r.mu.Unlock()
-	r.stir()
+	n, broken := r.begin(e)
 	if broken || !r.running.Load() {
 		return
 	}
@@ -204,6 +200,20 @@ func (r *Record) Begin(e Entry) {
 			return
 		}
 	}
+}
+
+// BeginAtOnce is Begin without the wait, for what may save a life: a kill of the process in the next moments may cost the
+// line.
+func (r *Record) BeginAtOnce(e Entry) { r.begin(e) }
+
+func (r *Record) begin(e Entry) (n uint64, broken bool) {
+	e.Outcome = Begun
+	r.mu.Lock()
+	n = r.add(e, worthBegun)
+	broken = r.stats.Error != ""
+	r.mu.Unlock()
+	r.stir()
+	return n, broken
 }
 
 // Begun is the outcome of entries of Begin.

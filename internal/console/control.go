@@ -58,6 +58,7 @@ var (
 	ErrNotWritable = errors.New("not an output")
 	ErrValue       = errors.New("value out of range")
 	ErrTooSoon     = errors.New("too many writes of this point")
+	ErrLocked      = errors.New("another output must be off first")
 	ErrStopping    = errors.New("the gateway is stopping")
 	ErrSuspended   = errors.New("the bus is suspended")
 	ErrSuspendedBy = errors.New("the bus is suspended for")
@@ -473,6 +474,7 @@ func controlCode(err error) (int, apiError) {
 		{ErrNotWritable, http.StatusConflict, errNotWritable},
 		{ErrValue, http.StatusBadRequest, errBadValue},
 		{ErrTooSoon, http.StatusTooManyRequests, errTooSoon},
+		{ErrLocked, http.StatusConflict, errLocked},
 		{ErrSuspended, http.StatusConflict, errSuspended},
 		{ErrSuspendedBy, http.StatusConflict, errSuspendedBy},
 		{ErrNoAnswer, http.StatusBadGateway, errOutcomeUnknown},

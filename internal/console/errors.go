@@ -42,6 +42,7 @@ const (
 	errNotWritable    apiError = "not_writable"
 	errBadValue       apiError = "bad_value"
 	errTooSoon        apiError = "too_soon"
+	errLocked         apiError = "interlocked"
 	errSuspended      apiError = "bus_suspended"
 	errSuspendedBy    apiError = "suspended_by"
 	errOutcomeUnknown apiError = "outcome_unknown"
@@ -113,6 +114,8 @@ func (e apiError) message() telemetry.Text {
 		return telemetry.Text{Zh: "这个值不合适，没有执行。", En: "The point cannot take this value; nothing was done."}
 	case errTooSoon:
 		return telemetry.Text{Zh: "操作太频繁，请稍后再试。", En: "Too many changes in a short time; please wait a moment."}
+	case errLocked:
+		return telemetry.Text{Zh: "与它互锁的输出还开着，没有执行。请先关掉那一个。", En: "An output that it is interlocked with is on; nothing was done. Switch that one off first."}
 	case errSuspended:
 		return telemetry.Text{Zh: "总线正在调试，暂停使用，没有执行。", En: "The bus is suspended for commissioning; nothing was done."}
 	case errSuspendedBy:

@@ -234,6 +234,7 @@ th1: rs485_1
 tcp_1:
 io2: tcp_1
 box:
+gw1:
 `
 	if got != want {
 		t.Errorf("got\n%swant\n%s", got, want)

@@ -1,0 +1,305 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"linli/internal/site"
+	"linli/internal/telemetry"
+	"linli/rules/response"
+)
+
+const (
+	// driveFirst and driveLongest are the waits between attempts at an output that cannot be set.
+	driveFirst, driveLongest = 100 * time.Millisecond, 10 * time.Second
+	// driveLocked is the longest wait for an output that it is interlocked with.
+	driveLocked = time.Second
+	// driveLimit bounds one attempt, so that what is wanted instead meanwhile does not wait for long.
+	driveLimit = 5 * time.Second
+	// driveCalm is how long an output must have stayed as it was set before the waits begin anew.
+	driveCalm = 30 * time.Second
+)
+
+// drive carries out what follows from alerts: it keeps what rules want of each output now and has orders set it, again and
+// again until it is done, and once more where the output is read as something else while it is wanted. Of what was wanted
+// before nothing is left: only the newest counts. One goroutine serves one output, so none waits for another.
+//
+// What people order takes an output from it (manual).
+//
+// want, manual, observe and taken may be called from any goroutine; run serves.
+type drive struct {
+	orders *orders
+	dry    bool // nothing is sent
+	log    *zap.Logger
+
+	points []*driven
+	byID   []*driven // index = PointID; nil where that is no output
+
+	mu     sync.Mutex
+	given  []handOver    // guarded by mu; one of a point at most
+	handed chan struct{} // holds one: somebody has ordered by hand
+}
+
+// handOver says that a person or a tool ordered a point.
+type handOver struct {
+	point telemetry.PointID
+	value telemetry.Value
+	turn  uint64 // the driven's, after it
+}
+
+// driven is one output as rules see it.
+type driven struct {
+	point telemetry.PointID
+	stir  chan struct{} // holds one: look again
+
+	mu   sync.Mutex // guards what follows
+	turn uint64     // counts what was wanted and taken over
+	want response.Command
+	live bool           // want is in force
+	keep bool           // it is to be kept so, not only set once
+	done bool           // it has been set
+	at   telemetry.Mono // when it was
+	seen telemetry.Sample
+}
+
+func newDrive(s *site.Site, o *orders, log *zap.Logger) *drive {
+	d := &drive{orders: o, dry: s.DryRun, log: log, handed: make(chan struct{}, 1)}
+	for i := range s.Outputs {
+		p := &driven{point: s.Outputs[i].Point, stir: make(chan struct{}, 1)}
+		d.points = append(d.points, p)
+		d.byID = append(d.byID, make([]*driven, max(int(p.point)+1-len(d.byID), 0))...)
+		d.byID[p.point] = p
+	}
+	return d
+}
+
+// of returns what is kept of an output, nil for a point that is none.
+func (d *drive) of(point telemetry.PointID) *driven {
+	if int(point) >= len(d.byID) {
+		return nil
+	}
+	return d.byID[point]
+}
+
+// run serves every output until ctx ends.
+func (d *drive) run(ctx context.Context) error {
+	var group sync.WaitGroup
+	for _, p := range d.points {
+		group.Go(func() { d.serve(ctx, p) })
+	}
+	group.Wait()
+	return nil
+}
+
+// want takes a command. It never waits.
+func (d *drive) want(c response.Command) {
+	p := d.of(c.Point)
+	if p == nil {
+		d.log.Error("a rule commands what is no output", zap.Uint32("point", uint32(c.Point)), zap.String("alert", c.For.Alert), zap.String("subject", c.For.Subject))
+		return
+	}
+	if d.dry {
+		o := ruleOrder(c)
+		o.number = d.orders.number.Add(1)
+		d.orders.record(o, orderResult{Outcome: orderDryRun}, 0)
+		return
+	}
+	d.orders.claim(c.Point)
+	p.mu.Lock()
+	p.turn++
+	p.want, p.live, p.done = c, true, false
+	p.keep = c.Why == response.WhyDemanded || c.Why == response.WhyReasserted
+	p.mu.Unlock()
+	p.wake()
+}
+
+// ruleOrder returns the order that carries out a command.
+func ruleOrder(c response.Command) order {
+	return order{Point: c.Point, Value: c.Value, By: "rule " + c.For.Alert + " " + c.For.Subject, Note: c.Why.String(), rule: true, limit: driveLimit}
+}
+
+// manual takes note that somebody ordered a point, and lets go of it where that is not what is wanted of it. It is called
+// before any other order of the point has its turn.
+func (d *drive) manual(point telemetry.PointID, v telemetry.Value) {
+	p := d.of(point)
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	same := p.live && p.want.Value == v
+	if !same {
+		p.turn++
+		p.live = false
+	}
+	turn := p.turn
+	p.mu.Unlock()
+	if same {
+		return
+	}
+	d.mu.Lock()
+	for i := range d.given {
+		if d.given[i].point == point {
+			d.given = append(d.given[:i], d.given[i+1:]...)
+			break
+		}
+	}
+	d.given = append(d.given, handOver{point, v, turn})
+	d.mu.Unlock()
+	select {
+	case d.handed <- struct{}{}:
+	default:
+	}
+}
+
+// taken returns what was ordered by hand since the last call, without what a rule has wanted otherwise since.
+func (d *drive) taken() []handOver {
+	d.mu.Lock()
+	given := d.given
+	d.given = nil
+	d.mu.Unlock()
+	kept := given[:0]
+	for _, g := range given {
+		p := d.of(g.point)
+		p.mu.Lock()
+		if p.turn == g.turn {
+			kept = append(kept, g)
+		}
+		p.mu.Unlock()
+	}
+	return kept
+}
+
+// observe looks at what was read: an output that is wanted and is something else is set again.
+func (d *drive) observe(batch []telemetry.Sample) {
+	for i := range batch {
+		s := &batch[i]
+		p := d.of(s.Point)
+		if p == nil || s.Quality.Bad() {
+			continue
+		}
+		p.mu.Lock()
+		p.seen = *s
+		lost := p.lost()
+		p.mu.Unlock()
+		if lost {
+			p.wake()
+		}
+	}
+}
+
+// lost reports whether an output that was set and is wanted so was read as something else since, which makes it due.
+// p.mu is held.
+func (p *driven) lost() bool {
+	lost := p.live && p.keep && p.done && p.seen.Time > p.at && p.seen.Value != p.want.Value
+	p.done = p.done && !lost
+	return lost
+}
+
+func (p *driven) wake() {
+	select {
+	case p.stir <- struct{}{}:
+	default: // It looks already.
+	}
+}
+
+// due returns what is to be set, and whether there is something.
+func (p *driven) due() (c response.Command, turn uint64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.want, p.turn, p.live && !p.done
+}
+
+// void returns whether something else is wanted by now.
+func (p *driven) void(turn uint64) func() bool {
+	return func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.turn != turn
+	}
+}
+
+// settle takes note that what was wanted at turn was set at a moment, and reports whether that is already not so any more.
+func (p *driven) settle(turn uint64, at telemetry.Mono) (lost bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.turn != turn {
+		return false // Whoever wanted otherwise has woken it.
+	}
+	p.done, p.at, p.live = true, at, p.keep // What is at rest is anybody's.
+	return p.lost()
+}
+
+// serve sets one output whenever that is due, until ctx ends.
+func (d *drive) serve(ctx context.Context, p *driven) {
+	var (
+		retry  = time.NewTimer(time.Hour)
+		wait   time.Duration  // before the next attempt, after a failure
+		until  telemetry.Mono // no attempt at the same before this
+		turn   uint64         // of the last attempt
+		before string         // what became of it
+		again  bool           // it was set once, at calm, and has been lost
+		calm   telemetry.Mono
+	)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.stir:
+		case <-retry.C:
+		}
+		c, n, ok := p.due()
+		if !ok {
+			continue
+		}
+		now := d.orders.clock.Mono()
+		if n != turn {
+			turn, before, wait, until, again = n, "", 0, 0, false
+		}
+		if again && now.Sub(calm) >= driveCalm {
+			before, wait, until = "", 0, 0
+		}
+		if now < until {
+			retry.Reset(until.Sub(now))
+			continue
+		}
+		o := ruleOrder(c)
+		o.before, o.void, o.Force = before, p.void(n), again
+		if again {
+			o.Note = "set again"
+		}
+		r := d.orders.Do(ctx, o)
+		now = d.orders.clock.Mono()
+		switch {
+		case r.Outcome == orderDone || r.Outcome == orderUnchanged:
+			if before = ""; again { // Where it is lost again soon, the next attempt waits, and is not told.
+				before, wait = orderDone, min(max(2*wait, driveFirst), driveLongest)
+			}
+			again, calm, until = true, now, now.Add(wait)
+			if p.settle(n, r.at) {
+				p.wake()
+			}
+			continue
+		case errors.Is(r.Err, errStopping):
+			<-ctx.Done() // Nothing follows an on_stop.
+			return
+		case errors.Is(r.Err, errOvertaken):
+			p.wake()
+			continue
+		case r.Retry > 0:
+			until = now.Add(r.Retry)
+		default:
+			before = r.Outcome
+			wait = min(max(2*wait, driveFirst), driveLongest)
+			if errors.Is(r.Err, errLocked) {
+				wait = min(wait, driveLocked) // That ends without anybody telling.
+			}
+			until = now.Add(wait)
+		}
+		retry.Reset(until.Sub(now))
+	}
+}
