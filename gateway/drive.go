@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"linli/internal/console"
 	"linli/internal/site"
 	"linli/internal/telemetry"
 	"linli/rules/response"
@@ -30,9 +31,10 @@ const (
 //
 // What people order takes an output from it (manual).
 //
-// want, manual, observe and taken may be called from any goroutine; run serves.
+// want, manual, observe, taken and inDemand may be called from any goroutine; run serves.
 type drive struct {
 	orders *orders
+	inv    *telemetry.Inventory
 	dry    bool // nothing is sent
 	log    *zap.Logger
 
@@ -67,7 +69,7 @@ type driven struct {
 }
 
 func newDrive(s *site.Site, o *orders, log *zap.Logger) *drive {
-	d := &drive{orders: o, dry: s.DryRun, log: log, handed: make(chan struct{}, 1)}
+	d := &drive{orders: o, inv: s.Inventory, dry: s.DryRun, log: log, handed: make(chan struct{}, 1)}
 	for i := range s.Outputs {
 		p := &driven{point: s.Outputs[i].Point, stir: make(chan struct{}, 1)}
 		d.points = append(d.points, p)
@@ -171,6 +173,21 @@ func (d *drive) taken() []handOver {
 		p.mu.Unlock()
 	}
 	return kept
+}
+
+// inDemand lists the outputs that rules want to be something else than at rest, in the order of the site file.
+func (d *drive) inDemand() (list []console.OutputStatus) {
+	for _, p := range d.points {
+		p.mu.Lock()
+		c, on, done := p.want, p.live && p.keep, p.done
+		p.mu.Unlock()
+		if on {
+			s := d.inv.Series(p.point)
+			list = append(list, console.OutputStatus{Point: uint32(p.point), Device: s.Device, Name: s.Point, Value: auditValue(c.Value),
+				Alert: c.For.Alert, Subject: c.For.Subject, Done: done})
+		}
+	}
+	return list
 }
 
 // observe looks at what was read: an output that is wanted and is something else is set again.

@@ -34,7 +34,8 @@ type health struct {
 
 func (h *health) status() console.Status {
 	j := h.journal.Stats()
-	s := console.Status{Journal: &console.JournalStatus{
+	d := h.fanIn.respond.drive
+	s := console.Status{DryRun: d.dry, Outputs: d.inDemand(), Journal: &console.JournalStatus{
 		Bytes: j.Bytes, Frames: j.Next - j.First, CommitFailures: j.CommitFailures, SamplesLost: j.SamplesLost,
 		DamagedFrames: j.DamagedFrames, LastError: j.LastError,
 	}}
@@ -95,6 +96,18 @@ func (h *health) register(set *metrics.Set) {
 	} {
 		gauge(name, func() float64 { return float64(value(h.book.Stats())) })
 	}
+	gauge("linli_alerts_suppressed", func() float64 { return float64(h.book.Stats().Suppressed) })
+	gauge("linli_dry_run", func() float64 { return oneIf(h.fanIn.respond.drive.dry) })
+	gauge("linli_outputs_in_demand", func() float64 { return float64(len(h.fanIn.respond.drive.inDemand())) })
+	gauge("linli_outputs_not_set", func() float64 {
+		n := 0
+		for _, o := range h.fanIn.respond.drive.inDemand() {
+			if !o.Done {
+				n++
+			}
+		}
+		return float64(n)
+	})
 	gauge("linli_rules_late_samples_total", func() float64 { return float64(h.fanIn.late.Load()) })
 	gauge("linli_points_unknown", func() float64 {
 		entries, _ := h.table.Snapshot(nil)

@@ -91,9 +91,22 @@ type Alerts interface {
 
 // Status is the health of the gateway's own parts.
 type Status struct {
+	DryRun  bool           `json:"dry_run"`           // rules command no outputs
+	Outputs []OutputStatus `json:"outputs,omitempty"` // that rules want on now
 	Uplink  *UplinkStatus  `json:"uplink,omitempty"` // absent: this box works alone
 	Journal *JournalStatus `json:"journal,omitempty"`
 	Buses   []BusStatus    `json:"buses,omitempty"`
+}
+
+// OutputStatus is one output that a rule drives.
+type OutputStatus struct {
+	Point   uint32 `json:"point"` // id
+	Device  string `json:"device"`
+	Name    string `json:"name"` // of the point
+	Value   any    `json:"value"`
+	Alert   string `json:"alert"`
+	Subject string `json:"subject"`
+	Done    bool   `json:"done"` // false while it could not be set
 }
 
 // UplinkStatus is the connection to the city.

@@ -213,10 +213,11 @@ type alertsJSON struct {
 type openAlert struct {
 	alert.Alert
 	raisedAgain time.Time // when the condition last came back after it had gone: people must not take it for an old alert
+	released    time.Time // when, since then, its suppression ended last: it is announced again
 	changed     time.Time // when, since then, severity and detail changed last: the detail is of that moment
 }
 
-// MarshalJSON writes the alert as it writes itself, and raised_again_at and changed_at.
+// MarshalJSON writes the alert as it writes itself, and raised_again_at, released_at and changed_at.
 func (o openAlert) MarshalJSON() ([]byte, error) {
 	body, err := o.Alert.MarshalJSON()
 	if err != nil {
@@ -225,7 +226,7 @@ func (o openAlert) MarshalJSON() ([]byte, error) {
 	for _, f := range []struct {
 		name string
 		at   time.Time
-	}{{"raised_again_at", o.raisedAgain}, {"changed_at", o.changed}} {
+	}{{"raised_again_at", o.raisedAgain}, {"released_at", o.released}, {"changed_at", o.changed}} {
 		if f.at.IsZero() {
 			continue
 		}
@@ -259,6 +260,8 @@ func withHistory(a alert.Alert, history []alert.Entry) openAlert {
 		case e.Revision > a.Revision:
 		case e.What == alert.WhatChanged && o.changed.IsZero():
 			o.changed = e.Time
+		case e.What == alert.WhatUnsuppressed && o.released.IsZero():
+			o.released = e.Time
 		case e.What == alert.WhatRaisedAgain:
 			o.raisedAgain = e.Time
 			return o

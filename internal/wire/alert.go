@@ -26,7 +26,7 @@ type AlertEvent struct {
 	Data alert.Alert `json:"data"`
 }
 
-// What returns what happened: raised, acknowledged, returned, unknown, known, changed, raised_again, closed.
+// What returns what happened: raised, acknowledged, escalated and so on, the words of alert.Entry.What.
 func (e *AlertEvent) What() string {
 	if len(e.Type) > len(alertType) {
 		return e.Type[len(alertType):]

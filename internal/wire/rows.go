@@ -5,6 +5,8 @@ import (
 	"hash/fnv"
 	"strconv"
 	"time"
+
+	"linli/internal/alert"
 )
 
 // The measurements that the city side writes besides what gateways send.
@@ -36,7 +38,8 @@ func AppendAlertLine(dst []byte, site, gateway string, e *AlertEvent) []byte {
 	for _, f := range [...]struct{ key, value string }{
 		{",title_zh=", d.Title.Zh}, {",title_en=", d.Title.En}, {",detail_zh=", d.Detail.Zh}, {",detail_en=", d.Detail.En},
 		{",place_zh=", d.Place.Zh}, {",place_en=", d.Place.En}, {",device=", d.Device}, {",class=", d.Class},
-		{",acknowledged_by=", d.AcknowledgedBy}, {",close_reason=", d.CloseReason},
+		{",acknowledged_by=", d.AcknowledgedBy}, {",close_reason=", d.CloseReason}, {",tier=", d.Tier.String()},
+		{",suppressed_by=", suppressor(d)},
 	} {
 		if f.value != "" {
 			dst = appendString(append(dst, f.key...), f.value)
@@ -46,7 +49,7 @@ func AppendAlertLine(dst []byte, site, gateway string, e *AlertEvent) []byte {
 		key   string
 		value bool
 	}{
-		{",unknown=", d.Unknown}, {",life_safety=", d.LifeSafety}, {",durable=", d.Durable}, {",time_uncertain=", d.TimeUncertain},
+		{",unknown=", d.Unknown}, {",life_safety=", d.LifeSafety}, {",suppressed=", d.Suppressed}, {",durable=", d.Durable}, {",time_uncertain=", d.TimeUncertain},
 	} {
 		dst = strconv.AppendBool(append(dst, f.key...), f.value)
 	}
@@ -62,6 +65,14 @@ func AppendAlertLine(dst []byte, site, gateway string, e *AlertEvent) []byte {
 		}
 	}
 	return appendStamp(dst, e.Time.UnixNano())
+}
+
+// suppressor names what suppresses an alert, "" for nothing.
+func suppressor(a *alert.Alert) string {
+	if !a.Suppressed {
+		return ""
+	}
+	return a.SuppressedBy.Alert + " " + a.SuppressedBy.Subject
 }
 
 // AppendLossLine appends the row of a loss: tags gateway, reason, site. Its time is the millisecond of at, which is

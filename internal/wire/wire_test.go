@@ -170,6 +170,7 @@ func TestAlertMessage(t *testing.T) {
 		ID: "01J9Z0ABCDEF", Identity: telemetry.Identity{Alert: "FireLaneBlocked", Subject: "lane1"},
 		Severity: telemetry.Warning, State: alert.ActiveUnacknowledged, Title: telemetry.Text{Zh: "消防通道被占用", En: "Fire lane blocked"},
 		Device: "lane1", Class: "fire_lane_sensor", Zone: "north", RaisedAt: at, Revision: 3, Durable: true,
+		Tier: alert.Street, Suppressed: true, SuppressedBy: telemetry.Identity{Alert: "BusDown", Subject: "rs485_1"},
 	}
 	e := wire.NewAlertEvent("riverside.gw1", &a, "raised", at)
 	b, err := e.Encode()
@@ -189,9 +190,14 @@ func TestAlertMessage(t *testing.T) {
 	}
 	line := wire.AppendAlertLine(nil, "riverside", "gw1", &got)
 	want := "alert,alert=FireLaneBlocked,gateway=gw1,severity=warning,site=riverside,subject=lane1,zone=north id=\"01J9Z0ABCDEF\",state=\"active_unacknowledged\",what=\"raised\"," +
-		"title_zh=\"消防通道被占用\",title_en=\"Fire lane blocked\",device=\"lane1\",class=\"fire_lane_sensor\",unknown=false,life_safety=false,durable=true,time_uncertain=false,revision=3i,raised_at=1795248000000000005i 1795248000000000005\n"
+		"title_zh=\"消防通道被占用\",title_en=\"Fire lane blocked\",device=\"lane1\",class=\"fire_lane_sensor\",tier=\"street\",suppressed_by=\"BusDown rs485_1\",unknown=false,life_safety=false,suppressed=true,durable=true,time_uncertain=false,revision=3i,raised_at=1795248000000000005i 1795248000000000005\n"
 	if string(line) != want {
 		t.Errorf("row\n%swant\n%s", line, want)
+	}
+	a.Tier, a.Suppressed = alert.Community, false
+	e.Data = a
+	if line := wire.AppendAlertLine(nil, "riverside", "gw1", &e); !bytes.Contains(line, []byte(`class="fire_lane_sensor",tier="community",unknown=false,life_safety=false,suppressed=false,`)) {
+		t.Errorf("row %s", line)
 	}
 	for _, bad := range []string{``, `{}`, `[]`, `{"specversion":"1.0","type":"other","data":{}}`, strings.Replace(string(b), "warning", "loud", 1), strings.Replace(string(b), "FireLaneBlocked", "a b", 1)} {
 		if _, err := wire.ParseAlert([]byte(bad)); !errors.Is(err, wire.ErrAlert) {

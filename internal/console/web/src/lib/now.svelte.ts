@@ -8,10 +8,11 @@ const RECENT = 20;
 
 const rank: Record<Severity, number> = { critical: 0, warning: 1, notice: 2 };
 
-// worstFirst is the order of open alerts: severity; what waits for somebody before what has been seen; what is
-// confirmed for a zone or the site before the single devices of which it was made; then newest first.
+// worstFirst is the order of open alerts: what another alert explains last; severity; what waits for somebody before what
+// has been seen; what is confirmed for a zone or the site before the single devices of which it was made; then newest first.
 export function worstFirst(a: Alert, b: Alert): number {
   return (
+    Number(!!a.suppressed) - Number(!!b.suppressed) ||
     rank[a.severity] - rank[b.severity] ||
     Number(unacknowledged(b)) - Number(unacknowledged(a)) ||
     Number(!!a.device) - Number(!!b.device) ||
@@ -25,13 +26,19 @@ export function began(a: Alert): string {
   return a.raised_again_at ?? a.raised_at;
 }
 
-// occasion names one coming of an alert: the same alert raised again is a new one.
+// occasion names one coming of an alert: the same alert raised again is a new one, and so is one that nothing suppresses
+// any more.
 export function occasion(a: Alert): string {
-  return a.id + " " + began(a);
+  return a.id + " " + began(a) + " " + (a.released_at ?? "");
 }
 
 export function unacknowledged(a: Alert): boolean {
   return a.state === "active_unacknowledged" || a.state === "returned_unacknowledged";
+}
+
+// calling reports whether an alert calls for somebody: nobody has acknowledged it, and no other alert explains it.
+export function calling(a: Alert): boolean {
+  return unacknowledged(a) && !a.suppressed;
 }
 
 // moment returns the milliseconds of a time, or 0 for one that is absent or was never set.
@@ -222,7 +229,7 @@ class Now {
   takeAlert(a: Alert, mayBeFresh: boolean): void {
     const old = this.alerts.get(a.id);
     if (old && old.revision > a.revision) return; // An answer and an event may cross.
-    if (mayBeFresh && a.state !== "closed" && (!old || occasion(old) !== occasion(a) || rank[a.severity] < rank[old.severity])) this.markFresh(a.id);
+    if (mayBeFresh && a.state !== "closed" && !a.suppressed && (!old || occasion(old) !== occasion(a) || rank[a.severity] < rank[old.severity])) this.markFresh(a.id);
     this.alerts.set(a.id, a);
   }
 

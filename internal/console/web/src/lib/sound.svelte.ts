@@ -1,12 +1,12 @@
 import type { Alert } from "./types";
-import { occasion, unacknowledged } from "./now.svelte";
+import { calling, occasion } from "./now.svelte";
 
 const SILENCE_MS = 3 * 60_000;
 
 type Context = AudioContext;
 
 // Sound plays what cannot wait for a look: a two-tone for critical alerts until each is acknowledged or silenced, a
-// chime for a new warning. It says itself when it cannot.
+// chime for a new warning. Of suppressed alerts nothing is heard. It says itself when it cannot.
 class Sound {
   supported = typeof window !== "undefined" && ("AudioContext" in window || "webkitAudioContext" in window);
   running = $state(false); // whether the browser lets us play
@@ -58,7 +58,7 @@ class Sound {
   }
 
   silence(open: Alert[]): void {
-    for (const a of open) if (a.severity === "critical") this.silenced.add(occasion(a));
+    for (const a of open) if (a.severity === "critical" && !a.suppressed) this.silenced.add(occasion(a));
     this.silencedUntil = performance.now() + SILENCE_MS;
     this.update(open, performance.now());
   }
@@ -71,7 +71,7 @@ class Sound {
 
   // update decides what must sound now.
   update(open: Alert[], at: number): void {
-    const loud = open.filter((a) => a.severity === "critical" && unacknowledged(a));
+    const loud = open.filter((a) => a.severity === "critical" && calling(a));
     // The silence ends with its time, or with the last alert that it was asked for.
     if (this.silencedUntil !== 0 && (at >= this.silencedUntil || !loud.some((a) => this.silenced.has(occasion(a))))) {
       this.silenced.clear();
@@ -79,7 +79,7 @@ class Sound {
     }
     this.ring(loud.some((a) => !this.silenced.has(occasion(a))));
     for (const a of open) {
-      if (a.severity === "notice" || !unacknowledged(a) || this.chimed.has(occasion(a))) continue;
+      if (a.severity === "notice" || !calling(a) || this.chimed.has(occasion(a))) continue;
       this.chimed.add(occasion(a));
       if (this.primed && a.severity === "warning") this.chime();
     }

@@ -14,6 +14,9 @@ export interface Alert {
   state: AlertState;
   unknown?: boolean;
   life_safety?: boolean;
+  tier?: "community" | "street" | "district";
+  suppressed?: boolean;
+  suppressed_by?: { alert: string; subject: string };
   title: Text;
   detail?: Text;
   device?: string;
@@ -22,6 +25,7 @@ export interface Alert {
   place?: Text;
   raised_at: string;
   raised_again_at?: string;
+  released_at?: string;
   changed_at?: string;
   acknowledged_at?: string;
   acknowledged_by?: string;
@@ -75,6 +79,8 @@ export interface PointValue {
 }
 
 export interface Status {
+  dry_run?: boolean;
+  outputs?: { point: number; device: string; name: string; value: Value; alert: string; subject: string; done: boolean }[];
   uplink?: { connected: boolean; since?: string; backlog: number; error?: string };
   journal?: { bytes: number; frames: number; commit_failures: number; samples_lost: number; damaged_frames: number; last_error?: string };
   buses?: { id: string; error?: string; units?: { id: string; online: boolean; error?: string }[] }[];
