@@ -33,6 +33,10 @@ type Replay struct {
 	samples []telemetry.Sample
 	whole   bool // nothing is missing between the last frame and the next
 	gap     Missing
+
+	// The wall clock minus monotonic time of the last step that had one, and its boot.
+	wall     time.Duration
+	wallBoot string
 }
 
 // Item is a step, a mark, or that something is missing.
@@ -114,7 +118,9 @@ func (r *Replay) Next(it *Item) error {
 			continue // written by a newer version
 		}
 		*it = Item{Boot: r.f.Boot, Now: telemetry.Now{Mono: e.at}, Mark: &m}
-		it.At, _ = r.f.Wall(e.at)
+		if it.At, _ = r.f.Wall(e.at); r.wallBoot == r.f.Boot && m.Kind != MarkStart {
+			it.At = time.Unix(0, int64(e.at)).UTC().Add(r.wall)
+		}
 		return nil
 	}
 }
@@ -181,6 +187,8 @@ func (r *Replay) begin(e *stepEntry) {
 	r.open = Item{Boot: r.f.Boot, Now: e.now(), Guessed: e.guess}
 	if r.open.At = r.open.Now.Wall; r.open.At.IsZero() {
 		r.open.At, _ = r.f.Wall(e.at)
+	} else {
+		r.wall, r.wallBoot = time.Duration(r.open.At.UnixNano()-int64(e.at)), r.f.Boot
 	}
 	r.isOpen, r.samples = true, r.samples[:0]
 	r.take(e.n)
