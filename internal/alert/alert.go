@@ -60,7 +60,8 @@
 //
 //	alerts   one row per alert as it stands; states, severities and times as words (times UTC, milliseconds);
 //	         closed_n numbers the closed ones in the order of closing, which no clock can disturb
-//	history  (alert, revision): one line per transition; the boot whose clock was not set, where that is so
+//	history  (alert, revision): one line per transition; the boot whose clock was not set, where that is so; the severity
+//	         that the engine gave, where it did
 //	outbox   (channel, alert): the newest revision of that alert that was not yet told on channel
 //	book     one row: whether the book was closed with everything on disk
 //
@@ -214,11 +215,16 @@ type Entry struct {
 	// TimeUncertain: the clock was not set, and Time is the time since boot, counted from 1970.
 	TimeUncertain bool `json:"time_uncertain,omitempty"`
 
-	boot string // whose Time that is
+	boot     string // whose Time that is
+	severity telemetry.Severity
 }
 
 // Boot returns the boot of the box that an uncertain Time was counted in, as telemetry.Clock names it; "" otherwise.
 func (e Entry) Boot() string { return e.boot }
+
+// Severity returns what the engine gave the alert, in a line by which it was raised or changed; 0 in others, and in lines
+// of before it was written down.
+func (e Entry) Severity() telemetry.Severity { return e.severity }
 
 // Outgoing is one transition still to be told on a channel.
 type Outgoing struct {

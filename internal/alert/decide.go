@@ -232,6 +232,10 @@ func line(a *Alert, c command, what string) Entry {
 	}
 	if c.by == BySensor {
 		e.Detail = c.said.Detail
+		switch what {
+		case WhatRaised, WhatRaisedAgain, WhatChanged:
+			e.severity = c.said.Severity
+		}
 	}
 	return e
 }

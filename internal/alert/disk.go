@@ -111,6 +111,8 @@ ALTER TABLE alerts ADD COLUMN suppressed_by_subject TEXT NOT NULL DEFAULT '';
 ALTER TABLE alerts ADD COLUMN said TEXT NOT NULL DEFAULT '';
 ALTER TABLE alerts ADD COLUMN least TEXT NOT NULL DEFAULT '';
 ALTER TABLE alerts ADD COLUMN quiet INTEGER NOT NULL DEFAULT 0;
+`, `
+ALTER TABLE history ADD COLUMN severity TEXT NOT NULL DEFAULT '';
 `}
 
 const (
@@ -118,7 +120,7 @@ const (
 		a.detail_zh, a.detail_en, a.device, a.class, a.zone, a.place_zh, a.place_en, a.raised_at, a.acknowledged_at,
 		a.acknowledged_by, a.returned_at, a.closed_at, a.close_reason, a.revision, a.time_uncertain,
 		a.tier, a.suppressed, a.suppressed_by_alert, a.suppressed_by_subject, a.said, a.least, a.quiet`
-	historyColumns = "h.revision, h.time, h.what, h.by, h.note, h.detail_zh, h.detail_en, h.boot"
+	historyColumns = "h.revision, h.time, h.what, h.by, h.note, h.detail_zh, h.detail_en, h.boot, h.severity"
 	timeFormat     = "2006-01-02T15:04:05.000Z" // stamp makes them UTC and no finer
 
 	readLimit  = 5 * time.Second // a console does not wait longer for the disk
@@ -261,8 +263,8 @@ func (d *sqlite) put(tx *sql.Tx, it *item) error {
 		return err
 	}
 	for _, e := range it.lines {
-		_, err := tx.Exec("INSERT OR REPLACE INTO history VALUES (?,?,?,?,?,?,?,?,?)",
-			a.ID, e.Revision, timeText(e.Time), e.What, e.By, e.Note, e.Detail.Zh, e.Detail.En, e.boot)
+		_, err := tx.Exec("INSERT OR REPLACE INTO history VALUES (?,?,?,?,?,?,?,?,?,?)",
+			a.ID, e.Revision, timeText(e.Time), e.What, e.By, e.Note, e.Detail.Zh, e.Detail.En, e.boot, e.severity.String())
 		if err != nil {
 			return err
 		}
@@ -352,7 +354,9 @@ func (d *sqlite) history(ctx context.Context, id string) ([]Entry, error) {
 // scanEntry reads what stands before historyColumns into before, and then those.
 func scanEntry(rows *sql.Rows, before ...any) (Entry, error) {
 	var e Entry
-	err := rows.Scan(append(before, &e.Revision, (*timeColumn)(&e.Time), &e.What, &e.By, &e.Note, &e.Detail.Zh, &e.Detail.En, &e.boot)...)
+	var severity string
+	err := rows.Scan(append(before, &e.Revision, (*timeColumn)(&e.Time), &e.What, &e.By, &e.Note, &e.Detail.Zh, &e.Detail.En, &e.boot, &severity)...)
+	e.severity, _ = telemetry.ParseSeverity(severity) // "" where there is none.
 	e.TimeUncertain = unset(e.Time)
 	return e, err
 }

@@ -63,7 +63,7 @@ func TestReader(t *testing.T) {
 	}
 	for _, rec := range records {
 		a, lines, err := b.Get(rec.Alert.ID)
-		if err != nil || a != rec.Alert || len(lines) != len(rec.Lines) || lines[0] != rec.Lines[0] {
+		if err != nil || a != rec.Alert || len(lines) != len(rec.Lines) || lines[0] != rec.Lines[0] || lines[0].Severity() != a.Severity {
 			t.Errorf("the book says\n%+v %+v, %v, the reader\n%+v", a, lines, err, rec)
 		}
 	}
