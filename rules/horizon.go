@@ -1,0 +1,50 @@
+package rules
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+)
+
+// Horizon returns about how long ago what happened can still decide something: the longest window over time with the times
+// that the rule waits beside, and the same of the derived points that it may read.
+func (e *Engine) Horizon() time.Duration {
+	var alerts, records time.Duration
+	for _, p := range e.programs {
+		longest := longestWindow(p.cond)
+		for _, s := range p.sev {
+			longest = max(longest, longestWindow(s.cond))
+		}
+		if p.Record != "" {
+			records = max(records, longest)
+		} else {
+			alerts = max(alerts, longest+max(p.wait, p.keep, p.sevFor))
+		}
+	}
+	return alerts + records
+}
+
+// Wait returns the time for which the condition of an alert must be true before it is raised (`for`), 0 for an alert
+// that is not there.
+func (e *Engine) Wait(alert string) time.Duration {
+	for _, p := range e.programs {
+		if p.Alert == alert {
+			return p.wait
+		}
+	}
+	return 0
+}
+
+// Fingerprint is the same text for rules that decide the same: every rule with its condition and times, the site's
+// parameters put in. Titles do not count, nor do the devices.
+func (e *Engine) Fingerprint() string {
+	h := sha256.New()
+	for _, p := range e.programs {
+		fmt.Fprintf(h, "%s\x00%s %s %q\x00%s\x00%v %v %v %v\n", p.Name(), p.forEach.kind, p.forEach.class, p.forEach.zoneKinds, p.text, p.wait, p.keep, p.sevFor, p.Severity)
+		for _, s := range p.sev {
+			fmt.Fprintf(h, "%v\n", s.severity)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:12])
+}
