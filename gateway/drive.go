@@ -94,6 +94,7 @@ func (d *drive) run(ctx context.Context) error {
 		group.Go(func() { d.serve(ctx, p) })
 	}
 	group.Wait()
+	<-ctx.Done() // A site may have no outputs.
 	return nil
 }
 

@@ -36,7 +36,8 @@ type fanIn struct {
 	asked   chan func()             // to be done between two steps
 	ended   chan struct{}           // closed when run returns
 
-	now telemetry.Now // of the last step
+	read func() telemetry.Now // reads the clock
+	now  telemetry.Now        // of the last step
 
 	samples atomic.Uint64 // taken in since start
 	late    atomic.Uint64 // samples that the engine ignored because they were older than what it knew
@@ -51,6 +52,7 @@ func newFanIn(clock *telemetry.Clock, table *live.Table, engine *rules.Engine, a
 		free:    make(chan []telemetry.Sample, fanInBatches),
 		asked:   make(chan func()),
 		ended:   make(chan struct{}),
+		read:    clock.Now,
 	}
 }
 
@@ -119,7 +121,7 @@ const clockStill = time.Millisecond
 // decides the same only at the same moments: later than the last one, in whole microseconds, on a wall clock that stands
 // still against monotonic time until it is off by more than a millisecond.
 func (f *fanIn) moment() telemetry.Now {
-	n := f.clock.Now()
+	n := f.read()
 	real := n.Mono
 	n.Mono = (n.Mono + 999) / 1000 * 1000
 	if n.Mono <= f.now.Mono {

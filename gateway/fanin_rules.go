@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"linli/internal/journal"
 	"linli/internal/telemetry"
 	"linli/rules"
 )
@@ -31,6 +32,7 @@ func (f *fanIn) replace(next *rules.Engine) (removed []telemetry.Identity, kept 
 	removed, kept = next.Adopt(f.engine)
 	f.engine = next
 	f.respond.replan(f.clock.Mono(), next)
+	f.journal.Mark(f.now.Mono, journal.Mark{Kind: journal.MarkReload, Rules: rulesName(next)})
 	return removed, kept
 }
 
@@ -41,5 +43,6 @@ func (f *fanIn) snapshot(e *rules.Engine) *ruleState {
 	if wall, ok := f.clock.Now().WallAt(s.mono); ok {
 		s.wall = wall
 	}
+	f.journal.Mark(s.mono, journal.Mark{Kind: journal.MarkSnapshot})
 	return s
 }

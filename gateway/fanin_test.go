@@ -107,3 +107,38 @@ func TestFanInDoesNotHoldABusThatStops(t *testing.T) {
 		t.Error("the bus still waits")
 	}
 }
+
+// TestFanInMoments: each step is later than the one before, in whole microseconds, and the wall clock stands still against
+// monotonic time until it is off by more than a millisecond.
+func TestFanInMoments(t *testing.T) {
+	wall := time.Date(2026, 5, 4, 12, 0, 0, 123_456_789, time.UTC) // at mono 0
+	var reading telemetry.Now
+	f := &fanIn{read: func() telemetry.Now { return reading }}
+	for i, c := range []struct {
+		mono      telemetry.Mono
+		off       time.Duration // of the wall clock
+		uncertain bool
+		want      telemetry.Mono
+		wantOff   time.Duration // of the step's wall clock, against wall in whole microseconds
+	}{
+		{mono: 1_000_001, want: 1_001_000},
+		{mono: 1_000_001, want: 1_002_000},                                                                                            // the clock has not moved on
+		{mono: 1_500_000, off: 900 * time.Microsecond, want: 1_500_000},                                                               // it drifts
+		{mono: 1_500_001, off: -900 * time.Microsecond, want: 1_501_000},                                                              //
+		{mono: 2_000_000, off: 1100 * time.Microsecond, want: 2_000_000, wantOff: 1100 * time.Microsecond},                            // too far
+		{mono: 3_000_000, off: 200 * time.Microsecond, want: 3_000_000, wantOff: 1100 * time.Microsecond},                             // stands again
+		{mono: 4_000_000, off: -time.Hour, want: 4_000_000, wantOff: -time.Hour},                                                      // it was set
+		{mono: 5_000_000, off: time.Microsecond - time.Hour, uncertain: true, want: 5_000_000, wantOff: time.Microsecond - time.Hour}, // nobody vouches for it any more
+	} {
+		reading = telemetry.Now{Mono: c.mono, Wall: wall.Add(time.Duration(c.mono) + c.off), Uncertain: c.uncertain}
+		got := f.moment()
+		wantWall := wall.Truncate(time.Microsecond).Add(c.wantOff + time.Duration(c.want))
+		if got.Mono != c.want || !got.Wall.Equal(wantWall) || got.Uncertain != c.uncertain {
+			t.Errorf("step %d: %+v, want %d, %v", i, got, c.want, wantWall)
+		}
+	}
+	reading = telemetry.Now{Mono: 6_000_000}
+	if got := f.moment(); got != (telemetry.Now{Mono: 6_000_000}) {
+		t.Errorf("with an unset clock: %+v", got)
+	}
+}

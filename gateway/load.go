@@ -163,8 +163,13 @@ func resolveAll(file string, src []byte, local fs.FS) (*plan, error) {
 	// Rules are compiled even where the site file has mistakes, as far as it could be resolved: mistakes in rules
 	// are told in the same go.
 	if s != nil && s.Inventory != nil {
-		p.engine, err = rules.Compile(rules.Config{Packs: s.Packs, Params: s.Params, Schedules: s.Schedules, Inventory: s.Inventory, Classes: library.Classes})
+		p.engine, err = rules.Compile(p.rulesConfig())
 		problems.Append(at, err)
 	}
 	return p, problems.Err()
+}
+
+// rulesConfig is what the plan's engine is compiled from.
+func (p *plan) rulesConfig() rules.Config {
+	return rules.Config{Packs: p.site.Packs, Params: p.site.Params, Schedules: p.site.Schedules, Inventory: p.site.Inventory, Classes: p.library.Classes}
 }

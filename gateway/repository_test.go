@@ -26,6 +26,7 @@ var allowedImports = map[string][]string{
 	"rules/packs":         {},
 	"rules/response":      {"internal/telemetry"},
 	"rules/ruletest":      {"internal/telemetry", "internal/yamlfile", "rules", "rules/expr", "rules/response"},
+	"rules/backtest":      {"internal/telemetry", "rules", "rules/expr"},
 	"internal/telemetry":  {},
 	"internal/yamlfile":   {"internal/telemetry"},
 	"internal/site":       {"internal/telemetry", "internal/yamlfile", "firmware-config", "rules"},

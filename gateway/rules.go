@@ -23,7 +23,7 @@ func rulesCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(rulesTestCommand(), rulesListCommand(), rulesExplainCommand(), rulesReloadCommand())
+	cmd.AddCommand(rulesTestCommand(), rulesBacktestCommand(), rulesListCommand(), rulesExplainCommand(), rulesReloadCommand())
 	return cmd
 }
 

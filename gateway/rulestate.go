@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"linli/internal/journal"
 	"linli/internal/telemetry"
 	"linli/rules"
 )
@@ -94,33 +95,49 @@ func (s *ruleState) since(boot string, now telemetry.Now) (by, ago time.Duration
 	return now.Mono.Sub(s.mono) - ago, ago, true
 }
 
+// beginRules gives the plan's engine what was before the process started: the alerts that were active, its timers and
+// windows. The journal is told, so that a backtest can do the same. It returns the open alerts that nothing stands for any
+// more, which are to be closed.
+func beginRules(st *stores, p *plan, clock *telemetry.Clock, log *zap.Logger) (gone []telemetry.Identity) {
+	gone = goneAlerts(st.book.OpenAlerts(), p.engine.Restore(st.book.Active()), p.site.Inventory)
+	mark := journal.Mark{Kind: journal.MarkStart, Rules: rulesName(p.engine)}
+	if s, by := resumeRules(st.dir, p.engine, clock, log); s != nil {
+		mark.Resumed, mark.Snapshot, mark.SnapshotBoot, mark.By = true, s.mono, s.boot, by
+	}
+	st.journal.Mark(clock.Mono(), mark)
+	return gone
+}
+
+// rulesName is the same text for rules that decide the same, under the same version of this program.
+func rulesName(e *rules.Engine) string { return productVersion() + " " + e.Fingerprint() }
+
 // resumeRules gives the engine its timers and windows back, with the time since then taken into account. Without them it
-// starts anew, which loses no alert; so nothing here is an error.
-func resumeRules(dir string, engine *rules.Engine, clock *telemetry.Clock, log *zap.Logger) (taken telemetry.Mono, by time.Duration, ok bool) {
+// starts anew, which loses no alert; so nothing here is an error. It returns what it took over, nil for nothing, and by how
+// much its times were moved.
+func resumeRules(dir string, engine *rules.Engine, clock *telemetry.Clock, log *zap.Logger) (s *ruleState, by time.Duration) {
 	path := filepath.Join(dir, ruleStateName)
 	data, err := readAtMost(path, ruleStateMax)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, 0, false
+		return nil, 0
 	}
-	var s *ruleState
 	if err == nil {
 		s, err = decodeRuleState(data)
 	}
 	if err != nil {
 		log.Warn("the rules' timers and windows start anew: their file cannot be used", zap.String("file", path), zap.Error(err))
-		return 0, 0, false
+		return nil, 0
 	}
 	by, ago, known := s.since(clock.Boot, clock.Now())
 	if !known {
 		log.Info("the rules' timers and windows start anew: nobody knows how long the box was off")
-		return 0, 0, false
+		return nil, 0
 	}
 	kept, err := engine.Resume(s.snapshot, by)
 	if err != nil {
 		log.Warn("some of the rules' timers and windows start anew", zap.String("file", path), zap.Int("kept", kept), zap.Error(err))
 	}
 	log.Info("the rules go on with their timers and windows", zap.Int("subjects", kept), zap.Duration("after", ago))
-	return s.mono, by, true
+	return s, by
 }
 
 // rulesKeeper writes the rules' timers and windows into the state directory every ten minutes and at the end.

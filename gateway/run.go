@@ -20,7 +20,6 @@ import (
 	"linli/internal/alert"
 	"linli/internal/audit"
 	"linli/internal/console"
-	"linli/internal/journal"
 	"linli/internal/live"
 	"linli/internal/site"
 	"linli/internal/telemetry"
@@ -144,14 +143,12 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 
 	// 2. Alerts: what was active goes back to the engine before the first sample.
 	parts.onStop("alert book", 3*time.Second, book.Close)
-	gone := goneAlerts(book.OpenAlerts(), cfg.plan.engine.Restore(book.Active()), inv)
-	resumeRules(st.dir, cfg.plan.engine, clock, log.Named("rules"))
+	gone := beginRules(st, cfg.plan, clock, log.Named("rules"))
 	cfg.plan.engine.Meter(nanotime(time.Now()))
 	parts.start("alert book", 5*time.Second, book.Run)
 	book.Remove(clock.Now(), gone)
 
 	// 3. The journal.
-	j.Mark(clock.Mono(), journal.Mark{Kind: journal.MarkStart})
 	parts.onStop("journal", 3*time.Second, j.Close)
 	parts.start("journal", 5*time.Second, j.Run)
 
