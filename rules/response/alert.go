@@ -12,7 +12,7 @@ type alert struct {
 	demands []demand // parallel to plan.Outputs
 
 	said  telemetry.Severity // by the engine
-	least telemetry.Severity // asked for by the steps of escalation that were taken
+	least telemetry.Severity // asked for by the escalations that were said
 	tier  Tier
 	by    telemetry.Identity // the inhibitor, while suppressed
 
@@ -219,9 +219,10 @@ func (m *Machine) escalate(a *alert, out *Decisions) telemetry.Mono {
 		}
 		tier, least = max(tier, s.To), max(least, s.Severity)
 	}
-	higher, worse := tier > a.tier, least > a.severity()
-	a.tier, a.least = tier, least
-	if higher || worse {
+	// What is not said is not taken over, so that whoever listens knows as much as we do.
+	worse := least > a.severity()
+	if tier > a.tier || worse {
+		a.tier, a.least = tier, least
 		out.Escalations = append(out.Escalations, Escalation{Identity: a.id, To: tier, Severity: a.severity(), Time: m.at})
 	}
 	if worse {

@@ -145,6 +145,20 @@ func TestEscalation(t *testing.T) {
 	}
 }
 
+// A step asks for a severity also when the alert's own falls below it later, and says so then: what the alert book knows and
+// what the outputs go by is the same.
+func TestSeverityFallsBelowItsStep(t *testing.T) {
+	p := climbing(false, response.Step{After: 60 * time.Second, To: response.Street}, response.Step{After: 120 * time.Second, To: response.Street, Severity: telemetry.Critical})
+	newStage(t, map[string]*response.Plan{"A": p}).play(`
+		0 raise A critical |
+		60 | escalate A street critical
+		120 |
+		200 changed A warning | escalate A street critical
+		210 changed A notice |
+		220 ack A |
+		230 clear A |`)
+}
+
 // A call for help is short; what follows from it is not.
 func TestLifeSafetyGoesOnWhenGone(t *testing.T) {
 	p := climbing(true, response.Step{After: 60 * time.Second, To: response.Community}, response.Step{After: 90 * time.Second, To: response.Street})

@@ -178,13 +178,14 @@ func (m *model) second(first bool, deeds []deed) string {
 		}
 		lives := a.active || p.LifeSafety
 		if lives && !a.acked && !a.silenced {
-			was, tier := a.severity(), a.tier
+			tier, least := a.tier, a.least
 			for _, s := range p.Escalate {
 				if a.climbing >= int(s.After.Seconds()) {
-					a.tier, a.least = max(a.tier, s.To), max(a.least, s.Severity)
+					tier, least = max(tier, s.To), max(least, s.Severity)
 				}
 			}
-			if a.tier > tier || a.severity() > was {
+			if tier > a.tier || least > a.severity() {
+				a.tier, a.least = tier, least
 				lines = append(lines, fmt.Sprintf("escalate %s %s %s", name(a.id), a.tier, a.severity()))
 			}
 		}

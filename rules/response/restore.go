@@ -41,11 +41,7 @@ func (m *Machine) Restore(now telemetry.Mono, open []Open) {
 		a.suppressed, a.restored = o.Suppressed && o.Active, true
 		a.since = before(m.at, o.Age)
 		a.climb = a.since
-		for _, s := range a.plan.Escalate {
-			if s.To <= a.tier {
-				a.least = max(a.least, s.Severity)
-			}
-		}
+		a.least = a.plan.taken(o)
 		held := o.Age // how long the condition held
 		if !o.Active {
 			held = max(o.Age-max(o.Gone, 0), 0)
@@ -56,6 +52,19 @@ func (m *Machine) Restore(now telemetry.Mono, open []Open) {
 		}
 		m.touch(a)
 	}
+}
+
+// taken returns the severity that the steps asked for which an alert has behind it: those to lower tiers, the first to its own,
+// and others to its own that are due.
+func (p *Plan) taken(o *Open) (least telemetry.Severity) {
+	first := true
+	for _, s := range p.Escalate {
+		if s.To < o.Tier || s.To == o.Tier && (first || s.After <= o.Age) {
+			least = max(least, s.Severity)
+		}
+		first = first && s.To != o.Tier
+	}
+	return least
 }
 
 // catchUp sets a demand as if the machine had known of it since the alert was raised; the condition held for so long.

@@ -36,6 +36,7 @@ func TestRestore(t *testing.T) {
 		"E": climbing(false, response.Step{After: 60 * time.Second, To: response.Community}, response.Step{After: 120 * time.Second, To: response.Street, Severity: telemetry.Critical},
 			response.Step{After: 180 * time.Second, To: response.District}),
 	}
+	plans["T"] = climbing(false, response.Step{After: 60 * time.Second, To: response.Street}, response.Step{After: 120 * time.Second, To: response.Street, Severity: telemetry.Critical})
 	plans["S"] = outputs(out('k', from(telemetry.Warning), after(75*time.Second)), out('g', from(telemetry.Warning), lasting(time.Minute)))
 	plans["E"].Outputs = []response.Output{out('k', from(telemetry.Critical))}
 	for name, c := range map[string]struct {
@@ -87,6 +88,12 @@ func TestRestore(t *testing.T) {
 		"as severe as it takes": {[]response.Open{open("S", 65)}, `
 			1000 |
 			1010 | k=true S (demanded)`},
+		"not as severe yet": {[]response.Open{open("T", 100, told(response.Street))}, `
+			1019 |
+			1020 | escalate T street critical`},
+		"raised again since it was told": {[]response.Open{open("T", 1, told(response.Street))}, `
+			1118 |
+			1119 | escalate T street critical`},
 		"twice": {[]response.Open{open("A", 65), open("A", 50)}, `
 			1000 | c=true A (reasserted), h=true A (reasserted)
 			1015 | h=false A (time passed)`},
