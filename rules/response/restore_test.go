@@ -55,6 +55,10 @@ func TestRestore(t *testing.T) {
 			1100 |`},
 		"its time has passed while nobody ran": {[]response.Open{open("A", 90, down(11))}, `
 			1000 | h=false A (time passed), c=true A (reasserted)`},
+		"gone, and its time has passed while nobody ran": {[]response.Open{open("A", 90, gone(5), down(11))}, `
+			1000 | h=false A (time passed)`},
+		"acknowledged, and its time has passed while nobody ran": {[]response.Open{open("A", 90, acked, down(11))}, `
+			1000 | c=true A (reasserted)`},
 		"its time had passed before that": {[]response.Open{open("A", 90, down(10))}, `
 			1000 | c=true A (reasserted)`},
 		"its time has passed, and another wants it": {[]response.Open{open("A", 90, down(30), acked), open("L", 90), open("A/2", 1)}, `
@@ -168,6 +172,14 @@ func TestReplan(t *testing.T) {
 			990 ack A |
 			1000 | c=true A (demanded)
 			1001 raise X | suppress A by X, c=false A (inhibited)`},
+		"what comes would run": {nil, outputs(horn()), `
+			930 raise A |
+			1000 | h=true A (demanded)
+			1010 | h=false A (time passed)`},
+		"what comes would have passed": {nil, outputs(horn(lasting(5 * time.Second))), `
+			930 raise A |
+			1000 |
+			2000 |`},
 		"is inhibited no more": {inhibitedBy(outputs(out('c')), "X"), outputs(out('c')), `
 			930 raise X |
 			931 raise A | suppress A by X
