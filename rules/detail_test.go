@@ -54,6 +54,12 @@ func TestDetailsOverTime(t *testing.T) {
 				}
 			}
 			step(minutes(10))
+			for _, subject := range []string{"m1", "b1", "r1"} {
+				x, ok := p.e.Explain(telemetry.Now{Mono: at(minutes(10))}, "A", subject)
+				if ok && (x.Condition.Value != "true" || x.State != "active") {
+					t.Errorf("explained as %s, %s", x.Condition.Value, x.State)
+				}
+			}
 			// The last word, whenever it was said: now, from the explanation of a change.
 			p.e.Closed([]telemetry.Identity{{Alert: "A", Subject: "m1"}, {Alert: "A", Subject: "b1"}, {Alert: "A", Subject: "r1"}})
 			step(minutes(10))

@@ -169,10 +169,10 @@ func (x *explainer) undecided(n *expr.Node, v expr.Tri) {
 	}
 	const most = 3
 	var zh, en []string
-	more := 0
+	more, limit := 0, time.Duration(n.Args[0].Num*float64(time.Second))
 	for _, i := range x.e.askable(x.in.subject) {
 		in := &x.e.instances[i]
-		if began := in.stuck.began(); began == telemetry.Never || x.e.at.Sub(began) < n.Window {
+		if began := in.stuck.began(); began == telemetry.Never || x.e.at.Sub(began) < limit {
 			continue
 		}
 		if len(zh) == most {
@@ -186,6 +186,6 @@ func (x *explainer) undecided(n *expr.Node, v expr.Tri) {
 	if more > 0 {
 		restZh, restEn = "等 "+strconv.Itoa(most+more)+" 项", " and "+strconv.Itoa(more)+" more"
 	}
-	x.add("无法判断："+strings.Join(zh, "、")+restZh+"，已 "+formatDuration(n.Window, "zh"),
-		"cannot be decided: "+strings.Join(en, ", ")+restEn+", for "+formatDuration(n.Window, "en"))
+	x.add("无法判断："+strings.Join(zh, "、")+restZh+"，已 "+formatDuration(limit, "zh"),
+		"cannot be decided: "+strings.Join(en, ", ")+restEn+", for "+formatDuration(limit, "en"))
 }

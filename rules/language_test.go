@@ -134,6 +134,9 @@ func TestSequence(t *testing.T) {
 			{60 * s, "b1.armed=bad", ""}, {70 * s, "", "unknown A b1"}, {80 * s, "b1.armed=true", ""}, {109 * s, "", ""}, {110 * s, "", "clear A b1"}}},
 		{"false before a gap", "button", "sequence(armed, press, 30s)", []moment{
 			{0, "b1.armed=false", ""}, {40 * s, "b1.armed=bad", ""}, {50 * s, "b1.armed=true b1.press", "raise A b1"}}},
+		{"an event that may have been the one", "button", "sequence(press and armed, force_n > 5, 30s) or armed", []moment{
+			{0, "b1.armed=true", "raise A b1"}, {40 * s, "b1.armed=false", "clear A b1"}, {41 * s, "b1.armed=true", "raise A b1"}, {42 * s, "b1.armed=bad", "unknown A b1"},
+			{50 * s, "b1.press", ""}, {51 * s, "b1.armed=false", ""}, {79 * s, "", ""}, {80 * s, "", "clear A b1"}}},
 		{"of a group", "site", "any(sequence(site.button.armed, site.button.press, 30s))", []moment{
 			{0, "b1.armed=false b2.armed=false", ""}, {40 * s, "b1.armed=true b2.press", ""}, {45 * s, "b1.press", "raise A s1"}}},
 	} {
@@ -216,6 +219,29 @@ func TestUndecided(t *testing.T) {
 	p.step(40*time.Minute, p.sample(40*time.Minute, "m1.voltage_v", telemetry.BadSensor))
 	p.want(p.step(50*time.Minute+30*s), "")
 	p.want(p.step(50*time.Minute+32*s), "raise Stuck m1")
+}
+
+// At the start nothing is undecidable yet: windows must have had their length first. Who asks is not asked itself.
+func TestUndecidedAtTheStart(t *testing.T) {
+	p := newPlay(t, alert("Mean", "meter", "avg_over_time(power_w, 20m) > 250", ""), alert("Stuck", "meter", "undecided(5m)", ""),
+		alert("Self", "meter", "undecided(30m) or power_w > 1000", ""))
+	bad := func(d time.Duration) string {
+		return p.step(d, p.sample(d, "m1.power_w", telemetry.BadComm), p.sample(d, "m2.power_w", 1.0))
+	}
+	p.want(bad(0), "")
+	p.want(bad(24*time.Minute), "")
+	p.want(p.step(25*time.Minute-1), "")
+	p.want(p.step(25*time.Minute), "raise Stuck m1")
+	p.want(bad(30*time.Minute), "") // of which Self was unknown all the time
+	p.want(p.step(50*time.Minute), "raise Self m1")
+}
+
+// Of an event nothing need ever come: it does not keep an alert from saying that it cannot be decided.
+func TestAnEventThatNeverCameSettles(t *testing.T) {
+	p := newDoors(t, alert("A", "button", "count_over_time(press, 60s) >= 1 or armed", ""))
+	p.e.Restore([]telemetry.ActiveAlert{{Identity: telemetry.Identity{Alert: "A", Subject: "b1"}, Severity: telemetry.Warning}})
+	p.want(p.step(0, p.sample(0, "b1.armed", telemetry.BadComm)), "")
+	p.want(p.step(60*s), "unknown A b1")
 }
 
 // clocked steps the engine with a wall clock; "" is one that is not set.
@@ -353,6 +379,22 @@ func TestCostIsBounded(t *testing.T) {
 	_, err = rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: st.Inventory, Classes: st.classes})
 	if err == nil || !strings.Contains(err.Error(), "when every point changes once, most of them rule Dear: use a smaller scope") {
 		t.Errorf("error %v, want the cost refused", err)
+	}
+	st = newSite()
+	st.zone("z", "building", "")
+	for i := range 900 {
+		st.device("m"+itoa(i), "meter", "z", "power_w")
+	}
+	// The one that costs most is named, not the one with which it became too much.
+	p, _ = rules.ParsePack("p.yaml", []byte(pack(alert("Dear", "meter", "power_w > avg(site.meter.power_w)", "")+alert("Last", "meter", "any(site.meter.power_w > 1)", ""))))
+	_, err = rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: st.Inventory, Classes: st.classes})
+	if err == nil || !strings.Contains(err.Error(), "when every point changes once, most of them rule Dear: use a smaller scope") {
+		t.Errorf("error %v, want the cost refused", err)
+	}
+	st = newSite()
+	st.zone("z", "building", "")
+	for i := range 1100 {
+		st.device("m"+itoa(i), "meter", "z", "power_w", "voltage_v")
 	}
 	p, _ = rules.ParsePack("p.yaml", []byte(pack(alert("Cheap", "meter", "power_w > 1", "")+alert("Dear", "meter", "any(bad(site.meter.power_w)) and any(bad(site.meter.voltage_v)) and any(provided(site.meter.power_w)) and any(site.meter.power_w > site.meter.voltage_v)", ""))))
 	_, err = rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: st.Inventory, Classes: st.classes})

@@ -15,6 +15,10 @@
 // moment are applied together before anything is decided. All timers run on the monotonic clock; the calendar
 // functions use the site's local time and are unknown while the clock is not set.
 //
+// Events. Each sample of an event point stands for itself: it wakes the rules that follow it also where it repeats the
+// last one, and several of one point at one moment are decided on one after the other, after everything else of that
+// moment has been applied.
+//
 // Life of a condition. `for`: the time for which the condition has been known to be true since it was last false.
 // While it is unknown that time stands still, and nothing is raised; if it stays unknown for longer than `for`
 // itself, the time starts again. `keep_firing_for` counts the time known to be false in the same way. An active

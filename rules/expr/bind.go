@@ -369,7 +369,7 @@ func (b *binder) triTime(n *Node) func() Tri {
 		v := TriOf(b.Within(n.Args[0].Text))
 		return func() Tri { return v }
 	case "undecided":
-		u := &Undecided{since: b.Undecided(), limit: telemetry.Mono(n.Window), node: n}
+		u := &Undecided{since: b.Undecided(), limit: telemetry.Mono(seconds(n.Args[0].Num)), node: n}
 		return b.State(n, b.Self(), u).(*Undecided).Value
 	}
 	return b.between(n)

@@ -90,7 +90,7 @@ func (c *checker) call(src, out *Node, ctx context) {
 		}
 		limit := c.check(src.Args[0], context{})
 		out.Args = []*Node{limit}
-		out.Window = c.length(limit, src.Text, "undecided(15m)")
+		c.length(limit, src.Text, "undecided(15m)")
 	case "absent_for":
 		c.absentFor(src, out, ctx)
 	case "sequence":

@@ -90,6 +90,20 @@ func TestRate(t *testing.T) {
 	s.want(110*sec, Exact(0))
 }
 
+// What the logarithm adds to a level that stood alone decides no comparison.
+func TestLevelsAreExact(t *testing.T) {
+	for tenth := 300; tenth < 1000; tenth++ {
+		v := float64(tenth) / 10
+		s := newStepped(t, "leq", 100*sec)
+		s.at(0, Exact(v))
+		s.at(33*sec+1, Exact(v))
+		s.at(80*sec, Exact(v))
+		if got := s.w.Value(); got != Exact(v) {
+			t.Fatalf("%v became %v", v, got)
+		}
+	}
+}
+
 // What is left of rises that have left the window is nothing, not rounding.
 func TestRisesLeaveNothingBehind(t *testing.T) {
 	s := newStepped(t, "increase", 60*sec)
@@ -127,7 +141,13 @@ func TestQuantile(t *testing.T) {
 func TestLeq(t *testing.T) {
 	s := newStepped(t, "leq", 100*sec)
 	s.at(0, Exact(63))
-	s.want(80*sec, Exact(63)) // not 62.99999999999999
+	for i := range 70 {
+		s.want(time.Duration(i)*sec+sec/3, AnyNum())
+	}
+	s.want(80*sec, Exact(63))
+	if got := s.w.Value(); got != Exact(63) {
+		t.Errorf("a level that stood alone is %v, want 63 exactly", got)
+	}
 	s.at(100*sec, Exact(93))
 	s.want(101*sec, Exact(math.Round(10*math.Log10((99*math.Pow(10, 6.3)+math.Pow(10, 9.3))/100)*1e9)/1e9))
 	s.at(101*sec, Exact(63))
