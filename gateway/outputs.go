@@ -33,7 +33,7 @@ func outputsCommand() *cobra.Command {
 	cmd.PersistentFlags().BoolVar(&asJSON, "json", false, "print for programs")
 	list := &cobra.Command{
 		Use:   "list -c FILE",
-		Short: "List every output with what it does when the gateway starts, stops and crashes",
+		Short: "List every output with what it does when the gateway starts, stops and crashes, and which rules drive it",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
@@ -43,7 +43,11 @@ func outputsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return listOutputs(cmd.OutOrStdout(), outputsOf(p.site), asJSON)
+			list, driven := outputsOf(p.site), driversOf(p.site.Inventory, p.engine)
+			for i, o := range p.site.Outputs {
+				list[i].DrivenBy = driven[o.Point]
+			}
+			return listOutputs(cmd.OutOrStdout(), list, p.site.DryRun, asJSON)
 		},
 	}
 	safe := &cobra.Command{
@@ -136,6 +140,10 @@ type outputState struct {
 	// Crash says what happens when the gateway dies, Unsafe what is not safe about it, "" where all is well.
 	Crash  string `json:"crash"`
 	Unsafe string `json:"unsafe,omitempty"`
+	// MinOff is the shortest time off in seconds, and Interlock the outputs that it is never on together with.
+	MinOff    float64    `json:"min_off_s,omitempty"`
+	Interlock []string   `json:"interlock,omitempty"`
+	DrivenBy  []drivenBy `json:"driven_by,omitempty"` // of outputs list alone
 }
 
 // outputsOf lists the outputs of a site in the order of its file.
@@ -153,7 +161,11 @@ func describeOutput(s *site.Site, o site.Output) outputState {
 	series := s.Inventory.Series(o.Point)
 	out := outputState{
 		Point: series.Device + "." + series.Point, Bus: b.ID, Channel: u.ID + "." + u.Profile.Channels[o.Channel].Name,
-		OnStart: o.OnStart.String(), OnStop: o.OnStop.String(), Watchdog: o.Watchdog,
+		OnStart: o.OnStart.String(), OnStop: o.OnStop.String(), Watchdog: o.Watchdog, MinOff: o.MinOff.Seconds(),
+	}
+	for _, other := range o.Interlock {
+		s := s.Inventory.Series(other)
+		out.Interlock = append(out.Interlock, s.Device+"."+s.Point)
 	}
 	holds := o.OnStop == firmwareconfig.OutputHold
 	switch {
@@ -183,11 +195,12 @@ func describeOutput(s *site.Site, o site.Output) outputState {
 	return out
 }
 
-func listOutputs(out io.Writer, list []outputState, asJSON bool) error {
+func listOutputs(out io.Writer, list []outputState, dryRun, asJSON bool) error {
 	if asJSON {
 		return printJSON(out, struct {
+			DryRun  bool          `json:"dry_run"`
 			Outputs []outputState `json:"outputs"`
-		}{list})
+		}{dryRun, list})
 	}
 	if len(list) == 0 {
 		fmt.Fprintln(out, "no outputs: nothing on this site is commanded")
@@ -202,6 +215,10 @@ func listOutputs(out io.Writer, list []outputState, asJSON bool) error {
 		return err
 	}
 	printUnsafe(out, list)
+	printDrivers(out, list)
+	if dryRun {
+		fmt.Fprintln(out, "dry_run: what rules want of these outputs is recorded, and not sent")
+	}
 	return nil
 }
 

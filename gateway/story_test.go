@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"linli/internal/alert"
@@ -22,15 +24,19 @@ type town struct {
 }
 
 // newTown serves the site file's only bus, which must be Modbus RTU with the device path PTY, and writes the site file
-// with the real path.
-func newTown(t *testing.T, file string) *town {
+// with the real path, and the rule packs beside it.
+func newTown(t *testing.T, file string, packs ...string) *town {
 	t.Helper()
+	local := fstest.MapFS{}
+	for i, pack := range packs {
+		local[fmt.Sprintf("packs/local%d.yaml", i)] = &fstest.MapFile{Data: []byte(pack)}
+	}
 	pty, err := simulate.OpenPty()
 	if err != nil {
 		t.Fatal(err)
 	}
 	file = strings.ReplaceAll(file, "/dev/PTY", pty.Path)
-	p, err := resolvePlan("site.yaml", []byte(file), nil)
+	p, err := resolvePlan("site.yaml", []byte(file), local)
 	if err != nil {
 		t.Fatalf("the test's site file:\n%v", err)
 	}
@@ -45,7 +51,11 @@ func newTown(t *testing.T, file string) *town {
 			t.Errorf("simulated bus: %v", err)
 		}
 	})
-	return &town{Community: c, site: writeFile(t, "site.yaml", file)}
+	path := writeFile(t, "site.yaml", file)
+	if err := os.CopyFS(filepath.Dir(path), local); err != nil {
+		t.Fatal(err)
+	}
+	return &town{Community: c, site: path}
 }
 
 func (c *town) set(t *testing.T, device, point string, v float64) {
