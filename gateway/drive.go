@@ -38,6 +38,7 @@ type drive struct {
 	dry    bool // nothing is sent
 	log    *zap.Logger
 
+	keeper keeper
 	points []*driven
 	byID   []*driven // index = PointID; nil where that is no output
 
@@ -63,13 +64,17 @@ type driven struct {
 	want response.Command
 	live bool           // want is in force
 	keep bool           // it is to be kept so, not only set once
+	ours bool           // a rule has set it, or may have, and nobody has set it to rest since or taken it over
 	done bool           // it has been set
 	at   telemetry.Mono // when it was
 	seen telemetry.Sample
 }
 
-func newDrive(s *site.Site, o *orders, log *zap.Logger) *drive {
-	d := &drive{orders: o, inv: s.Inventory, dry: s.DryRun, log: log, handed: make(chan struct{}, 1)}
+// newDrive returns what keeps the site's outputs as rules want them. It remembers in the state directory dir what rules have
+// set; "" remembers nothing.
+func newDrive(s *site.Site, o *orders, dir string, log *zap.Logger) *drive {
+	d := &drive{keeper: keeper{path: leftPath(dir), stir: make(chan struct{}, 1)},
+		orders: o, inv: s.Inventory, dry: s.DryRun, log: log, handed: make(chan struct{}, 1)}
 	for i := range s.Outputs {
 		p := &driven{point: s.Outputs[i].Point, stir: make(chan struct{}, 1)}
 		d.points = append(d.points, p)
@@ -92,6 +97,9 @@ func (d *drive) run(ctx context.Context) error {
 	var group sync.WaitGroup
 	for _, p := range d.points {
 		group.Go(func() { d.serve(ctx, p) })
+	}
+	if d.keeper.path != "" {
+		group.Go(func() { d.keepFile(ctx) })
 	}
 	group.Wait()
 	<-ctx.Done() // A site may have no outputs.
@@ -116,8 +124,10 @@ func (d *drive) want(c response.Command) {
 	p.turn++
 	p.want, p.live, p.done = c, true, false
 	p.keep = c.Why == response.WhyDemanded || c.Why == response.WhyReasserted
+	p.ours = true
 	p.mu.Unlock()
 	p.wake()
+	d.stirKeeper()
 }
 
 // ruleOrder returns the order that carries out a command.
@@ -136,13 +146,14 @@ func (d *drive) manual(point telemetry.PointID, v telemetry.Value) {
 	same := p.live && p.want.Value == v
 	if !same {
 		p.turn++
-		p.live = false
+		p.live, p.ours = false, false
 	}
 	turn := p.turn
 	p.mu.Unlock()
 	if same {
 		return
 	}
+	d.stirKeeper()
 	d.mu.Lock()
 	for i := range d.given {
 		if d.given[i].point == point {
@@ -247,7 +258,7 @@ func (p *driven) settle(turn uint64, at telemetry.Mono) (lost bool) {
 	if p.turn != turn {
 		return false // Whoever wanted otherwise has woken it.
 	}
-	p.done, p.at, p.live = true, at, p.keep // What is at rest is anybody's.
+	p.done, p.at, p.live, p.ours = true, at, p.keep, p.keep // What is at rest is anybody's.
 	return p.lost()
 }
 
@@ -301,6 +312,7 @@ func (d *drive) serve(ctx context.Context, p *driven) {
 			if p.settle(n, r.at) {
 				p.wake()
 			}
+			d.stirKeeper()
 			continue
 		case errors.Is(r.Err, errStopping):
 			<-ctx.Done() // Nothing follows an on_stop.

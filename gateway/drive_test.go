@@ -27,7 +27,7 @@ func driving(t *testing.T, f func(t *testing.T, r *driveRig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := &driveRig{orderRig: newOrderRig(t)}
-		r.d = newDrive(r.site, r.orders, zap.NewNop())
+		r.d = newDrive(r.site, r.orders, "", zap.NewNop())
 		r.orders.by = r.d.manual
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)

@@ -31,23 +31,19 @@ func newResponder(engine *rules.Engine, d *drive, book *alert.Book, log *zap.Log
 }
 
 // restore takes over what was open when the gateway last ran, and has the outputs that it wants set: before any on_start.
-// It is called before the fan-in runs; down is how long nobody ran, 0 where that is not known.
-func (r *responder) restore(now telemetry.Now, boot string, down time.Duration) {
+// What rules had set and nobody wants any more is set to rest. It is called before the fan-in runs.
+func (r *responder) restore(now telemetry.Now, boot string) {
 	var open []response.Open
 	for _, a := range r.book.OpenAlerts() {
 		_, lines, err := r.book.Get(a.ID)
 		if err != nil {
 			continue // It was closed just now.
 		}
-		o := openAs(now, &a, lines, boot)
-		o.Down = down
-		if down == 0 {
-			o.Down = o.Age
-		}
-		open = append(open, o)
+		open = append(open, openAs(now, &a, lines, boot))
 	}
 	r.machine.Restore(now.Mono, open)
 	r.decide(now, nil)
+	r.drive.relieve()
 	r.tell(now, nil)
 }
 

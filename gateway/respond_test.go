@@ -95,13 +95,13 @@ func (r *respondRig) start() {
 	}
 	r.record = audit.New(audit.Config{Path: filepath.Join(r.dir, "audit.log")})
 	r.orders = newOrders(p.site, []pointWriter{r.bus}, clock, r.record, zap.NewNop())
-	d := newDrive(p.site, r.orders, zap.NewNop())
+	d := newDrive(p.site, r.orders, r.dir, zap.NewNop())
 	table := live.New(len(inv.Points))
 	r.orders.reads, r.orders.by = table.Get, d.manual
 	p.engine.Restore(r.st.book.Active())
 	r.f = newFanIn(clock, table, p.engine, r.st.book, r.st.journal, d, zap.NewNop())
 	r.use(r.plans)
-	r.f.respond.restore(clock.Now(), clock.Boot, 0)
+	r.f.respond.restore(clock.Now(), clock.Boot)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 3)
 	for _, run := range []func(context.Context) error{r.st.book.Run, d.run, r.f.run} {
@@ -322,6 +322,31 @@ func TestRespondRelievesAtStart(t *testing.T) {
 		settled(time.Minute)
 		r.start()
 		r.line("started again", "true false")
+	})
+}
+
+// Acknowledged while the unit did not answer, and then the gateway died: the output is set to rest by the next one, and by
+// that alone.
+func TestRespondRestsWhatWasLeft(t *testing.T) {
+	plans := map[telemetry.Identity]*response.Plan{blocked1: {Outputs: []response.Output{{Value: onValue, Rest: offValue, Until: response.UntilAcknowledged}}}}
+	responding(t, plans, func(t *testing.T, r *respondRig) {
+		r.occupy(0, true)
+		settled(11 * time.Second)
+		r.line("raised", "true")
+		r.bus.set(drivers.ErrSilent, false)
+		if _, err := r.st.book.Acknowledge(t.Context(), r.alert(blocked1).ID, "Wang", ""); err != nil {
+			t.Fatal(err)
+		}
+		settled(time.Second)
+		r.stop()
+		r.bus = &fakeOutputs{online: true}
+		r.start()
+		r.line("started again", "false")
+		settled(time.Second)
+		r.stop()
+		r.start()
+		settled(time.Second)
+		r.line("and again", "false")
 	})
 }
 

@@ -184,10 +184,10 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 		endGuests[i] = line.EndGuests
 	}
 	orders := newOrders(s, writers, clock, record, log.Named("orders"))
-	driven := newDrive(s, orders, log.Named("outputs"))
+	driven := newDrive(s, orders, st.dir, log.Named("outputs"))
 	orders.reads, orders.by = table.Get, driven.manual
 	in := newFanIn(clock, table, cfg.plan.engine, book, j, driven, log.Named("rules"))
-	in.respond.restore(clock.Now(), clock.Boot, 0)
+	in.respond.restore(clock.Now(), clock.Boot)
 	points := newBusPoints(s, states, clock)
 	own := newGatewayPoints(s, st, cfg.state, up, clock)
 	outputs := &standing{site: s, orders: orders, health: states, resume: resume, endGuests: endGuests}
