@@ -140,7 +140,10 @@ func (r *stateReader) count(limit, size int) int {
 }
 
 // mono reads a moment and moves it.
-func (r *stateReader) mono() telemetry.Mono {
+func (r *stateReader) mono() telemetry.Mono { return r.length() + r.by }
+
+// length reads a length of time.
+func (r *stateReader) length() telemetry.Mono {
 	v, n := binary.Varint(r.b)
 	if n <= 0 {
 		r.fail("it ends too early")
@@ -151,7 +154,7 @@ func (r *stateReader) mono() telemetry.Mono {
 		r.fail("a time is out of range")
 		return 0
 	}
-	return telemetry.Mono(v) + r.by
+	return telemetry.Mono(v)
 }
 
 // float reads a number that may be infinite but is one.

@@ -3,6 +3,7 @@ package expr
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -10,7 +11,7 @@ import (
 )
 
 // windowVersion is the first byte of a window's state.
-const windowVersion = 1
+const windowVersion = 2
 
 // Key says what the window follows, and of which device.
 func (w *Window) Key() string { return stateKey(w.node, w.id) }
@@ -47,33 +48,80 @@ func (w *Window) Cost() int {
 
 // AppendState appends the window's contents.
 //
-//	version 1
+//	version 2
 //	flags   began, seen, mixed
 //	times   at, up to which everything is in the spans; lastAt
 //	values  cur, since at; last: two floats each
-//	spans   count, then of each its start and its columns, as many as the function has
-//	lo, hi  of extremes: count, then of each until, own, value
+//	spans   count, the start of the first, then of each its length, how its columns are written (1 byte), and those
+//	        that do not follow from that
+//	lo, hi  of extremes: count, then of each until (from the one before), how long before that own is, and value;
+//	        a flag says that hi is the same as lo
 func (w *Window) AppendState(b []byte) []byte {
 	b = appendFlags(append(b, windowVersion), w.began, w.seen, w.mixed)
 	b = appendNum(appendNum(appendMono(appendMono(b, w.at), w.lastAt), w.cur), w.last)
 	b = binary.AppendUvarint(b, uint64(w.rows.n))
 	for i := range w.rows.n {
-		b = appendMono(b, w.rows.start(i))
-		for _, f := range w.rows.row(i) {
-			b = appendFloat(b, f)
+		start, end := w.rows.start(i), w.at
+		if i == 0 {
+			b = appendMono(b, start)
 		}
+		if i+1 < w.rows.n {
+			end = w.rows.start(i + 1)
+		}
+		b = appendRow(appendMono(b, end-start), w.rows.row(i), float64(end-start))
 	}
 	if w.fn != maximum && w.fn != minimum {
 		return b
 	}
-	for _, e := range [...]*extreme{&w.lo, &w.hi} {
-		b = binary.AppendUvarint(b, uint64(e.n))
-		for i := range e.n {
-			r := e.at(i)
-			b = appendFloat(appendMono(appendMono(b, r.until), r.own), r.value)
-		}
+	same := w.lo.same(&w.hi)
+	if b = w.lo.append(appendFlags(b, same)); !same {
+		b = w.hi.append(b)
 	}
 	return b
+}
+
+// How a column of a row is written, two bits each, the first column in the lowest: most are one of the first three.
+const (
+	columnZero  = iota // nothing
+	columnWhole        // as much as the row is long: nothing
+	columnSame         // as the one before: nothing
+	columnFloat        // eight bytes
+)
+
+func appendRow(b []byte, row []float64, length float64) []byte {
+	at := len(b)
+	b = append(b, 0)
+	for col, f := range row {
+		how := columnFloat
+		switch {
+		case f == 0:
+			how = columnZero
+		case f == length:
+			how = columnWhole
+		case col > 0 && f == row[col-1]:
+			how = columnSame
+		default:
+			b = appendFloat(b, f)
+		}
+		b[at] |= byte(how) << (2 * col)
+	}
+	return b
+}
+
+func (r *stateReader) row(row []float64, length float64) {
+	hows := r.byte()
+	for col := range row {
+		switch hows >> (2 * col) & 3 {
+		case columnWhole:
+			row[col] = length
+		case columnSame:
+			r.check(col > 0, "a column has none before it")
+			row[col] = row[max(col-1, 0)]
+		case columnFloat:
+			row[col] = r.float()
+		}
+	}
+	r.check(int(hows)>>(2*len(row)) == 0, "there are more columns than there can be")
 }
 
 // SetState takes over a window's contents.
@@ -85,27 +133,32 @@ func (w *Window) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]byte
 	r.flags(&next.began, &next.seen, &next.mixed)
 	next.at, next.lastAt, next.cur, next.last = r.mono(), r.mono(), r.num(), r.num()
 	r.check(next.at <= at && next.lastAt <= at, "it is of after it was written")
-	n := r.count(ringSize, 1+8*next.rows.width)
+	n := r.count(ringSize, 2)
 	r.check(n > 0 == next.began, "it has begun without anything in it")
+	t := telemetry.Mono(0)
 	if r.err == nil && n > 0 {
 		next.rows.resize(n)
+		t = r.mono()
 	}
 	for i := 0; i < n && r.err == nil; i++ {
-		t := r.mono()
-		r.check(t <= next.at && (i == 0 || next.rows.starts[i-1] < t), "its spans are out of order")
+		d := r.length()
+		r.check(d > 0 || d == 0 && i == n-1, "its spans are out of order")
 		next.rows.push(t)
-		next.readRow(r, next.rows.row(i))
+		row := next.rows.row(i)
+		r.row(row, float64(d))
+		next.checkRow(r, row, float64(d))
+		t += d
+		r.check(t <= next.at, "its spans do not end where it does")
 	}
-	for i := 0; i < n && r.err == nil && w.fn != delta; i++ {
-		end := next.at
-		if i+1 < n {
-			end = next.rows.starts[i+1]
-		}
-		r.check(next.rows.row(i)[colKnown] <= float64(end-next.rows.starts[i])*(1+1e-9)+1, "more of it was known than there is")
-	}
+	r.check(n == 0 || t == next.at, "its spans do not end where it does")
 	if w.fn == maximum || w.fn == minimum {
-		next.lo.read(r, next.at)
-		next.hi.read(r, next.at)
+		same := false
+		r.flags(&same)
+		if next.lo.read(r, next.at); !same {
+			next.hi.read(r, next.at)
+		} else {
+			next.hi = extreme{ring: slices.Clone(next.lo.ring), n: next.lo.n}
+		}
 		r.check(next.lo.n > 0 == (next.hi.n > 0), "its extremes do not belong together")
 	}
 	if r.err != nil {
@@ -142,25 +195,53 @@ func (w *Window) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]byte
 	return r.b, nil
 }
 
-// readRow reads the columns of a row.
-func (w *Window) readRow(r *stateReader, row []float64) {
-	for col := range row {
-		f := r.float()
+// checkRow refuses columns that the function's windows cannot have.
+func (w *Window) checkRow(r *stateReader, row []float64, length float64) {
+	for col, f := range row {
 		finite := !math.IsInf(f, 0)
 		switch {
 		case w.fn == delta:
 			r.check(f != math.Inf(1) || col == colHi, "a value has no range")
 			r.check(f != math.Inf(-1) || col != colHi, "a value has no range")
-		case col == colKnown || w.fn.counts():
+		case col == colKnown:
+			// The length is exact; the sum of its parts is not quite, after months of one value.
+			r.check(f >= 0 && f <= length*(1+1e-9)+1, "more of it was known than there is")
+		case w.fn.counts():
 			r.check(finite && f >= 0, "a sum is out of range")
 		case col == colLo:
 			r.check(finite || f < 0 && len(row) > colHi, "a sum is out of range")
 		default:
 			r.check(finite || f > 0, "a sum is out of range")
 		}
-		row[col] = f
 	}
 	r.check(len(row) <= colHi || w.fn.sums() || w.fn.counts() || row[colLo] <= row[colHi], "a value has no range")
+}
+
+// same reports whether two queues hold the same.
+func (e *extreme) same(o *extreme) bool {
+	if e.n != o.n {
+		return false
+	}
+	for i := range e.n {
+		if *e.at(i) != *o.at(i) {
+			return false
+		}
+	}
+	return true
+}
+
+func (e *extreme) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(e.n))
+	for i := range e.n {
+		r := e.at(i)
+		if i == 0 {
+			b = appendMono(b, r.until)
+		} else {
+			b = appendMono(b, r.until-e.at(i-1).until)
+		}
+		b = appendFloat(appendMono(b, r.until-r.own), r.value)
+	}
+	return b
 }
 
 func (e *extreme) read(r *stateReader, at telemetry.Mono) {
@@ -170,7 +251,16 @@ func (e *extreme) read(r *stateReader, at telemetry.Mono) {
 	}
 	e.n, e.ring = n, make([]reach, n)
 	for i := 0; i < n && r.err == nil; i++ {
-		e.ring[i] = reach{until: r.mono(), own: r.mono(), value: r.float()}
-		r.check(e.ring[i].until <= at && e.ring[i].own <= at, "an extreme is of after it was written")
+		x := &e.ring[i]
+		if i == 0 {
+			x.until = r.mono()
+		} else {
+			d := r.length()
+			r.check(d >= 0, "its extremes are out of order")
+			x.until = e.ring[i-1].until + d
+		}
+		d := r.length()
+		x.own, x.value = x.until-d, r.float()
+		r.check(d >= 0 && x.until <= at, "an extreme is of after it was written")
 	}
 }
