@@ -9,14 +9,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goccy/go-yaml"
+
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/telemetry"
 	"linli/rules"
 	"linli/rules/ruletest"
 )
 
-// library is read once: it is large.
-var library = sync.OnceValues(func() (*firmwareconfig.Library, error) { return firmwareconfig.Load(firmwareconfig.Shipped()) })
+// What is shipped, read once: parsing it for each of a hundred small engines would be most of the work.
+var (
+	library = sync.OnceValues(func() (*firmwareconfig.Library, error) { return firmwareconfig.Load(firmwareconfig.Shipped()) })
+	shipped = sync.OnceValues(rules.Shipped)
+)
 
 func classes(t *testing.T) map[string]*telemetry.Class {
 	t.Helper()
@@ -27,12 +32,19 @@ func classes(t *testing.T) map[string]*telemetry.Class {
 	return lib.Classes
 }
 
-// Every shipped pack has a test file of its name, and passes it.
-func TestEveryPack(t *testing.T) {
-	shipped, err := rules.Shipped()
+// shippedPacks returns all packs, by id.
+func shippedPacks(t *testing.T) map[string]*rules.Pack {
+	t.Helper()
+	packs, err := shipped()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return packs
+}
+
+// Every shipped pack has a test file of its name, and passes it.
+func TestEveryPack(t *testing.T) {
+	shipped := shippedPacks(t)
 	if len(shipped) < 4 {
 		t.Fatalf("only %d packs are shipped", len(shipped))
 	}
@@ -58,31 +70,142 @@ func TestEveryPack(t *testing.T) {
 					t.Logf("%s:\n  %s", res.Name, strings.Join(res.Trace, "\n  "))
 				}
 			}
-			everyAlertRaised(t, shipped[id], report)
+			everyKind(t, shipped[id], src, report)
+			everyName(t, shipped[id])
 		})
 	}
 }
 
-// everyAlertRaised fails for an alert of the pack that no test of its file raises.
-func everyAlertRaised(t *testing.T, p *rules.Pack, report ruletest.Report) {
+// kinds is what every alert of every pack is tested for. The name of a test begins with the kinds that it is and the
+// alerts that it is about: "fires, recovers: FireLaneBlocked, a parked vehicle". Other tests are named as they like.
+var kinds = []string{
+	"fires",    // the condition is met
+	"below",    // just not: a lower value, a shorter time
+	"unknown",  // an operand has no value
+	"recovers", // the condition goes away
+	"restart",  // while the time of `for` runs or a window fills; where nothing is pending, while it is active
+	"optional", // the device lacks the points that its class does not demand
+}
+
+// senseless lists the kinds that an alert cannot have, and why.
+var senseless = map[string]string{
+	"ManualCallPoint below":      "a button is pressed or not",
+	"ResidualCurrentAlarm below": "the monitor decides",
+	"DoorTamper below":           "a contact is open or not",
+	"ReaderTamper below":         "a contact is open or not",
+}
+
+// everyKind fails for an alert that has no test of one of the kinds, and for a test that is not of the kind it claims.
+func everyKind(t *testing.T, p *rules.Pack, src []byte, report ruletest.Report) {
 	t.Helper()
-	var all strings.Builder
-	for _, res := range report.Results {
-		all.WriteString(strings.Join(res.Trace, "\n") + "\n")
+	var file struct {
+		Tests []struct {
+			Name    string
+			Restart []string
+			Crash   []string
+		}
 	}
+	if err := yaml.Unmarshal(src, &file); err != nil {
+		t.Fatal(err)
+	}
+	alerts := map[string]bool{}
 	for _, r := range p.Rules {
-		if r.Alert != "" && !strings.Contains(all.String(), " raise "+r.Alert+" ") {
-			t.Errorf("no test raises %s", r.Alert)
+		if r.Alert != "" {
+			alerts[r.Alert] = true
+		}
+	}
+	tested := map[string]bool{}
+	for i, res := range report.Results {
+		head, about, ok := strings.Cut(res.Name, ": ")
+		if !ok {
+			continue
+		}
+		trace := strings.Join(res.Trace, "\n")
+		for _, kind := range strings.Split(head, ", ") {
+			if !slices.Contains(kinds, kind) {
+				t.Errorf("%s: %q is not a kind of test: %v", res.Pos, kind, kinds)
+			}
+			n := 0
+			for _, alert := range strings.Split(about, ", ") {
+				if !alerts[alert] {
+					break
+				}
+				n++
+				tested[alert+" "+kind] = true
+				raised := strings.Contains(trace, " raise "+alert+" ")
+				switch {
+				case kind == "fires" && !raised, kind == "below" && raised,
+					kind == "recovers" && !strings.Contains(trace, " clear "+alert+" "),
+					kind == "restart" && (!raised || len(file.Tests[i].Restart)+len(file.Tests[i].Crash) == 0):
+					t.Errorf("%s: %s does not do what %q promises", res.Pos, alert, kind)
+				}
+			}
+			if n == 0 {
+				t.Errorf("%s: %q is about no alert of the pack", res.Pos, res.Name)
+			}
+		}
+	}
+	for alert := range alerts {
+		for _, kind := range kinds {
+			if key := alert + " " + kind; !tested[key] && senseless[key] == "" {
+				t.Errorf("no test is named %q", kind+": "+alert)
+			}
+		}
+	}
+}
+
+// everyName fails where the pack's page does not tell of an alert or a parameter, in both languages.
+func everyName(t *testing.T, p *rules.Pack) {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "packs", p.ID+".md"))
+	if err != nil {
+		t.Errorf("pack %s has no page: %v", p.ID, err)
+		return
+	}
+	zh, en, ok := strings.Cut(string(page), "\n## English\n")
+	if !ok || !strings.Contains(zh, "\n## 中文\n") {
+		t.Errorf("docs/packs/%s.md has not the sections `## 中文` and `## English`, in this order", p.ID)
+	}
+	for _, name := range namesOf(p) {
+		if !strings.Contains(zh, "`"+name+"`") || !strings.Contains(en, "`"+name+"`") {
+			t.Errorf("docs/packs/%s.md does not tell of `%s` in both languages", p.ID, name)
+		}
+	}
+}
+
+// namesOf returns what a page must tell of: alerts, derived points, parameters.
+func namesOf(p *rules.Pack) (names []string) {
+	for _, r := range p.Rules {
+		names = append(names, r.Name())
+	}
+	for name := range p.ParamNames() {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Ordinary staff cannot shelve these, and they go before all others.
+func TestLifeSafetyAlerts(t *testing.T) {
+	want := map[string]bool{
+		"SmokeAlarm": true, "HeatAlarm": true, "ManualCallPoint": true, "GasAlarm": true, "COAlarm": true, "FireConfirmed": true,
+		"BinFire": true, "EmergencyCall": true, "EmergencyCallAgain": true, "DoorNotReleased": true,
+	}
+	for _, p := range shippedPacks(t) {
+		for _, r := range p.Rules {
+			if r.Alert != "" && r.LifeSafety != want[r.Alert] {
+				t.Errorf("life_safety of %s is %v", r.Alert, r.LifeSafety)
+			}
+			if want[r.Alert] && r.Severity != telemetry.Critical {
+				t.Errorf("%s is %v", r.Alert, r.Severity)
+			}
 		}
 	}
 }
 
 // All packs together, with every class of the catalogue installed once, give an engine.
 func TestAllPacksTogether(t *testing.T) {
-	shipped, err := rules.Shipped()
-	if err != nil {
-		t.Fatal(err)
-	}
+	shipped := shippedPacks(t)
 	inv := &telemetry.Inventory{Site: "s", Gateway: "g"}
 	zone := inv.AddZone(telemetry.Zone{ID: "b1", Parent: -1, Kind: "building"})
 	catalogue := classes(t)
@@ -114,10 +237,7 @@ type device struct {
 
 func newDevice(t *testing.T, class *telemetry.Class, provides func(*telemetry.PointDef) bool) *device {
 	t.Helper()
-	shipped, err := rules.Shipped()
-	if err != nil {
-		t.Fatal(err)
-	}
+	shipped := shippedPacks(t)
 	var list []*rules.Pack
 	for _, p := range shipped {
 		list = append(list, p)
@@ -132,6 +252,7 @@ func newDevice(t *testing.T, class *telemetry.Class, provides func(*telemetry.Po
 			d.life = d.life || class.Points[k].LifeSafety
 		}
 	}
+	var err error
 	if d.e, err = rules.Compile(rules.Config{Packs: list, Inventory: d.inv, Classes: classes(t)}); err != nil {
 		t.Fatal(err)
 	}
