@@ -111,3 +111,29 @@ func TestCosts(t *testing.T) {
 		t.Errorf("%s for %d evaluations of 1 µs", got, costs[0].Evaluations)
 	}
 }
+
+// A rule about a point that a device does not have keeps no window for it.
+func TestWhatIsNotInstalledCostsNothing(t *testing.T) {
+	p := newPlay(t,
+		alert("A", "meter", "provided(voltage_v) and avg_over_time(voltage_v, 1m) > 250", ""),
+		alert("B", "meter", `not provided(voltage_v) or not is_a("smoke_detector") and max_over_time(voltage_v, 1m) > 250`, ""),
+		alert("C", "meter", `provided(voltage_v) and not is_a("meter") or within("garage") and min_over_time(power_w, 1m) > 7`, ""))
+	for i := range 90 {
+		d := time.Duration(i) * s
+		got := p.step(d, p.sample(d, "m1.voltage_v", 260.0), p.sample(d, "m1.power_w", 9.0), p.sample(d, "m2.power_w", 9.0))
+		switch want := map[int]string{0: "raise B m1, raise B m2", 45: "raise A m1"}[i]; {
+		case got != want:
+			t.Errorf("at %s %q, want %q", d, got, want)
+		}
+	}
+	costs := p.e.Costs() // m1 keeps one window of A and one of B, m2 none
+	if costs[0].Bytes == 0 || costs[1].Bytes == 0 || costs[2].Bytes != 0 {
+		t.Errorf("%+v", costs)
+	}
+	x, _ := p.e.Explain(telemetry.Now{Mono: at(90 * s)}, "A", "m2")
+	var b strings.Builder
+	tree(&b, &x.Condition, 0)
+	if x.Unknown || !strings.Contains(b.String(), "*provided(voltage_v) = false") {
+		t.Errorf("unknown %v:\n%s", x.Unknown, b.String())
+	}
+}

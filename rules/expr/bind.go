@@ -164,10 +164,10 @@ func (b *binder) cell(n *Node, use Use) *Cell {
 }
 
 func (b *binder) tri(n *Node) func() Tri {
-	switch n.Op {
-	case OpBool:
-		v := TriOf(n.Num != 0)
+	if v, ok := b.fixed(n); ok {
 		return func() Tri { return v }
+	}
+	switch n.Op {
 	case OpPoint, OpGroup:
 		c := b.cell(n, UseValue)
 		return func() Tri { return c.Tri }
@@ -196,6 +196,45 @@ func (b *binder) tri(n *Node) func() Tri {
 		return b.triCall(n)
 	}
 	return b.compare(n)
+}
+
+// fixed returns what a condition is for ever, where what is installed decides it: a rule about a point that a device does
+// not have then costs nothing, its windows least of all.
+func (b *binder) fixed(n *Node) (v Tri, ok bool) {
+	switch n.Op {
+	case OpBool:
+		return TriOf(n.Num != 0), true
+	case OpNot:
+		v, ok = b.fixed(n.Args[0])
+		return v.Not(), ok
+	case OpAnd, OpOr:
+		settles := False // what settles it alone
+		if n.Op == OpOr {
+			settles = True
+		}
+		l, lok := b.fixed(n.Args[0])
+		r, rok := b.fixed(n.Args[1])
+		if lok && l == settles || rok && r == settles {
+			return settles, true
+		}
+		return settles.Not(), lok && rok
+	case OpCall:
+		switch n.Text {
+		case "is_a":
+			return TriOf(b.Class(b.Self()) == n.Args[0].Text), true
+		case "life_safety":
+			return TriOf(b.LifeSafety(b.Self())), true
+		case "within":
+			return TriOf(b.Within(n.Args[0].Text)), true
+		case "provided":
+			device := b.Self()
+			if n.Args[0].Op == OpGroup {
+				device = b.member
+			}
+			return TriOf(b.HasValue(device, n.Args[0].Text)), true
+		}
+	}
+	return False, false
 }
 
 func (b *binder) compare(n *Node) func() Tri {
@@ -334,26 +373,12 @@ func (b *binder) triCall(n *Node) func() Tri {
 			return func() Tri { return False }
 		}
 		return func() Tri { return c.Tri }
-	case "is_a":
-		v := TriOf(b.Class(b.Self()) == n.Args[0].Text)
-		return func() Tri { return v }
-	case "life_safety":
-		v := TriOf(b.LifeSafety(b.Self()))
-		return func() Tri { return v }
 	case "bad":
 		c := b.cell(n.Args[0], UseQuality)
 		return func() Tri { return TriOf(c.Seen && c.Quality.Bad()) }
 	case "known":
 		c := b.cell(n.Args[0], UseQuality)
 		return func() Tri { return TriOf(c.Seen && !c.Quality.Bad()) }
-	case "provided":
-		a := n.Args[0]
-		device := b.Self()
-		if a.Op == OpGroup {
-			device = b.member
-		}
-		v := TriOf(b.HasValue(device, a.Text))
-		return func() Tri { return v }
 	}
 	return b.triTime(n)
 }
@@ -365,9 +390,6 @@ func (b *binder) triTime(n *Node) func() Tri {
 		return b.sequence(n)
 	case "schedule":
 		return b.schedule(n)
-	case "within":
-		v := TriOf(b.Within(n.Args[0].Text))
-		return func() Tri { return v }
 	case "undecided":
 		u := &Undecided{since: b.Undecided(), limit: telemetry.Mono(seconds(n.Args[0].Num)), node: n}
 		return b.State(n, b.Self(), u).(*Undecided).Value
