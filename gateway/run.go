@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -115,6 +116,9 @@ type gatewayConfig struct {
 // Parts are started sinks first, in the order of the numbers, and stopped in the opposite order, each within its own
 // time.
 func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
+	// A small box has more time than memory. What reading all the files took is given back at once.
+	debug.SetGCPercent(50)
+	debug.FreeOSMemory()
 	s, inv, log := cfg.plan.site, cfg.plan.site.Inventory, cfg.log
 	clock := newClock()
 	nameWorks(s)
