@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -34,7 +36,10 @@ func newResponder(engine *rules.Engine, d *drive, book *alert.Book, log *zap.Log
 // What rules had set and nobody wants any more is set to rest. It is called before the fan-in runs.
 func (r *responder) restore(now telemetry.Now, boot string) {
 	var open []response.Open
-	for _, a := range r.book.OpenAlerts() {
+	alerts := r.book.OpenAlerts()
+	// In the order of raising, which is that of the ids: of equals the first one decides what an output is.
+	slices.SortFunc(alerts, func(x, y alert.Alert) int { return cmp.Compare(x.ID, y.ID) })
+	for _, a := range alerts {
 		_, lines, err := r.book.Get(a.ID)
 		if err != nil {
 			continue // It was closed just now.
