@@ -248,7 +248,7 @@ func TestOrderPlaceAndTimes(t *testing.T) {
 		site, lane(telemetry.Raise, 0), smoke(telemetry.Raise, 0), unset, stray,
 		{Identity: smokeAlarm}, {Identity: smokeAlarm, Op: 77},
 	})
-	until(t, b, "all five", func() bool { return len(b.OpenAlerts()) == 5 })
+	durable(t, b, 5)
 	var got []string
 	for _, a := range b.OpenAlerts() {
 		got = append(got, a.Alert)
