@@ -56,10 +56,7 @@ func (r *responder) restore(now telemetry.Now, boot string) {
 // again or released last; where nobody knows when that was, because the clock was not set, they begin anew.
 func openAs(now telemetry.Now, a *alert.Alert, lines []alert.Entry, boot string) response.Open {
 	o := response.Open{Identity: a.Identity, Severity: a.Severity, Active: a.State.Active(), Suppressed: a.Suppressed,
-		Acknowledged: !a.AcknowledgedAt.IsZero(), Tier: response.Tier(a.Tier) + response.Community}
-	if a.Tier == alert.Community {
-		o.Tier = 0
-	}
+		Acknowledged: !a.AcknowledgedAt.IsZero(), Tier: response.Tier(a.Tier)}
 	for i := range lines {
 		switch lines[i].What {
 		case alert.WhatRaised, alert.WhatRaisedAgain, alert.WhatUnsuppressed:
@@ -121,10 +118,7 @@ func (r *responder) tell(now telemetry.Now, ts []telemetry.Transition) {
 	r.decided = r.decided[:0]
 	for i := range r.out.Escalations {
 		e := &r.out.Escalations[i]
-		d := alert.Decision{Identity: e.Identity, Kind: alert.Escalate, Time: e.Time, Severity: e.Severity, Least: r.least(e)}
-		if e.To > response.Community {
-			d.Tier = alert.Tier(e.To - response.Community)
-		}
+		d := alert.Decision{Identity: e.Identity, Kind: alert.Escalate, Time: e.Time, Tier: alert.Tier(e.To), Severity: e.Severity, Least: r.least(e)}
 		r.decided = append(r.decided, d)
 		r.log.Warn("nobody acknowledged", zap.String("alert", e.Alert), zap.String("subject", e.Subject),
 			zap.Stringer("tier", e.To), zap.Stringer("severity", e.Severity))

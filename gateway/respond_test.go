@@ -242,7 +242,7 @@ func TestRespondSuppresses(t *testing.T) {
 		}
 		settled(10 * time.Minute)
 		r.line("suppressed", "")
-		if a := r.alert(blocked1); a.Tier != alert.Community {
+		if a := r.alert(blocked1); a.Tier != 0 {
 			t.Errorf("suppressed, it climbs: %+v", a)
 		}
 		// A restart changes nothing about it.
@@ -408,6 +408,16 @@ func TestRespondToAnAlertRaisedAnew(t *testing.T) {
 		}
 		r.line("a new alert, that nobody has acknowledged", "true false true")
 	})
+}
+
+// The tiers of the book and of the rules are the same words.
+func TestTiersAgree(t *testing.T) {
+	t.Parallel()
+	for tier := range response.District + 2 {
+		if a := alert.Tier(tier); tier <= response.District && a.String() != tier.String() || tier > response.District && a <= alert.District {
+			t.Errorf("%d: %s and %s", tier, a, tier)
+		}
+	}
 }
 
 // openAs reckons the times of an alert, whatever the clock was.

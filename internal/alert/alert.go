@@ -134,7 +134,7 @@ type Alert struct {
 	State      State
 	Unknown    bool // active, but its condition cannot be decided just now
 	LifeSafety bool
-	// Tier is how far the alert has climbed because nobody acknowledged it.
+	// Tier is how far the alert has climbed because nobody acknowledged it; zero while it has not.
 	Tier Tier
 	// Suppressed: active, but SuppressedBy, which is active as well, explains it. Such an alert is shown, and nobody is
 	// called for it.

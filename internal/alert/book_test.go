@@ -337,7 +337,7 @@ func TestJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAV","alert":"FireLaneBlocked","subject":"lane1","severity":"critical",` +
-		`"state":"returned_unacknowledged","unknown":false,"life_safety":true,"tier":"community","suppressed":false,"title":{"zh":"甲","en":"A"},"device":"lane1",` +
+		`"state":"returned_unacknowledged","unknown":false,"life_safety":true,"suppressed":false,"title":{"zh":"甲","en":"A"},"device":"lane1",` +
 		`"class":"fire_lane_sensor","zone":"b3f1","place":{"zh":"乙","en":"B"},"raised_at":"2026-11-21T04:00:00.123Z",` +
 		`"returned_at":"2026-11-21T04:00:01.123Z","revision":2,"durable":true,"time_uncertain":false}`
 	if string(data) != want {
@@ -355,7 +355,7 @@ func TestJSON(t *testing.T) {
 	if err := json.Unmarshal(data, &back); err != nil || back != a {
 		t.Errorf("read back: %+v, %v", back, err)
 	}
-	if err := json.Unmarshal([]byte(`{"severity":"notice","state":"closed"}`), &back); err != nil || back.Tier != alert.Community || back.Suppressed {
+	if err := json.Unmarshal([]byte(`{"severity":"notice","state":"closed"}`), &back); err != nil || back.Tier != 0 || back.Suppressed {
 		t.Errorf("of an older gateway: %+v, %v", back, err)
 	}
 	for _, bad := range []string{`{"severity":"notice","state":"closed","tier":"moon"}`, `{"severity":"purple"}`, `{"severity":"notice","state":"gone"}`, `[]`} {

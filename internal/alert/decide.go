@@ -175,7 +175,7 @@ func decide(a Alert, c command) (Alert, []Entry, error) {
 			return before, nil, nil
 		}
 		entry := line(&a, c, WhatEscalated)
-		entry.Detail = telemetry.Text{Zh: "无人确认，已升级至" + a.Tier.title().Zh, En: "Nobody acknowledged: escalated to the " + a.Tier.title().En}
+		entry.Detail = a.Tier.text()
 		return a, []Entry{entry}, nil
 
 	case opSuppress:

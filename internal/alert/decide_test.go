@@ -223,6 +223,10 @@ func TestDecideEscalationAndSeverity(t *testing.T) {
 		t.Errorf("acknowledged, it falls below what the escalation asked for: %+v", a)
 	}
 
+	if a, entries := step(at("au", t0), opEscalate, to(Community, telemetry.Warning, 0)); a.Tier != Community || len(entries) != 1 || entries[0].Detail.Zh != "超时无人确认" {
+		t.Errorf("to the community: %+v, %+v", a, entries)
+	}
+
 	// What a step asks for that is no worse than now holds for later.
 	a, _ = step(at("au", t0), opChanged, says(telemetry.Critical))
 	a, _ = step(a, opEscalate, to(District, telemetry.Critical, telemetry.Warning))

@@ -113,6 +113,8 @@ ALTER TABLE alerts ADD COLUMN least TEXT NOT NULL DEFAULT '';
 ALTER TABLE alerts ADD COLUMN quiet INTEGER NOT NULL DEFAULT 0;
 `, `
 ALTER TABLE history ADD COLUMN severity TEXT NOT NULL DEFAULT '';
+`, `
+UPDATE alerts SET tier = '' WHERE tier = 'community';
 `}
 
 const (

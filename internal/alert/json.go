@@ -18,7 +18,7 @@ type alertJSON struct {
 	State          State          `json:"state"`
 	Unknown        bool           `json:"unknown"`
 	LifeSafety     bool           `json:"life_safety"`
-	Tier           Tier           `json:"tier"`
+	Tier           Tier           `json:"tier,omitzero"`
 	Suppressed     bool           `json:"suppressed"`
 	SuppressedBy   *identityJSON  `json:"suppressed_by,omitempty"`
 	Title          telemetry.Text `json:"title"`

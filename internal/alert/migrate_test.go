@@ -42,7 +42,7 @@ func TestOlderFile(t *testing.T) {
 	if len(o) != 1 || o[0].What != "unknown" || o[0].At != time.Date(2026, 11, 21, 4, 0, 0, 0, time.UTC) || !o[0].Alert.TimeUncertain {
 		t.Errorf("to be told: %+v", o)
 	}
-	if a := b.OpenAlerts()[0]; a.Tier != Community || a.Suppressed || a.said != telemetry.Warning {
+	if a := b.OpenAlerts()[0]; a.Tier != 0 || a.Suppressed || a.said != telemetry.Warning {
 		t.Errorf("got %+v", a)
 	}
 	if _, lines, err := b.Get("x"); err != nil || len(lines) != 2 || !lines[0].TimeUncertain || lines[1].TimeUncertain {

@@ -145,7 +145,7 @@ func (m *machine) forget(id telemetry.Identity, kind alert.DoingKind) {
 func (m *machine) decision(kind alert.DecisionKind) func(*rapid.T) {
 	return func(t *rapid.T) {
 		d := alert.Decision{Identity: rapid.SampledFrom(subjects).Draw(t, "identity"), Kind: kind,
-			Tier: alert.Tier(rapid.IntRange(0, 2).Draw(t, "tier")), Severity: telemetry.Severity(rapid.IntRange(1, 3).Draw(t, "severity")),
+			Tier: alert.Tier(rapid.IntRange(0, 3).Draw(t, "tier")), Severity: telemetry.Severity(rapid.IntRange(1, 3).Draw(t, "severity")),
 			Least: telemetry.Severity(rapid.IntRange(0, 3).Draw(t, "least")), Inhibitor: telemetry.Identity{Alert: rapid.SampledFrom([]string{"C", "D"}).Draw(t, "by")}}
 		m.b.Submit(at(m.now), nil, d)
 		e := m.model[d.Identity]

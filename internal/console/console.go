@@ -93,7 +93,7 @@ type Alerts interface {
 type Status struct {
 	DryRun  bool           `json:"dry_run"`           // rules command no outputs
 	Outputs []OutputStatus `json:"outputs,omitempty"` // that rules want on now
-	Uplink  *UplinkStatus  `json:"uplink,omitempty"` // absent: this box works alone
+	Uplink  *UplinkStatus  `json:"uplink,omitempty"`  // absent: this box works alone
 	Journal *JournalStatus `json:"journal,omitempty"`
 	Buses   []BusStatus    `json:"buses,omitempty"`
 }

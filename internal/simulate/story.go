@@ -42,8 +42,8 @@ func Stories() []Story {
 			Name:  "fire-lane",
 			Title: telemetry.Text{Zh: "消防通道被占用", En: "Fire lane blocked"},
 			What: telemetry.Text{
-				Zh: "一辆车停进东门消防通道，约 10 秒后告警；45 秒后车开走，已确认的告警自动办结。",
-				En: "A car parks in the east gate fire lane: an alert after about 10 seconds. It leaves after 45 seconds, and an acknowledged alert closes by itself.",
+				Zh: "一辆车停进东门消防通道，约 10 秒后告警，再过 5 秒语音喇叭播放，有人确认就停；45 秒后车开走，已确认的告警自动办结。",
+				En: "A car parks in the east gate fire lane: an alert after about 10 seconds, the voice horn 5 seconds later, until somebody acknowledges. It leaves after 45 seconds, and an acknowledged alert closes by itself.",
 			},
 			acts: []act{
 				{at: 0, device: "lane_east_1", point: "occupied", value: 1},
@@ -54,8 +54,8 @@ func Stories() []Story {
 			Name:  "smoke",
 			Title: telemetry.Text{Zh: "烟感报警", En: "Smoke"},
 			What: telemetry.Text{
-				Zh: "2号楼3层烟感报警，8 秒后同层第二个探测器报警，火警确认；45 秒后烟散。",
-				En: "A smoke detector on floor 3 of building 2 goes off, a second one 8 seconds later confirms the fire. The smoke clears after 45 seconds.",
+				Zh: "2号楼3层烟感报警，8 秒后同层第二个探测器报警，火警确认，楼内警笛鸣响；45 秒后烟散，确认后警笛停。",
+				En: "A smoke detector on floor 3 of building 2 goes off, a second one 8 seconds later confirms the fire, and the siren of the building sounds. The smoke clears after 45 seconds; once somebody has acknowledged the siren stops.",
 			},
 			acts: []act{
 				{at: 0, device: "smoke_2_3a", point: "alarm", value: 1},

@@ -194,9 +194,9 @@ func TestAlertMessage(t *testing.T) {
 	if string(line) != want {
 		t.Errorf("row\n%swant\n%s", line, want)
 	}
-	a.Tier, a.Suppressed = alert.Community, false
+	a.Tier, a.Suppressed = 0, false
 	e.Data = a
-	if line := wire.AppendAlertLine(nil, "riverside", "gw1", &e); !bytes.Contains(line, []byte(`class="fire_lane_sensor",tier="community",unknown=false,life_safety=false,suppressed=false,`)) {
+	if line := wire.AppendAlertLine(nil, "riverside", "gw1", &e); !bytes.Contains(line, []byte(`class="fire_lane_sensor",unknown=false,life_safety=false,suppressed=false,`)) {
 		t.Errorf("row %s", line)
 	}
 	for _, bad := range []string{``, `{}`, `[]`, `{"specversion":"1.0","type":"other","data":{}}`, strings.Replace(string(b), "warning", "loud", 1), strings.Replace(string(b), "FireLaneBlocked", "a b", 1)} {

@@ -27,9 +27,9 @@ export function began(a: Alert): string {
 }
 
 // occasion names one coming of an alert: the same alert raised again is a new one, and so is one that nothing suppresses
-// any more.
+// any more, or that climbs because nobody acknowledged it.
 export function occasion(a: Alert): string {
-  return a.id + " " + began(a) + " " + (a.released_at ?? "");
+  return a.id + " " + began(a) + " " + (a.released_at ?? "") + " " + (a.tier ?? "");
 }
 
 export function unacknowledged(a: Alert): boolean {
