@@ -200,3 +200,17 @@ func TestTimesAreSpelt(t *testing.T) {
 		}
 	}
 }
+
+// A pack beside the site file that nobody uses is told: its mistakes would be found by nobody.
+func TestCheckTellsOfAPackThatIsNotInUse(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "site.yaml")
+	src := fmt.Sprintf(ruleSite, "", 18080)
+	put(t, filepath.Join(dir, "packs", "mine.yaml"), rulePack)
+	put(t, filepath.Join(dir, "packs", "other.yaml"), strings.NewReplacer("pack: mine", "pack: other", "Open", "Other", "open_s", "other_s").Replace(rulePack))
+	put(t, file, src)
+	code, out, errs := linli(t, "check", "-c", file)
+	if want := "other.yaml:1:1: warning: pack other is not in use"; code != 0 || !strings.Contains(out+errs, want) || strings.Contains(out+errs, "pack mine is not") {
+		t.Errorf("exit %d, want %q:\n%s%s", code, want, out, errs)
+	}
+}

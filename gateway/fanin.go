@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -140,11 +141,14 @@ func (f *fanIn) moment() telemetry.Now {
 	return n
 }
 
+// unknown reports whether the rules that run have no such alert: it was closed because they have not.
+func (f *fanIn) unknown(id telemetry.Identity) bool { return !f.engine.Knows(id) }
+
 func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 	now := f.moment()
 	f.live.Apply(batch)
 	out.Reset()
-	if closed := f.respond.heard(now.Mono); len(closed) > 0 {
+	if closed := slices.DeleteFunc(f.respond.heard(now.Mono), f.unknown); len(closed) > 0 {
 		f.engine.Closed(closed)
 		f.journal.Mark(now.Mono, journal.Mark{Kind: journal.MarkClosed, Closed: closed})
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -130,6 +131,7 @@ func resolveAll(file string, src []byte, local fs.FS) (*plan, error) {
 
 	packs, err := rules.Shipped()
 	problems.Append(at, err)
+	var own []*rules.Pack // beside the site file
 	if local != nil {
 		paths, err := fs.Glob(local, "packs/*.yaml")
 		problems.Append(at, err)
@@ -143,6 +145,7 @@ func resolveAll(file string, src []byte, local fs.FS) (*plan, error) {
 			problems.Append(at, err)
 			if pack != nil && pack.ID != "" {
 				packs[pack.ID] = pack
+				own = append(own, pack)
 			}
 		}
 	}
@@ -152,6 +155,11 @@ func resolveAll(file string, src []byte, local fs.FS) (*plan, error) {
 
 	s, err := site.Load(file, src, library, packs)
 	problems.Append(at, err)
+	for _, pack := range own {
+		if s != nil && !slices.Contains(s.Packs, pack) {
+			s.Warnings.Addf(yamlfile.Pos{File: pack.File, Line: 1, Col: 1}, "pack %s is not in use, and so not checked either: add {pack: %s} under rules", pack.ID, pack.ID)
+		}
+	}
 	p := &plan{library: library, site: s}
 	if s != nil && s.Inventory != nil {
 		provideTemperature(s, box{root: "/"})

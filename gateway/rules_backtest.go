@@ -157,9 +157,7 @@ func runBacktest(ctx context.Context, o *backtestOptions) (*backtest.Report, *ti
 	if cfg.Recorded, cfg.Forgotten, err = recordedAlerts(ctx, filepath.Join(dir, "alerts.db"), begin, until); err != nil {
 		return nil, nil, err
 	}
-	if len(o.packs) == 0 {
-		cfg.Rules = rulesName(p.engine)
-	}
+	cfg.Rules = rulesName(p.engine) // Also with other packs: what is recorded is compared with what runs.
 	if o.progress != nil {
 		cfg.Progress = func(q backtest.Progress) { o.progress(q, begin, until) }
 	}

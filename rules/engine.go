@@ -155,6 +155,12 @@ func (e *Engine) Restore(active []telemetry.ActiveAlert) (removed []telemetry.Ac
 	return removed
 }
 
+// Knows reports whether there is a rule and a subject for an alert.
+func (e *Engine) Knows(id telemetry.Identity) bool {
+	_, ok := e.byIdentity[id]
+	return ok
+}
+
 // Closed takes note that people closed these alerts: they are not active any more. Where the condition is true at
 // the next Step, or later, they are raised anew. It is called between steps; identities that are not active, or that
 // nothing is known of, are ignored.
