@@ -61,7 +61,7 @@ func (c *community) lane(ctx context.Context, device string, stays []time.Durati
 
 // TestBacktestTellsWhatAnotherThresholdChanges: with another dwell, and with a pack more, exactly what follows from that.
 func TestBacktestTellsWhatAnotherThresholdChanges(t *testing.T) {
-	c := newCommunity(t, "{dwell: 10s, clear_after: 3s}", "{dwell: 3m, clear_after: 30s}")
+	c := newCommunity(t, "{dwell: 10s, clear_after: 3s, horn_after: 5s}", "{dwell: 3m, clear_after: 30s}")
 	src, err := os.ReadFile(filepath.Join(root, "rules", "packs", "fire_lane.yaml"))
 	if err != nil {
 		t.Fatal(err)
