@@ -62,6 +62,7 @@ func TestUnitsAreAskedWhoTheyAre(t *testing.T) {
 			}
 		}
 		good := unitIdentity{known: true, modelOK: true}
+		time.Sleep(2 * time.Second) // What the test does falls between two looks, never on one.
 		time.Sleep(10 * time.Minute)
 		is(unitIdentity{}) // A silent unit is not asked.
 		set(func() { online = true })
