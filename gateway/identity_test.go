@@ -40,7 +40,7 @@ func TestUnitsAreAskedWhoTheyAre(t *testing.T) {
 				if unit.ID != "u1" {
 					t.Errorf("asked %s, which tells nothing", unit.ID)
 				}
-				asked = append(asked, time.Since(began).Truncate(time.Minute))
+				asked = append(asked, time.Since(began))
 				return serial, failing
 			}}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -88,7 +88,10 @@ func TestUnitsAreAskedWhoTheyAre(t *testing.T) {
 		set(func() { suspended = false })
 		time.Sleep(2 * time.Minute)
 		is(good)
-		want := []time.Duration{11 * time.Minute, 21 * time.Minute, 24*time.Hour + 21*time.Minute, 25*time.Hour + 21*time.Minute, 25*time.Hour + 34*time.Minute}
+		var want []time.Duration // each at a look, five seconds into the minute
+		for _, d := range []time.Duration{11 * time.Minute, 21 * time.Minute, 24*time.Hour + 21*time.Minute, 25*time.Hour + 21*time.Minute, 25*time.Hour + 33*time.Minute} {
+			want = append(want, d+5*time.Second)
+		}
 		if !slices.Equal(asked, want) {
 			t.Errorf("asked after %v, want %v", asked, want)
 		}
