@@ -100,6 +100,7 @@ func (d *Day) stepDevice(dev *telemetry.Device, now time.Time, hour, elapsed flo
 		d.set(dev.ID, "energy_kwh", d.energy[dev.ID])
 	case "residual_current_monitor":
 		d.set(dev.ID, "residual_ma", 38+55*home+jitter(4))
+		d.set(dev.ID, "threshold_ma", 300) // What the monitor itself is set to.
 		d.set(dev.ID, "cable_temperature_c", 24+16*home+jitter(0.3))
 	case "temp_humidity", "air_quality":
 		d.set(dev.ID, "temperature_c", 14+8*bump(hour, 14.5, 4)+jitter(0.15))
