@@ -31,8 +31,13 @@ func (e *Engine) detailIn(lang string, op telemetry.TransitionOp, i uint32, in *
 			}
 		}
 		worse, x.facts = x.facts, facts
+		// What is told already is not told again, unless it had to hold for longer.
+		if in.prog.sevFor <= in.prog.wait {
+			worse = slices.DeleteFunc(worse, func(f string) bool { return slices.Contains(x.facts, f) })
+		}
 		// Of one value the limit that decided the severity is enough.
 		for _, f := range worse {
+			x.facts = slices.DeleteFunc(x.facts, func(s string) bool { return s == f })
 			if i := strings.IndexAny(f, "（("); i > 0 {
 				x.facts = slices.DeleteFunc(x.facts, func(s string) bool { return strings.HasPrefix(s, f[:i]) })
 			}
@@ -113,9 +118,48 @@ func (x *explainer) decided(n *expr.Node, v expr.Tri) {
 
 // boolPoint names a point that a unit provides; a constant decides nothing that anybody wants to read.
 func (x *explainer) boolPoint(n *expr.Node, v expr.Tri) {
-	if _, _, provided := x.e.pointID(x.in.device, n.Text); provided {
+	if _, _, provided := x.e.pointID(x.in.device, n.Text); provided && x.e.there(x.in.device, n.Text) {
 		x.yesOrNo(n.Def, v)
 	}
+}
+
+// there reports whether a device's point is worth naming: a unit provides it, it has a constant value, or it is derived
+// from such points. People cannot know of any other, and nothing that they do gives it a value.
+func (e *Engine) there(device int, name string) bool {
+	if device < 0 {
+		return false
+	}
+	id, def, provided := e.pointID(device, name)
+	switch {
+	case def >= 0:
+		return provided || !e.inv.Constant(device, def).IsZero()
+	case !provided:
+		return false
+	}
+	return e.fed(id)
+}
+
+// fed reports whether a point can have a value: a derived one only where something that it reads can, or where it needs
+// nothing.
+func (e *Engine) fed(id telemetry.PointID) bool {
+	if int64(id) < int64(e.foreign) || e.cells[id].HasValue() {
+		return true
+	}
+	for i := range e.instances {
+		if in := &e.instances[i]; in.prog.Record != "" && in.point == id {
+			return slices.ContainsFunc(in.inputs, func(p telemetry.PointID) bool { return p != id && e.fed(p) })
+		}
+	}
+	return false
+}
+
+// missing reports whether something in n is a point of the subject that nothing provides.
+func (x *explainer) missing(n *expr.Node) bool {
+	found := false
+	n.Walk(func(n *expr.Node) {
+		found = found || n.Op == expr.OpPoint && n.Def != nil && x.in.device >= 0 && !x.e.there(x.in.device, n.Text)
+	})
+	return found
 }
 
 func (x *explainer) yesOrNo(def *telemetry.PointDef, v expr.Tri) {
@@ -141,13 +185,13 @@ func (x *explainer) unknown(n *expr.Node) {
 				v := formatValue(c, n.Def, x.lang)
 				x.add(n.Def.Title.In("zh")+" "+v+"（超出量程）", n.Def.Title.In("en")+" "+v+" (beyond the scale)")
 			case n.Def.Event && !c.Seen: // nothing happened yet, which is known
-			case !c.HasValue():
+			case !c.HasValue() && x.e.there(x.in.device, n.Text):
 				zh, en := reason(c)
 				x.add(n.Def.Title.In("zh")+"未知（"+zh+"）", n.Def.Title.In("en")+" unknown ("+en+")")
 			}
 		case expr.OpGroup:
 			for _, d := range x.b.Group(n.Scope, n.Class) {
-				if c := x.b.Cell(d, n.Text, expr.UseValue); !c.HasValue() && (c.Seen || n.Def == nil || !n.Def.Event) {
+				if c := x.b.Cell(d, n.Text, expr.UseValue); !c.HasValue() && x.e.there(d, n.Text) && (c.Seen || n.Def == nil || !n.Def.Event) {
 					zh, en := reason(c)
 					x.add(x.e.deviceTitle(d, "zh")+"未知（"+zh+"）", x.e.deviceTitle(d, "en")+" unknown ("+en+")")
 				}
@@ -186,9 +230,18 @@ func (x *explainer) comparison(n *expr.Node) {
 	if l.Op == expr.OpNumber || l.Op == expr.OpDuration || l.Op == expr.OpString {
 		l, r = r, l
 	}
+	if x.missing(l) && l.Op != expr.OpCall {
+		if l.Op != expr.OpPoint {
+			x.operands(l) // of a sum, those that are there
+		}
+		return
+	}
 	if l.Op == expr.OpPoint && (l.Type == expr.TypeEnum || l.Type == expr.TypeText) {
 		c := x.b.Cell(x.in.device, l.Text, expr.UseValue)
 		x.add(l.Def.Title.In("zh")+"："+formatValue(c, l.Def, "zh"), l.Def.Title.In("en")+": "+formatValue(c, l.Def, "en"))
+		return
+	}
+	if l.Op == expr.OpCall && (expr.OverTime(l.Text) || l.Text == "absent_for") && x.missing(l) {
 		return
 	}
 	if l.Op == expr.OpCall && l.Text == "absent_for" {
@@ -223,6 +276,9 @@ func (x *explainer) comparison(n *expr.Node) {
 func (x *explainer) operands(n *expr.Node) {
 	if n.Op == expr.OpCall && n.Text == "count" {
 		x.members(n)
+		return
+	}
+	if n.Op == expr.OpPoint && x.missing(n) || n.Op == expr.OpCall && expr.OverTime(n.Text) && x.missing(n) {
 		return
 	}
 	if zh, en, unit, ok := x.measure(n); ok {
@@ -314,8 +370,11 @@ func (x *explainer) call(n *expr.Node, v expr.Tri) {
 	case "sequence", "schedule", "undecided":
 		x.overMoments(n, v)
 	case "bad", "known":
-		if a := n.Args[0]; a.Op == expr.OpPoint && (n.Text == "bad") == (v == expr.True) {
+		if a := n.Args[0]; a.Op == expr.OpPoint && x.e.there(x.in.device, a.Text) && (n.Text == "bad") == (v == expr.True) {
 			zh, en := reason(x.b.Cell(x.in.device, a.Text, expr.UseQuality))
+			if _, def, _ := x.e.pointID(x.in.device, a.Text); def < 0 { // nobody reads a derived point
+				zh, en = "数据不足", "not enough data"
+			}
 			x.add(a.Def.Title.In("zh")+"："+zh, a.Def.Title.In("en")+": "+en)
 		}
 	}

@@ -3,6 +3,7 @@ package packs_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -233,6 +234,7 @@ type device struct {
 	life bool
 	e    *rules.Engine
 	now  telemetry.Mono
+	said []telemetry.Transition // everything
 }
 
 func newDevice(t *testing.T, class *telemetry.Class, provides func(*telemetry.PointDef) bool) *device {
@@ -271,6 +273,7 @@ func (d *device) play(sample func(*telemetry.PointDef) (telemetry.Quality, telem
 		}
 		var out rules.Output
 		d.e.Step(telemetry.Now{Mono: d.now}, batch, &out)
+		d.said = append(d.said, out.Transitions...)
 		for _, t := range out.Transitions {
 			if t.Op == telemetry.Raise {
 				raised = append(raised, t)
@@ -401,4 +404,79 @@ func TestDetailOfNoReading(t *testing.T) {
 			t.Errorf("%v: %q, %q, title %q", c.qualities, got.Detail.Zh, got.Detail.En, got.Title.Zh)
 		}
 	}
+}
+
+// The detail never names a point that nothing provides, and none twice: people would look for a sensor that is not there.
+func TestDetailsNameWhatIsThere(t *testing.T) {
+	good := func(f float64) func(*telemetry.PointDef) (telemetry.Quality, telemetry.Value) {
+		return func(def *telemetry.PointDef) (telemetry.Quality, telemetry.Value) {
+			switch def.Kind {
+			case telemetry.Bool:
+				return telemetry.Good, telemetry.BoolValue(f > 0)
+			case telemetry.KindText:
+				return telemetry.Good, telemetry.TextValue("7f")
+			case telemetry.Enum:
+				return telemetry.Good, telemetry.EnumValue(def.Enum[len(def.Enum)-1].Code)
+			case telemetry.Int:
+				return telemetry.Good, telemetry.IntValue(int64(f))
+			}
+			return telemetry.Good, telemetry.FloatValue(f)
+		}
+	}
+	silent := func(*telemetry.PointDef) (telemetry.Quality, telemetry.Value) { return telemetry.BadComm, telemetry.Value{} }
+	said := 0
+	for id, class := range classes(t) {
+		for _, with := range append([]string{""}, optionalPoints(class)...) {
+			d := newDevice(t, class, func(def *telemetry.PointDef) bool { return !def.Optional || def.Name == with })
+			var names []string // titles of points that are not there
+			for k := range class.Points {
+				def := &class.Points[k]
+				if d.inv.Devices[0].Points[k] == telemetry.NoPoint && d.inv.Constant(0, k).IsZero() {
+					names = append(names, def.Title.Zh)
+				}
+			}
+			if with == "" && id == "fire_lane_sensor" {
+				names = append(names, "第二探测占用")
+			}
+			for _, f := range []float64{100000, 0, 1, 300} {
+				for _, sample := range []func(*telemetry.PointDef) (telemetry.Quality, telemetry.Value){good(0), good(f), silent, good(f), good(0)} {
+					d.play(sample)
+				}
+			}
+			for _, tr := range d.said {
+				said++
+				seen := map[string]bool{}
+				for _, fact := range strings.Split(tr.Detail.Zh, " · ") {
+					fact, _, _ = strings.Cut(fact, "，已 ")
+					name := factName.ReplaceAllString(fact, "")
+					if name != "" && seen[name] {
+						t.Errorf("%s+%s %s %s: %q names %q twice", id, with, tr.Op, tr.Alert, tr.Detail.Zh, name)
+					}
+					seen[name] = true
+					if slices.Contains(names, name) || strings.HasSuffix(fact, "?") || strings.Contains(fact, "尚未读到") {
+						t.Errorf("%s+%s %s %s: %q names what nothing provides: %q", id, with, tr.Op, tr.Alert, tr.Detail.Zh, fact)
+					}
+				}
+				if strings.Contains(tr.Detail.En, "not read yet") {
+					t.Errorf("%s+%s %s %s: %q", id, with, tr.Op, tr.Alert, tr.Detail.En)
+				}
+			}
+		}
+	}
+	if said < 500 {
+		t.Errorf("only %d transitions were looked at", said)
+	}
+}
+
+// factName is all of a fact but its name.
+var factName = regexp.MustCompile(`(未知)?（.*$|：.*$| [≥≤]? ?-?[0-9.?]+( [^ （]+)?(（.*)?$`)
+
+// optionalPoints returns the names of the points that a class does not demand.
+func optionalPoints(class *telemetry.Class) (names []string) {
+	for k := range class.Points {
+		if class.Points[k].Optional {
+			names = append(names, class.Points[k].Name)
+		}
+	}
+	return names
 }
