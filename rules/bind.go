@@ -30,6 +30,7 @@ func (c *compiler) build() *Engine {
 			in := instance{prog: p, subject: s.id, device: s.device, zone: s.zone, heapPos: -1, due: telemetry.Never}
 			if p.Record != "" {
 				in.point = inv.AddDerived(p.Record, s.id, s.zone, p.def)
+				e.records = append(e.records, uint32(len(e.instances)))
 				if s.device >= 0 {
 					e.derived[derivedKey{s.device, p.Record}] = in.point
 				}

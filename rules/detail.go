@@ -145,12 +145,7 @@ func (e *Engine) fed(id telemetry.PointID) bool {
 	if int64(id) < int64(e.foreign) || e.cells[id].HasValue() {
 		return true
 	}
-	for i := range e.instances {
-		if in := &e.instances[i]; in.prog.Record != "" && in.point == id {
-			return slices.ContainsFunc(in.inputs, func(p telemetry.PointID) bool { return p != id && e.fed(p) })
-		}
-	}
-	return false
+	return slices.ContainsFunc(e.instances[e.records[int64(id)-int64(e.foreign)]].inputs, e.fed)
 }
 
 // missing reports whether something in n is a point of the subject that nothing provides.

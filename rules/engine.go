@@ -35,6 +35,8 @@ type Engine struct {
 	timers    timerHeap
 
 	started bool
+	began   telemetry.Mono // the first Step
+	records []uint32       // by PointID from foreign on: the instances that make the derived points
 	at      telemetry.Mono // everything up to here is decided
 	now     telemetry.Now  // of the last Step, for the wall clock
 	offset  time.Duration  // wall minus monotonic, to see the clock being set
@@ -231,7 +233,7 @@ func (e *Engine) Step(now telemetry.Now, samples []telemetry.Sample, out *Output
 // start evaluates everything once, at the first moment there is.
 func (e *Engine) start(now telemetry.Now, samples []telemetry.Sample) {
 	e.started = true
-	e.at = now.Mono
+	e.at, e.began = now.Mono, now.Mono
 	for i := range samples {
 		e.at = min(e.at, samples[i].Time)
 	}
@@ -370,6 +372,9 @@ func (e *Engine) decideOne(i uint32, in *instance, out *Output) {
 func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
 	c, wait, keep := in.cond(), e.grade(in), in.prog.keep
 	if in.asked {
+		if in.settles == 0 {
+			e.settles(in) // the windows have their length from now on, whatever is decided without them
+		}
 		wait = min(wait, e.stick(in, c))
 	}
 	if !in.active {
@@ -488,10 +493,16 @@ func (in *instance) severityNow(now telemetry.Mono) telemetry.Severity {
 }
 
 // settles returns the moment from which on an instance is unknown because it is, and not because the engine has just
-// started: every input has been read, and the windows have had their length since. Never while an input has not.
+// started: every input has been read, and the windows have had their length since, those of the derived points that it
+// reads too. Never while an input has not.
 func (e *Engine) settles(in *instance) telemetry.Mono {
 	if in.settles == 0 {
+		derived := telemetry.Mono(0)
 		for _, id := range in.inputs {
+			if int64(id) >= int64(e.foreign) {
+				derived = max(derived, e.settles(&e.instances[e.records[int64(id)-int64(e.foreign)]]))
+				continue
+			}
 			if !e.cells[id].Seen && !e.inv.Points[id].Def.Event {
 				return telemetry.Never // of an event point nothing need ever come
 			}
@@ -503,7 +514,10 @@ func (e *Engine) settles(in *instance) telemetry.Mono {
 				longest = max(longest, longestWindow(s.cond))
 			}
 		}
-		in.settles = e.at.Add(longest)
+		if derived == telemetry.Never {
+			return telemetry.Never
+		}
+		in.settles = max(e.at.Add(longest), derived)
 	}
 	return in.settles
 }

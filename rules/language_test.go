@@ -236,6 +236,38 @@ func TestUndecidedAtTheStart(t *testing.T) {
 	p.want(p.step(50*time.Minute), "raise Self m1")
 }
 
+// The windows of derived points count too, also where only a bound of the derived point is known.
+func TestUndecidedOfADerivedPoint(t *testing.T) {
+	p := newPlay(t, alert("Mean", "meter", "long_min > 90 and known(long_min)", ""), alert("Stuck", "meter", "undecided(15m)", ""),
+		"  - {record: hot_min, for_each: meter, title: {zh: a, en: a}, expr: 'duration_true(power_w > 10, 2h) / 1m'}\n"+
+			"  - {record: long_min, for_each: meter, title: {zh: a, en: a}, expr: 'hot_min + 0'}\n")
+	bad := func(d time.Duration) string {
+		return p.step(d, p.sample(d, "m1.power_w", telemetry.BadComm), p.sample(d, "m2.power_w", 1.0))
+	}
+	p.want(bad(0), "")
+	p.want(p.step(2*time.Hour+15*time.Minute-1), "")
+	p.want(p.step(2*time.Hour+15*time.Minute), "raise Stuck m1")
+}
+
+// What was decided by something else than the window has had its start all the same: the window does not begin anew when
+// the alert becomes unknown.
+func TestUndecidedLongAfterTheStart(t *testing.T) {
+	p := newPlay(t, alert("Mean", "meter", "power_w > 100 and avg_over_time(power_w, 7d) > 50 and power_w > 100", ""), alert("Stuck", "meter", "undecided(15m)", ""))
+	p.step(0, p.sample(0, "m1.power_w", 60.0), p.sample(0, "m2.power_w", 1.0))
+	week := 8 * 24 * time.Hour
+	p.want(p.step(week, p.sample(week, "m1.power_w", telemetry.BadComm)), "")
+	p.want(p.step(week+15*time.Minute), "raise Stuck m1")
+}
+
+// A rule that protects life is not excused for longer than two hours, whatever it has not read and however long its
+// windows are.
+func TestUndecidedOfLifeSafety(t *testing.T) {
+	p := newPlay(t, alert("Mean", "meter", "power_w > 100 and avg_over_time(power_w, 7d) > 50 or voltage_v > 300", ", life_safety: true"), alert("Stuck", "meter", "undecided(15m)", ""))
+	p.step(0, p.sample(0, "m1.power_w", telemetry.BadComm), p.sample(0, "m1.voltage_v", 1.0), p.sample(0, "m2.power_w", 1.0))
+	p.want(p.step(2*time.Hour+15*time.Minute-1), "")
+	p.want(p.step(2*time.Hour+15*time.Minute), "raise Stuck m1, raise Stuck m2") // the voltage of m2 was never read
+}
+
 // Of an event nothing need ever come: it does not keep an alert from saying that it cannot be decided.
 func TestAnEventThatNeverCameSettles(t *testing.T) {
 	p := newDoors(t, alert("A", "button", "count_over_time(press, 60s) >= 1 or armed", ""))

@@ -1,6 +1,8 @@
 package rules
 
 import (
+	"time"
+
 	"linli/internal/telemetry"
 	"linli/rules/expr"
 )
@@ -25,6 +27,19 @@ func (b *instanceBinder) Undecided() func() telemetry.Mono {
 	}
 }
 
+// maxSettling is how long a rule that protects life may be undecidable after a start before that counts, whatever it
+// waits for.
+const maxSettling = 2 * time.Hour
+
+// settlesForAskers is settles for those that ask.
+func (e *Engine) settlesForAskers(in *instance) telemetry.Mono {
+	s := e.settles(in)
+	if in.prog.LifeSafety {
+		s = min(s, e.began.Add(maxSettling))
+	}
+	return s
+}
+
 // askable returns the alerts of a subject that undecided() asks.
 func (e *Engine) askable(subject string) []uint32 {
 	if e.alertsOf == nil {
@@ -45,8 +60,8 @@ func (e *Engine) stick(in *instance, c expr.Tri) telemetry.Mono {
 	case c != expr.Unknown:
 		in.stuck = hold{}
 	case before:
-	case e.at < e.settles(in):
-		return e.settles(in)
+	case e.at < e.settlesForAskers(in):
+		return e.settlesForAskers(in)
 	default:
 		in.stuck = hold{on: true, running: true, since: e.at}
 	}

@@ -423,7 +423,9 @@ func TestDetailsNameWhatIsThere(t *testing.T) {
 			return telemetry.Good, telemetry.FloatValue(f)
 		}
 	}
-	silent := func(*telemetry.PointDef) (telemetry.Quality, telemetry.Value) { return telemetry.BadComm, telemetry.Value{} }
+	silent := func(*telemetry.PointDef) (telemetry.Quality, telemetry.Value) {
+		return telemetry.BadComm, telemetry.Value{}
+	}
 	said := 0
 	for id, class := range classes(t) {
 		for _, with := range append([]string{""}, optionalPoints(class)...) {
