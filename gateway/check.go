@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -50,9 +51,7 @@ func printCheck(stdout, stderr io.Writer, file string, p *plan, err error) error
 		if p != nil { // All that is wrong is what the buses cannot keep up with: where their time goes is what helps then.
 			printBudgets(stdout, p.budgets)
 		}
-		for _, m := range mistakes {
-			fmt.Fprintln(stderr, m)
-		}
+		mistakes.Print(stderr, os.ReadFile)
 		fmt.Fprintln(stderr, count(len(mistakes), "mistake"))
 		return errAnswered
 	}

@@ -98,7 +98,19 @@ func TestCheckTellsEveryMistakeAtOnce(t *testing.T) {
 			t.Errorf("no line matches %s", want)
 		}
 	}
-	lines := strings.Split(strings.TrimSpace(stderr), "\n")
+	var lines []string
+	carets := 0
+	for _, line := range strings.Split(strings.TrimSpace(stderr), "\n") {
+		switch {
+		case !strings.HasPrefix(line, "    "):
+			lines = append(lines, line)
+		case strings.TrimSpace(line) == "^":
+			carets++
+		}
+	}
+	if carets != 9 || !strings.Contains(stderr, "\n        zone: lane_west                                             # an unknown zone\n              ^\n") {
+		t.Errorf("%d mistakes are shown in their lines, want nine", carets)
+	}
 	position := regexp.MustCompile(`^\S+:\d+:\d+: \S`)
 	for _, line := range lines[:len(lines)-1] {
 		if !position.MatchString(line) {
@@ -190,6 +202,10 @@ func TestWrongSiteFileIsShownUntilRepaired(t *testing.T) {
 }
 
 func TestExitCodes(t *testing.T) {
+	mistaken := filepath.Join(t.TempDir(), "mistaken.yaml")
+	if err := os.WriteFile(mistaken, []byte("version: 1\npacks: [bin]\ntests: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		args []string
 		code int
@@ -208,6 +224,8 @@ func TestExitCodes(t *testing.T) {
 		"ingest, no broker":  {[]string{"ingest"}, exitUsage, "--broker"},
 		"ingest, bad url":    {[]string{"ingest", "--broker", "tcp://127.0.0.1:1", "--influx-url", "http://[::1", "--bucket", "b"}, exitNo, "http://[::1"},
 		"rules test":         {[]string{"rules", "test"}, exitGood, ", 0 failed"},
+		"rules test mistake": {[]string{"rules", "test", mistaken}, exitNo, mistaken + ":2:9: unknown pack \"bin\", did you mean \"bins\"?; packs of your own"},
+		"its line":           {[]string{"rules", "test", mistaken}, exitNo, "    packs: [bin]\n            ^\n"},
 		"rules test no file": {[]string{"rules", "test", "/no/such/test.yaml"}, exitNo, "/no/such/test.yaml"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -55,9 +55,14 @@ func rulesTestCommand() *cobra.Command {
 			} else {
 				report.Print(cmd.OutOrStdout())
 			}
-			for _, m := range mistakes {
-				fmt.Fprintln(cmd.ErrOrStderr(), m)
-			}
+			mistakes.Print(cmd.ErrOrStderr(), func(name string) ([]byte, error) {
+				for _, f := range files {
+					if f.Name == name {
+						return f.Src, nil
+					}
+				}
+				return os.ReadFile(name)
+			})
 			if len(mistakes) > 0 || report.Failed() > 0 {
 				return errAnswered
 			}
