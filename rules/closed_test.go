@@ -38,7 +38,7 @@ func TestRestoredAlertOverAWindow(t *testing.T) {
 		return lines
 	}
 	direct := alert("Avg", "meter", "avg_over_time(power_w, 10m) > 10", "")
-	if got := run(newPlay(t, direct), telemetry.Good); len(got) != 1 || got[0] != "7m30s known Avg m1" {
+	if got := run(newPlay(t, direct), telemetry.Good); len(got) != 0 {
 		t.Errorf("read from the start: %q", got)
 	}
 	if got := run(newPlay(t, direct), telemetry.BadComm); len(got) != 1 || got[0] != "10m0s unknown Avg m1" {
@@ -46,7 +46,7 @@ func TestRestoredAlertOverAWindow(t *testing.T) {
 	}
 	record := "  - {record: mean_w, for_each: meter, expr: 'avg_over_time(power_w, 10m)', unit: W}\n"
 	derived := alert("Avg", "meter", "mean_w > 10", "")
-	if got := run(newPlay(t, record, derived), telemetry.Good); len(got) != 1 || got[0] != "7m30s known Avg m1" {
+	if got := run(newPlay(t, record, derived), telemetry.Good); len(got) != 0 {
 		t.Errorf("derived, read from the start: %q", got)
 	}
 	if got := run(newPlay(t, record, derived), telemetry.BadComm); len(got) != 1 || got[0] != "10m0s unknown Avg m1" {

@@ -137,8 +137,8 @@ func (e *Engine) Instances() int { return len(e.instances) }
 // removed. It is called before the first Step.
 //
 // A restored alert says Unknown only once all its inputs have been read and its windows have had their length since,
-// so that a restart is not shown as a failure; and it says Known when it is first decided, because it may have been
-// unknown when the process ended.
+// so that a restart is not shown as a failure; and it says Known when it is first decided where it was unknown when the
+// process ended.
 func (e *Engine) Restore(active []telemetry.ActiveAlert) (removed []telemetry.ActiveAlert) {
 	for _, a := range active {
 		i, ok := e.byIdentity[a.Identity]
@@ -150,7 +150,7 @@ func (e *Engine) Restore(active []telemetry.ActiveAlert) (removed []telemetry.Ac
 		if in.active {
 			continue
 		}
-		in.active, in.restored, in.severity = true, true, a.Severity
+		in.active, in.restored, in.unknown, in.severity = true, true, a.Unknown, a.Severity
 		e.count(a.Alert, 1)
 		e.dirty.set(i)
 	}
@@ -402,7 +402,9 @@ func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
 	case unknown && !in.unknown:
 		in.unknown, in.restored = true, false
 		e.say(telemetry.Unknown, i, in, c, out)
-	case !unknown && (in.unknown || in.restored):
+	case !unknown && !in.unknown:
+		in.restored = false
+	case !unknown:
 		in.unknown, in.restored = false, false
 		e.say(telemetry.Known, i, in, c, out)
 	}

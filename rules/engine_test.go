@@ -212,12 +212,15 @@ func TestRestore(t *testing.T) {
 	id := func(alert, subject string) telemetry.ActiveAlert {
 		return telemetry.ActiveAlert{Identity: telemetry.Identity{Alert: alert, Subject: subject}, Severity: telemetry.Warning}
 	}
-	removed := p.e.Restore([]telemetry.ActiveAlert{id("A", "m1"), id("A", "m2"), id("A", "gone"), id("Gone", "m1")})
+	m1 := id("A", "m1")
+	m1.Unknown = true
+	removed := p.e.Restore([]telemetry.ActiveAlert{m1, id("A", "m2"), id("A", "gone"), id("Gone", "m1")})
 	if len(removed) != 2 || removed[0].Subject != "gone" || removed[1].Alert != "Gone" {
 		t.Errorf("removed %+v", removed)
 	}
 	p.want(p.step(0), "") // not read yet is not worth a word
 	p.want(p.step(1*s, p.sample(1*s, "m1.power_w", 11.0)), "known A m1")
+	p.want(p.step(2*s, p.sample(2*s, "m2.power_w", 11.0)), "") // nobody was told that it was unknown
 	p.want(p.step(2*s, p.sample(2*s, "m2.power_w", telemetry.BadComm)), "unknown A m2")
 	p.want(p.step(3*s, p.sample(3*s, "m2.power_w", 1.0), p.sample(3*s, "m1.power_w", 1.0)), "clear A m1, clear A m2")
 }

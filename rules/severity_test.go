@@ -69,7 +69,7 @@ func TestSeverityFor(t *testing.T) {
 	// After a restart what was given stays.
 	p = newPlay(t, rule)
 	p.e.Restore(restoredAs("A", "m1", telemetry.Critical))
-	p.want(p.step(0, p.sample(0, "m1.power_w", 25.0)), "known A m1")
+	p.want(p.step(0, p.sample(0, "m1.power_w", 25.0)), "")
 	p.want(p.step(600*s), "")
 }
 

@@ -85,7 +85,7 @@ func TestClearingGoesOnAfterARestart(t *testing.T) {
 	if kept, err := q.e.Resume(p.e.Snapshot(), 0); err != nil || kept != 1 {
 		t.Fatalf("kept %d, %v", kept, err)
 	}
-	q.want(q.step(60*s, q.sample(60*s, "m1.power_w", 50.0)), "known Hot m1")
+	q.want(q.step(60*s, q.sample(60*s, "m1.power_w", 50.0)), "")
 	q.want(q.step(79*s), "")
 	q.want(q.step(80*s), "clear Hot m1")
 }

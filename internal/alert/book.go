@@ -218,7 +218,7 @@ func (b *Book) Active() []telemetry.ActiveAlert {
 	var active []telemetry.ActiveAlert
 	for id, r := range b.open {
 		if r.head.State.Active() {
-			active = append(active, telemetry.ActiveAlert{Identity: id, Severity: r.head.said, Since: r.head.RaisedAt})
+			active = append(active, telemetry.ActiveAlert{Identity: id, Severity: r.head.said, Since: r.head.RaisedAt, Unknown: r.head.Unknown})
 		}
 	}
 	slices.SortFunc(active, func(x, y telemetry.ActiveAlert) int {

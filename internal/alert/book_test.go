@@ -167,6 +167,10 @@ func TestLifeOfAnAlert(t *testing.T) {
 		t.Fatalf("pending after restart: got %+v", pending)
 	}
 
+	b.Submit(at(0), []telemetry.Transition{lane(telemetry.Unknown, 0)})
+	until(t, b, "unknown", func() bool { active := b.Active(); return len(active) == 1 && active[0].Unknown })
+	b.Submit(at(0), []telemetry.Transition{lane(telemetry.Known, 0)})
+	until(t, b, "known", func() bool { active := b.Active(); return len(active) == 1 && !active[0].Unknown })
 	b.Submit(at(time.Minute), []telemetry.Transition{lane(telemetry.Clear, time.Minute)})
 	until(t, b, "closed", func() bool { return len(b.OpenAlerts()) == 0 })
 	closed, entries, err := b.Get(a.ID)
@@ -174,7 +178,7 @@ func TestLifeOfAnAlert(t *testing.T) {
 		closed.ClosedAt != noon.Add(time.Minute) || closed.ReturnedAt != closed.ClosedAt {
 		t.Errorf("closed: got %+v, %v", closed, err)
 	}
-	if got := whats(entries); got != "raised acknowledged closed" || entries[1].By != "王保安" || entries[1].Note != "已派人" || entries[0].By != "sensor" {
+	if got := whats(entries); got != "raised acknowledged unknown known closed" || entries[1].By != "王保安" || entries[1].Note != "已派人" || entries[0].By != "sensor" {
 		t.Errorf("history: got %s: %+v", got, entries)
 	}
 	if recent, err := b.Recent(5); err != nil || len(recent) != 1 || recent[0] != closed {

@@ -68,4 +68,5 @@ type ActiveAlert struct {
 	Identity
 	Severity Severity
 	Since    time.Time
+	Unknown  bool // the last thing said is that it cannot be decided
 }

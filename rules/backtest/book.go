@@ -119,7 +119,7 @@ func (b book) close(id telemetry.Identity) { delete(b, id) }
 func (b book) active() (active []telemetry.ActiveAlert) {
 	for id, e := range b {
 		if e.active {
-			active = append(active, telemetry.ActiveAlert{Identity: id, Severity: e.severity})
+			active = append(active, telemetry.ActiveAlert{Identity: id, Severity: e.severity, Unknown: e.unknown})
 		}
 	}
 	slices.SortFunc(active, func(x, y telemetry.ActiveAlert) int {

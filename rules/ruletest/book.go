@@ -116,7 +116,7 @@ func (b *book) ids() []telemetry.Identity {
 func (b *book) active() (list []telemetry.ActiveAlert) {
 	for _, id := range b.ids() {
 		if e := b.open[id]; e.active {
-			list = append(list, telemetry.ActiveAlert{Identity: id, Severity: e.severity})
+			list = append(list, telemetry.ActiveAlert{Identity: id, Severity: e.severity, Unknown: e.unknown})
 		}
 	}
 	return list

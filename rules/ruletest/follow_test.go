@@ -151,7 +151,6 @@ func TestWhatFollows(t *testing.T) {
       - 0s raise High m1
       - 0s set m1.mode eco
       - 1m set h1.play true
-      - 1m10s known High m1
       - 1m10s set h1.play true # once more
       - 1m10s set m1.mode eco
       - 1m20s set h1.play false
@@ -164,7 +163,6 @@ func TestWhatFollows(t *testing.T) {
       - 1m set h1.play true
       - 1m20s set h1.play false
       - 2m escalate High m1 community
-      - 2m30s known High m1
       - 2m30s set m1.mode eco
       - 3m escalate High m1 street critical
       - 3m set h1.level 3
