@@ -99,6 +99,10 @@ func (x *explainer) decided(n *expr.Node, v expr.Tri) {
 	switch {
 	case n.Op == expr.OpNot:
 		x.decided(n.Args[0], v.Not())
+	case n.Op == expr.OpOr && v == expr.False:
+		for _, a := range x.eligible(n) {
+			x.decided(a, v)
+		}
 	case n.Op == expr.OpAnd || n.Op == expr.OpOr:
 		for _, a := range n.Args {
 			if expr.BindBool(a, x.b)() == v {
@@ -114,6 +118,59 @@ func (x *explainer) decided(n *expr.Node, v expr.Tri) {
 	case n.Op == expr.OpCall:
 		x.call(n, v)
 	}
+}
+
+// eligible returns the parts of an `or` that is false which could have made it true: not those for another class of
+// zone, another time of day, a point that is not there. Where that leaves none, all of them.
+func (x *explainer) eligible(n *expr.Node) []*expr.Node {
+	all := parts(nil, n, expr.OpOr)
+	var list []*expr.Node
+	for _, p := range all {
+		chain := parts(nil, p, expr.OpAnd)
+		if len(chain) == 1 || !slices.ContainsFunc(chain, func(a *expr.Node) bool { return circumstance(a) && expr.BindBool(a, x.b)() == expr.False }) {
+			list = append(list, p)
+		}
+	}
+	if len(list) == 0 {
+		return all
+	}
+	return list
+}
+
+// parts appends the operands of a row of one operator.
+func parts(list []*expr.Node, n *expr.Node, op expr.Op) []*expr.Node {
+	if n.Op != op {
+		return append(list, n)
+	}
+	for _, a := range n.Args {
+		list = parts(list, a, op)
+	}
+	return list
+}
+
+// circumstance reports whether a condition says under which circumstances another part of the rule counts: what the
+// subject is and has, and the time. Measurements are none.
+func circumstance(n *expr.Node) bool {
+	switch n.Op {
+	case expr.OpPoint:
+		return n.Type == expr.TypeEnum || n.Type == expr.TypeText
+	case expr.OpGroup:
+		return false
+	case expr.OpCall:
+		switch n.Text {
+		case "provided", "known", "is_a", "within", "life_safety", "schedule", "between", "hour", "weekday":
+			return true
+		case "duration_true":
+		default:
+			return false
+		}
+	}
+	for _, a := range n.Args {
+		if !circumstance(a) {
+			return false
+		}
+	}
+	return true
 }
 
 // boolPoint names a point that a unit provides; a constant decides nothing that anybody wants to read.

@@ -8,6 +8,26 @@ import (
 	"linli/internal/telemetry"
 )
 
+// On clear an `or` names only the parts that could have been true: those of the subject's own class and hour.
+func TestDetailOfAClearedOr(t *testing.T) {
+	st := newSite()
+	st.zone("h", "building", "")
+	st.device("m1", "meter", "h", "power_w", "voltage_v")
+	p := meterWith(t, st, alert("A", "meter", `within("building") and (power_w > 55 or voltage_v > 300) or within("garage") and power_w > 40 or is_a("voice_horn") and power_w > 30`, ""))
+	p.want(p.step(0, p.sample(0, "m1.power_w", 60.0), p.sample(0, "m1.voltage_v", 230.0)), "raise A m1")
+	p.want(p.step(s, p.sample(s, "m1.power_w", 10.0)), "clear A m1")
+	if got, want := p.out.Transitions[0].Detail.Zh, "power_w 10 W（限 55） · voltage_v 230 V（限 300）"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	// Where none could, all are named.
+	p = meterWith(t, st, alert("A", "meter", `schedule("x") and power_w > 55 or within("garage") and power_w > 40`, ""))
+	p.e.Restore(restored("A", "m1"))
+	p.want(p.step(0, p.sample(0, "m1.power_w", 10.0), p.sample(0, "m1.voltage_v", 230.0)), "clear A m1")
+	if got, want := p.out.Transitions[0].Detail.Zh, "不在时段内（x） · power_w 10 W（限 55）"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // What an alert says of the functions over time: what was asked, the value, the limit.
 func TestDetailsOverTime(t *testing.T) {
 	minutes := func(n int) time.Duration { return time.Duration(n) * time.Minute }
