@@ -279,6 +279,10 @@ func reason(c *expr.Cell) (zh, en string) {
 
 func (x *explainer) comparison(n *expr.Node) {
 	l, r := n.Args[0], n.Args[1]
+	if l.Op == expr.OpCall && (l.Text == "hour" || l.Text == "weekday") {
+		x.calendar(n)
+		return
+	}
 	if l.Op == expr.OpNumber || l.Op == expr.OpDuration || l.Op == expr.OpString {
 		l, r = r, l
 	}
@@ -348,7 +352,7 @@ func (x *explainer) value(n *expr.Node) expr.Num { return expr.BindNum(n, x.b)()
 // quantity formats a value of n's type.
 func (x *explainer) quantity(n *expr.Node, v expr.Num, unit string) string {
 	if n.Type != expr.TypeDuration {
-		return formatNum(v, unit)
+		return formatNum(v, unit, x.lang)
 	}
 	if math.IsInf(v.Lo, -1) {
 		return "≤ " + formatDuration(time.Duration(v.Hi*float64(time.Second)), x.lang)
@@ -419,6 +423,8 @@ func (x *explainer) call(n *expr.Node, v expr.Tri) {
 		}
 	case "any", "all", "at_least":
 		x.members(n)
+	case "between":
+		x.between(n, v)
 	case "sequence", "schedule", "undecided":
 		x.overMoments(n, v)
 	case "bad", "known":
@@ -542,15 +548,17 @@ func formatValue(c *expr.Cell, def *telemetry.PointDef, lang string) string {
 			}
 		}
 	}
-	return formatNum(c.Num, def.Unit)
+	return formatNum(c.Num, def.Unit, lang)
 }
 
 // formatNum writes a number to about three figures; of a bound it says so.
-func formatNum(v expr.Num, unit string) string {
+func formatNum(v expr.Num, unit, lang string) string {
 	mark, f := "", v.Lo
 	switch {
+	case v.Nothing() && lang == "zh":
+		return "未知"
 	case v.Nothing():
-		return "?"
+		return "unknown"
 	case math.IsInf(v.Hi, 1):
 		mark = "≥ "
 	case math.IsInf(v.Lo, -1):

@@ -28,6 +28,30 @@ func TestDetailOfAClearedOr(t *testing.T) {
 	}
 }
 
+// What the calendar decided is said, and what is not known is called so.
+func TestDetailOfTheCalendar(t *testing.T) {
+	for _, c := range []struct{ expr, zh, en string }{
+		{`between("22:00", "06:00") and armed`, "22:00–06:00 时段 · 启用", "between 22:00 and 06:00 · Armed"},
+		{`not between("06:00", "22:00")`, "不在 06:00–22:00 时段", "not between 06:00 and 22:00"},
+		{`hour() >= 22`, "23 时（限 22 时）", "hour 23 (limit 22)"},
+		{`hour() == 23 and weekday() == 1`, "23 时 · 周一", "hour 23 · Monday"},
+		{`weekday() <= 5`, "周一", "Monday"},
+	} {
+		p := newDoors(t, alert("A", "button", c.expr, ""))
+		p.clocked(0, "2026-05-04 23:10:00", p.sample(0, "b1.armed", true))
+		if len(p.out.Transitions) == 0 {
+			t.Errorf("%s: not raised", c.expr)
+		} else if got := p.out.Transitions[0].Detail; got.Zh != c.zh || got.En != c.en {
+			t.Errorf("%s: got %q, %q", c.expr, got.Zh, got.En)
+		}
+	}
+	p := newPlay(t, alert("A", "meter", "greatest(power_w, voltage_v) > 100", ""))
+	p.want(p.step(0, p.sample(0, "m1.power_w", 150.0)), "raise A m1")
+	if got := p.out.Transitions[0].Detail; got.Zh != "power_w 150 W · voltage_v 未知" || got.En != "power_w 150 W · voltage_v unknown" {
+		t.Errorf("got %q, %q", got.Zh, got.En)
+	}
+}
+
 // What an alert says of the functions over time: what was asked, the value, the limit.
 func TestDetailsOverTime(t *testing.T) {
 	minutes := func(n int) time.Duration { return time.Duration(n) * time.Minute }

@@ -114,11 +114,39 @@ func (x *explainer) compared(n *expr.Node) (zh, en, unit string, ok bool) {
 			}
 		}
 	case r.Op == expr.OpNumber && l == n.Args[0]:
-		limit := formatNum(expr.Exact(r.Num), l.Def.Unit)
+		limit := formatNum(expr.Exact(r.Num), l.Def.Unit, x.lang)
 		op := map[expr.Op]string{expr.OpLess: "<", expr.OpLessEqual: "≤", expr.OpGreater: ">", expr.OpGreaterEqual: "≥", expr.OpEqual: "=", expr.OpNotEqual: "≠"}[n.Op]
 		return zh + " " + op + " " + limit, en + " " + op + " " + limit, "", true
 	}
 	return zh, en, "", true
+}
+
+// between says whether it is the time of day that is asked for.
+func (x *explainer) between(n *expr.Node, v expr.Tri) {
+	from, to := n.Args[0].Text, n.Args[1].Text
+	if v == expr.True {
+		x.add(from+"–"+to+" 时段", "between "+from+" and "+to)
+	} else {
+		x.add("不在 "+from+"–"+to+" 时段", "not between "+from+" and "+to)
+	}
+}
+
+// calendar says which hour or day it is.
+func (x *explainer) calendar(n *expr.Node) {
+	l, r := n.Args[0], n.Args[1]
+	now := x.value(l)
+	if now.Lo != now.Hi {
+		return
+	}
+	if day := int(now.Lo); l.Text == "weekday" {
+		x.add("周"+[]string{"日", "一", "二", "三", "四", "五", "六"}[day%7], time.Weekday(day%7).String())
+		return
+	}
+	zh, en := trimmed(now.Lo)+" 时", "hour "+trimmed(now.Lo)
+	if limit := x.value(r); n.Op != expr.OpEqual && n.Op != expr.OpNotEqual && limit.Lo == limit.Hi {
+		zh, en = zh+"（限 "+trimmed(limit.Lo)+" 时）", en+" (limit "+trimmed(limit.Lo)+")"
+	}
+	x.add(zh, en)
 }
 
 // absence says how long a point has had no value.
