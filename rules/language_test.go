@@ -180,6 +180,18 @@ func TestWithinAndNumbers(t *testing.T) {
 	p.want(p.step(5*s, over), "raise Abs b1, raise Most b1")
 }
 
+// The nearest whole number, of both bounds.
+func TestRound(t *testing.T) {
+	p := newDoors(t, alert("Half", "button", "round(force_n) == 3", ""), alert("Below", "button", "round(0 - force_n) <= -3", ""))
+	p.want(p.step(0, p.sample(0, "b1.force_n", 2.4)), "")
+	p.want(p.step(1*s, p.sample(1*s, "b1.force_n", 2.5)), "raise Half b1, raise Below b1")
+	p.want(p.step(2*s, p.sample(2*s, "b1.force_n", 3.5)), "clear Half b1")
+	over := p.sample(3*s, "b1.force_n", 2.6)
+	over.Quality = telemetry.OverRange // it may be 3 or more, which is 3 at least
+	p.want(p.step(3*s, over), "")
+	p.want(p.step(4*s, p.sample(4*s, "b1.force_n", 2.0)), "clear Below b1")
+}
+
 func TestCoverageOfARule(t *testing.T) {
 	p := newPlay(t, alert("A", "meter", "avg_over_time(power_w, 100s) > 10", ", coverage: 0.5"), alert("B", "meter", "avg_over_time(power_w, 100s) > 10", ""),
 		"  - {record: mean, for_each: meter, expr: 'avg_over_time(power_w, 100s)', coverage: 1}\n", alert("C", "meter", "mean > 10", ""))
@@ -445,7 +457,7 @@ func TestNoAllocationOfAnyFunction(t *testing.T) {
 		"integral": "integral(power_w, 10m) > 1e9", "increase": "increase(power_w, 10m) > 1", "rate": "rate(power_w, 10m) > 1",
 		"quantile": "quantile_over_time(0.9, power_w, 10m) > 1", "leq": "leq(power_w, 10m) > 1", "count": "count_over_time(power_w > 400, 10m) > 1",
 		"absent": "absent_for(voltage_v) > 1000h", "sequence": "sequence(power_w > 400, voltage_v > 1, power_w < 300, 1m)",
-		"numbers": "abs(power_w) + greatest(power_w, voltage_v, 3) - least(power_w, voltage_v) < -1", "undecided": "undecided(700h)",
+		"numbers": "abs(power_w) + round(voltage_v) + greatest(power_w, voltage_v, 3) - least(power_w, voltage_v) < -1", "undecided": "undecided(700h)",
 		"schedule": `schedule("x") and power_w > 1`, "within": `within("garage") and power_w > 1`,
 	}
 	list := ""

@@ -320,7 +320,7 @@ func (b *binder) overTime(n *Node) func() Num {
 	return b.State(n, b.member, w).(*Window).Value
 }
 
-// ofNumbers binds the absolute value, the greatest and the least of numbers.
+// ofNumbers binds the absolute value, the whole number, the greatest and the least of numbers.
 func (b *binder) ofNumbers(n *Node) func() Num {
 	args := make([]func() Num, len(n.Args))
 	for i, a := range n.Args {
@@ -329,6 +329,8 @@ func (b *binder) ofNumbers(n *Node) func() Num {
 	switch n.Text {
 	case "abs":
 		return func() Num { return args[0]().abs() }
+	case "round":
+		return func() Num { return args[0]().round() }
 	case "greatest":
 		return func() Num { return greatest(args) }
 	}
@@ -502,7 +504,7 @@ func (b *binder) numCall(n *Node) func() Num {
 		}
 	case "avg", "max", "min":
 		return b.numAggregate(n)
-	case "abs", "greatest", "least":
+	case "abs", "round", "greatest", "least":
 		return b.ofNumbers(n)
 	case "absent_for":
 		a := &Absence{cell: b.cell(n.Args[0], UseQuality), node: n, device: b.member, id: b.ID(b.member)}

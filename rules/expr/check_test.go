@@ -74,9 +74,10 @@ func TestCheckAccepts(t *testing.T) {
 		"sequence(lid_open, not lid_open, deposit, swipe, 30s) and sequence(fire, fill_pct > 3, ${dwell})":        expr.TypeBool,
 		"schedule(\"deposit_hours\") and not schedule(${hours}) and within(\"building\") and undecided(${dwell})": expr.TypeBool,
 		"abs(fill_pct - 3) + greatest(fill_pct, 3, weight_kg) - least(1, 2)":                                      expr.TypeNumber,
-		"greatest(absent_for(fill_pct), 3m) - abs(1m - 2m)":                                                       expr.TypeDuration,
-		"any(bad(zone.smart_bin.fill_pct))":                                                                       expr.TypeBool,
-		"no_reading() or no_protection() or faulty() and not is_a(\"smoke_detector\")":                            expr.TypeBool,
+		"round(fill_pct / 10) * 10":                                                    expr.TypeNumber,
+		"greatest(absent_for(fill_pct), 3m) - abs(1m - 2m)":                            expr.TypeDuration,
+		"any(bad(zone.smart_bin.fill_pct))":                                            expr.TypeBool,
+		"no_reading() or no_protection() or faulty() and not is_a(\"smoke_detector\")": expr.TypeBool,
 	} {
 		n, err := expr.Parse(src)
 		if err != nil {
@@ -168,6 +169,8 @@ func TestCheckMistakes(t *testing.T) {
 		"undecided()":                                                         "is written undecided(15m)",
 		"undecided(15)":                                                       "undecided needs a length of time at the end, as undecided(15m); lengths of time have a unit",
 		"abs(fire) > 1":                                                       "abs needs numbers or durations, but `fire` is true or false",
+		"round(1, 2) > 1":                                                     "is written round(x)",
+		"round(absent_for(fill_pct)) > 1":                                     "divide it by the unit that you mean",
 		"abs(1, 2) > 1":                                                       "is written abs(x)",
 		"greatest(fill_pct) > 1":                                              "is written greatest(x, y)",
 		"least(fill_pct, 3m) > 1":                                             "least cannot compare a number with a duration: write durations with their unit",

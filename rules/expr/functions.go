@@ -8,7 +8,7 @@ var functionNames = [...]string{
 	"faulty", "life_safety", "is_a", "bad", "known", "provided",
 	"duration_true", "avg_over_time", "max_over_time", "min_over_time", "changes", "delta",
 	"integral", "count_over_time", "increase", "rate", "quantile_over_time", "leq",
-	"absent_for", "sequence", "undecided", "within", "abs", "greatest", "least",
+	"absent_for", "sequence", "undecided", "within", "abs", "round", "greatest", "least",
 	"hour", "weekday", "between", "schedule",
 }
 
@@ -95,7 +95,7 @@ func (c *checker) call(src, out *Node, ctx context) {
 		c.absentFor(src, out, ctx)
 	case "sequence":
 		c.sequence(src, out, ctx)
-	case "abs", "greatest", "least":
+	case "abs", "round", "greatest", "least":
 		c.ofNumbers(src, out, ctx)
 	default:
 		c.failf(src.Pos, "unknown function %q%s", src.Text, yamlfile.Suggest(src.Text, functionNames[:]))
@@ -231,19 +231,24 @@ func (c *checker) named(src, out *Node, ctx context) {
 // ofNumbers checks a function of one or of several numbers, or of durations.
 func (c *checker) ofNumbers(src, out *Node, ctx context) {
 	least, form := 2, src.Text+"(x, y)"
-	if src.Text == "abs" {
-		least, form = 1, "abs(x)"
+	single := src.Text == "abs" || src.Text == "round"
+	if single {
+		least, form = 1, src.Text+"(x)"
 	}
 	for _, a := range src.Args {
 		out.Args = append(out.Args, c.check(a, ctx))
 	}
-	if len(src.Args) < least || src.Text == "abs" && len(src.Args) > 1 {
+	if len(src.Args) < least || single && len(src.Args) > 1 {
 		c.usage(src, form)
 		return
 	}
 	for _, a := range out.Args {
 		switch {
 		case a.Type == 0:
+			out.Type = 0
+			return
+		case src.Text == "round" && a.Type != TypeNumber:
+			c.failf(a.Pos, "round needs a number, but `%s` is %s%s", a, a.Type, roundHint(a))
 			out.Type = 0
 			return
 		case a.Type != TypeNumber && a.Type != TypeDuration:
@@ -257,4 +262,12 @@ func (c *checker) ofNumbers(src, out *Node, ctx context) {
 		}
 		out.Type = a.Type
 	}
+}
+
+// roundHint says how a duration is made a number.
+func roundHint(a *Node) string {
+	if a.Type != TypeDuration {
+		return ""
+	}
+	return ": divide it by the unit that you mean, as in round(x / 1h)"
 }

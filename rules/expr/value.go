@@ -82,6 +82,9 @@ func (n Num) abs() Num {
 	return Num{0, max(-n.Lo, n.Hi)}
 }
 
+// round is the nearest whole number, a half away from zero. It never falls where n rises, so it is that of both bounds.
+func (n Num) round() Num { return Num{math.Round(n.Lo), math.Round(n.Hi)} }
+
 // times is a product of bounds: nothing times any bound, even an infinite one, is nothing.
 func times(a, b float64) float64 {
 	if a == 0 || b == 0 {
