@@ -84,8 +84,12 @@ func (x *explainer) add(zh, en string) {
 	if x.lang == "zh" {
 		s = zh
 	}
-	for _, f := range x.facts {
-		if f == s {
+	for i, f := range x.facts {
+		switch {
+		case f == s, s != "" && (strings.HasPrefix(f, s+"（") || strings.HasPrefix(f, s+" (")):
+			return
+		case strings.HasPrefix(s, f+"（") || strings.HasPrefix(s, f+" ("):
+			x.facts[i] = s // A value with its limit says more than the value.
 			return
 		}
 	}
