@@ -1,6 +1,7 @@
 package ruletest
 
 import (
+	"errors"
 	"sort"
 	"time"
 
@@ -133,7 +134,12 @@ func (r *runner) series() {
 		dev := &r.inv.Devices[ref.device]
 		entries, steps, err := parseSeries(string(e.Value.Value), &dev.Class.Points[ref.def])
 		if err != nil {
-			r.s.errs.Addf(e.Value.Pos, "%v", err)
+			pos := e.Value.Pos
+			var at *seriesError
+			if errors.As(err, &at) {
+				pos = yamlfile.Place(r.s.src, pos, string(e.Value.Value), at.offset)
+			}
+			r.s.errs.Addf(pos, "%s: %v", e.Key.Value, err)
 			continue
 		}
 		for _, en := range entries {

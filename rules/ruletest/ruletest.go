@@ -211,7 +211,7 @@ func runFile(f File, opts Options) ([]Result, error) {
 	if tf.Version.Pos.Line > 0 && tf.Version.Value != 1 {
 		errs.Addf(tf.Version.Pos, "version %d is not known: this program reads version 1", tf.Version.Value)
 	}
-	s := &setup{opts: opts, file: &tf, errs: &errs}
+	s := &setup{opts: opts, file: &tf, src: f.Src, errs: &errs}
 	s.loadPacks(filepath.Dir(f.Name))
 	s.loadZone()
 	s.checkParams(tf.Params)
@@ -243,6 +243,7 @@ func runFile(f File, opts Options) ([]Result, error) {
 type setup struct {
 	opts  Options
 	file  *testFile
+	src   []byte
 	errs  *yamlfile.Errors
 	packs []*rules.Pack
 	loc   *time.Location

@@ -129,12 +129,12 @@ func TestFailures(t *testing.T) {
 func TestMistakesInTestFiles(t *testing.T) {
 	for name, c := range map[string]struct{ tests, want string }{
 		"unknown point": {"  - {name: a, series: {m1.powr_w: 1}}", `unknown point "m1.powr_w", did you mean "m1.power_w"?`},
-		"bad value":     {"  - {name: a, series: {m1.power_w: 1 two}}", `"two" is not a value of power_w`},
+		"bad value":     {"  - {name: a, series: {m1.power_w: 1 two}}", `:38: m1.power_w: "two" is not a value of power_w`},
 		"bad state":     {"  - {name: a, series: {m1.mode: ecco}}", `mode has no state "ecco", did you mean "eco"?`},
 		"repeat first":  {"  - {name: a, series: {m1.power_w: x3}}", "repeats nothing"},
 		"fraction":      {"  - {name: a, series: {m1.pulses: 1.5}}", "is a whole number"},
 		"too many":      {"  - {name: a, series: {m1.power_w: 1 x2000000}}", "more than 1000000 values"},
-		"prefix":        {"  - {name: a, series: {m1.power_w: 'up:3'}}", "only over:, under: and uncertain:"},
+		"prefix":        {"  - {name: a, series: {m1.power_w: '1 up:3'}}", `:39: m1.power_w: "up:3": only over:, under: and uncertain:`},
 		"expectation":   {"  - {name: a, expect: [20s raise High]}", "an expectation is written"},
 		"transition":    {"  - {name: a, expect: [20s raises High m1]}", `unknown transition "raises", did you mean "raise"?`},
 		"time":          {"  - {name: a, expect: [20 raise High m1]}", "a unit is missing"},

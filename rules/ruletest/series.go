@@ -23,35 +23,68 @@ type entry struct {
 	quality telemetry.Quality
 }
 
+// seriesError is a mistake in a series, at a byte offset of its text.
+type seriesError struct {
+	offset int
+	msg    string
+}
+
+func (e *seriesError) Error() string { return e.msg }
+
+// word is a part of a series between white space.
+type word struct {
+	offset int
+	text   string
+}
+
 // parseSeries parses the notation of the package comment for a point and returns the samples and the number of
-// positions.
+// positions. The error is a *seriesError.
 func parseSeries(s string, def *telemetry.PointDef) (entries []entry, steps int, err error) {
-	fields, err := splitSeries(s)
+	words, err := split(s, 0, isSpace)
 	if err != nil {
 		return nil, 0, err
 	}
-	for i := 0; i < len(fields); i++ {
-		tok, times := fields[i], 1
-		if i+1 < len(fields) {
-			if n, ok := repeat(fields[i+1]); ok {
+	for i := 0; i < len(words); i++ {
+		w, times := words[i], 1
+		fail := func(format string, args ...any) ([]entry, int, error) {
+			return nil, 0, &seriesError{w.offset, fmt.Sprintf(format, args...)}
+		}
+		if _, ok := repeat(w.text); ok {
+			return fail("%q repeats nothing: it follows a value", w.text)
+		}
+		if w.text == "x" && i+1 < len(words) {
+			if _, ok := repeat("x" + words[i+1].text); ok {
+				return fail("write x%s, without a space", words[i+1].text)
+			}
+		}
+		if i+1 < len(words) {
+			if n, ok := repeat(words[i+1].text); ok {
 				times = n
 				i++
 			}
 		}
-		if _, ok := repeat(tok); ok {
-			return nil, 0, fmt.Errorf("%q repeats nothing: it follows a value", tok)
-		}
 		if steps+times > maxValues {
-			return nil, 0, fmt.Errorf("the series has more than %d values", maxValues)
+			return fail("the series has more than %d values", maxValues)
 		}
 		var group []entry
-		if tok != "_" {
-			for _, one := range strings.Split(tok, "&") {
-				e, err := parseValue(one, def)
+		if w.text != "_" {
+			values, err := split(w.text, w.offset, func(c byte) bool { return c == '&' })
+			if err != nil {
+				return nil, 0, err
+			}
+			for _, one := range values {
+				e, err := parseValue(one.text, def)
 				if err != nil {
-					return nil, 0, err
+					return nil, 0, &seriesError{one.offset, err.Error()}
 				}
 				group = append(group, e)
+			}
+			size := len(values) - 1 // what stands between them
+			for _, one := range values {
+				size += len(one.text)
+			}
+			if size != len(w.text) {
+				return fail("%q: a value stands on both sides of each &", w.text)
 			}
 		}
 		for range times {
@@ -65,25 +98,31 @@ func parseSeries(s string, def *telemetry.PointDef) (entries []entry, steps int,
 	return entries, steps, nil
 }
 
-// splitSeries splits at white space outside double quotes.
-func splitSeries(s string) ([]string, error) {
-	var fields []string
-	for s = strings.TrimSpace(s); s != ""; s = strings.TrimSpace(s) {
-		n := strings.IndexAny(s, " \t\n\r")
-		if s[0] == '"' {
-			end := strings.IndexByte(s[1:], '"')
-			if end < 0 {
-				return nil, fmt.Errorf("a text is not closed")
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
+
+// split splits s, which stands at offset, at bytes that sep names, outside double quotes. There are no empty parts.
+func split(s string, offset int, sep func(byte) bool) (words []word, err error) {
+	begin, quoted := -1, -1
+	for i := 0; i <= len(s); i++ {
+		switch end := i == len(s); {
+		case end && quoted >= 0:
+			return nil, &seriesError{offset + quoted, "a text is not closed"}
+		case end || quoted < 0 && sep(s[i]):
+			if begin >= 0 {
+				words = append(words, word{offset + begin, s[begin:i]})
 			}
-			n = end + 2
+			begin = -1
+			continue
+		case s[i] == '"' && quoted >= 0:
+			quoted = -1
+		case s[i] == '"':
+			quoted = i
 		}
-		if n < 0 {
-			n = len(s)
+		if begin < 0 {
+			begin = i
 		}
-		fields = append(fields, s[:n])
-		s = s[n:]
 	}
-	return fields, nil
+	return words, nil
 }
 
 func repeat(tok string) (int, bool) {
@@ -96,12 +135,13 @@ func repeat(tok string) (int, bool) {
 
 func parseValue(tok string, def *telemetry.PointDef) (entry, error) {
 	var e entry
-	if v, ago, ok := strings.Cut(tok, "@-"); ok && !strings.HasPrefix(tok, `"`) {
+	text := strings.LastIndexByte(tok, '"') + 1 // of a text, what follows it
+	if v, ago, ok := strings.Cut(tok[text:], "@-"); ok {
 		d, err := expr.ParseDuration(ago)
 		if err != nil {
 			return e, err
 		}
-		tok, e.late = v, d
+		tok, e.late = tok[:text]+v, d
 	}
 	for q := telemetry.BadComm; q <= telemetry.BadMaintenance; q++ {
 		if tok == q.String() {
@@ -122,6 +162,14 @@ func parseValue(tok string, def *telemetry.PointDef) (entry, error) {
 		}
 		tok = v
 	}
+	switch {
+	case tok == "-" || tok == "~" || tok == "null" || tok == "none":
+		return e, fmt.Errorf("%q: write _ where there is no sample", tok)
+	case def.Kind != telemetry.KindText && (tok == "bad" || tok == "silent" || tok == "offline"):
+		return e, fmt.Errorf("%q: write bad_comm for no answer, bad_sensor for an answer without a reading", tok)
+	case strings.HasPrefix(tok, "bad_"):
+		return e, fmt.Errorf("unknown quality %q%s", tok, yamlfile.Suggest(tok, []string{"bad_comm", "bad_sensor", "bad_maintenance"}))
+	}
 	v, err := literal(tok, def)
 	e.value = v
 	return e, err
@@ -136,6 +184,9 @@ func literal(tok string, def *telemetry.PointDef) (telemetry.Value, error) {
 		}
 		return telemetry.Value{}, fmt.Errorf("%q: %s is true or false", tok, def.Name)
 	case telemetry.KindText:
+		if strings.Contains(strings.TrimSuffix(strings.TrimPrefix(tok, `"`), `"`), `"`) {
+			return telemetry.Value{}, fmt.Errorf("%s is not one text: put a blank between two", tok)
+		}
 		return telemetry.TextValue(strings.Trim(tok, `"`)), nil
 	case telemetry.Enum:
 		names := make([]string, len(def.Enum))
