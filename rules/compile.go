@@ -166,7 +166,8 @@ func (c *compiler) collect() {
 			prog := &program{Rule: r, pack: p, schedules: schedules}
 			if r.Alert != "" {
 				if other := c.alerts[r.Alert]; other != nil {
-					c.errs.Addf(r.Pos, "alert %s exists already, at %s: an alert's name is its identity", r.Alert, other.Pos)
+					pos, where := exists(prog, other)
+					c.errs.Addf(pos, "alert %s exists already, %s: an alert's name is its identity", r.Alert, where)
 					continue
 				}
 				c.alerts[r.Alert] = prog
@@ -176,6 +177,17 @@ func (c *compiler) collect() {
 			c.programs = append(c.programs, prog)
 		}
 	}
+}
+
+// exists says where to complain of two rules of one name, and where the other is: people can mend their own file only.
+func exists(p, other *program) (pos yamlfile.Pos, where string) {
+	if p.pack.shipped && !other.pack.shipped {
+		p, other = other, p
+	}
+	if other.pack.shipped {
+		return p.Pos, "in the shipped pack " + other.pack.ID
+	}
+	return p.Pos, "at " + other.Pos.String()
 }
 
 // isShipped reports whether name is an alert of a shipped pack. Such an alert may be asked for although its pack is
@@ -205,7 +217,8 @@ func (c *compiler) addRecord(p *program) bool {
 		c.records[key] = map[string]*program{}
 	}
 	if other := c.records[key][p.Record]; other != nil {
-		c.errs.Addf(p.Pos, "derived point %s exists already, at %s", p.Record, other.Pos)
+		pos, where := exists(p, other)
+		c.errs.Addf(pos, "derived point %s exists already, %s", p.Record, where)
 		return false
 	}
 	if class := c.cfg.Classes[p.forEach.class]; class != nil && class.Point(p.Record) >= 0 {
@@ -318,6 +331,7 @@ func (c *compiler) check(p *program) {
 		},
 	}
 	if id := p.forEach.class; id != "" {
+		scope.DerivedNames = sortedNames(c.records[id])
 		if scope.Subject = c.cfg.Classes[id]; scope.Subject == nil {
 			c.errs.Addf(p.forEach.pos, "unknown class %q%s (or site, zone, device)", id, yamlfile.Suggest(id, c.classNames()))
 			return

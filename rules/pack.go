@@ -28,6 +28,7 @@ type Pack struct {
 	params yamlfile.Map[paramDef]
 	// errs is what ParsePack found wrong. paramsUnread says that the parameters are not known for that reason, and
 	// schedulesUnread the same of the schedules.
+	shipped         bool // it comes with the binary
 	errs            yamlfile.Errors
 	paramsUnread    bool
 	schedulesUnread bool
@@ -222,6 +223,7 @@ func Shipped() (map[string]*Pack, error) {
 			errs.Append(yamlfile.Pos{File: name}, err)
 			continue
 		}
+		p.shipped = true
 		all[p.ID] = p
 	}
 	return all, errs.Err()
@@ -398,7 +400,11 @@ func resolveDuration(text string, lookup func(string) (string, bool), names []st
 	if s == "0" {
 		return 0, nil
 	}
-	return expr.ParseDuration(s)
+	d, err := expr.ParseDuration(s)
+	if err != nil && strings.HasPrefix(text, "${") && strings.Index(text, "}") == len(text)-1 {
+		return 0, errorString("parameter " + text[2:len(text)-1] + " stands for a duration here: " + err.Error())
+	}
+	return d, err
 }
 
 // resolveShare evaluates a coverage.

@@ -97,6 +97,11 @@ func TestMistakes(t *testing.T) {
 		{"kind of zone", head + alert("A", "{zone: bilding}", "any(zone.smoke_detector.alarm)", ""), `unknown kind of zone "bilding", did you mean "building"?`},
 		{"active", head + alert("FireLane", "meter", "active(FirelLane2)", ""), "unknown alert FirelLane2"},
 		{"twice", head + alert("A", "meter", "power_w > 1", "") + alert("A", "meter", "power_w > 2", ""), "alert A exists already, at p.yaml:6:5"},
+		{"derived point misspelt", head + "  - {record: total_w, for_each: meter, expr: power_w}\n" + alert("A", "meter", "totl_w > 1", ""), `has no point "totl_w", did you mean "total_w"?`},
+		{"derived point in a title", head + "  - {record: total_w, for_each: meter, expr: power_w}\n" + strings.Replace(alert("A", "meter", "power_w > 1", ""), "zh: a", `zh: "{{totl_w}}"`, 1), `unknown {{totl_w}}, did you mean "total_w"?`},
+		{"parameter of the wrong sort", head + alert("A", "meter", "power_w > 1", `, for: "${limit}"`), `parameter limit stands for a duration here: "90" is not a duration`},
+		{"a duration with a space", head + alert("A", "meter", "power_w > 1", `, for: 2 min`), `"2 min" is not a duration: write 2m`},
+		{"full width", head + "  - {alert: A, for_each: meter, expr: （power_w > 1）, severity: notice, title: a}\n", "p.yaml:6:39: `（` is a full-width character: write `(`"},
 		{"cycle", head + alert("A", "meter", "active(B)", "") + alert("B", "meter", "active(A)", ""), "A needs B needs A"},
 		{"itself", head + alert("A", "meter", "active(A)", ""), "A needs A"},
 		{"record of a duration", head + "  - {record: x, for_each: meter, expr: 'duration_true(power_w > 1, 1h)'}\n", "divide by the unit it shall have, as / 1m"},
@@ -131,6 +136,25 @@ func TestMistakes(t *testing.T) {
 				t.Errorf("%d mistakes for one:\n%v", len(all), all)
 			}
 		})
+	}
+}
+
+// Of two alerts of one name the one in the user's own file is the mistake, whatever the order of the packs.
+func TestANameOfAShippedAlert(t *testing.T) {
+	shipped, err := rules.Shipped()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, err := rules.ParsePack("mine.yaml", []byte(pack(alert("SmokeAlarm", "meter", "power_w > 1", ""))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, packs := range [][]*rules.Pack{{mine, shipped["fire"]}, {shipped["fire"], mine}} {
+		s := newSite()
+		_, err = rules.Compile(rules.Config{Packs: packs, Inventory: s.Inventory, Classes: s.classes})
+		if err == nil || !strings.Contains(err.Error(), "mine.yaml:5:5: alert SmokeAlarm exists already, in the shipped pack fire:") {
+			t.Errorf("got %v", err)
+		}
 	}
 }
 

@@ -35,6 +35,7 @@ func parseTemplate(s string, scope *expr.Scope) (template, error) {
 			known = append(known, "device")
 		}
 		if scope.Subject != nil {
+			known = append(known, scope.DerivedNames...)
 			for _, p := range scope.Subject.Points {
 				known = append(known, p.Name)
 			}

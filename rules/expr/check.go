@@ -20,6 +20,8 @@ type Scope struct {
 	Classes map[string]*telemetry.Class
 	// Derived returns the derived point name of a class, or nil. It may be nil itself.
 	Derived func(class, name string) *telemetry.PointDef
+	// DerivedNames are the names of the subject's derived points, for suggestions.
+	DerivedNames []string
 	// Kinds are the kinds of zones that a group may name.
 	Kinds []string
 	// Param returns the value of a parameter as written, and false for an unknown one.
@@ -233,7 +235,7 @@ func (c *checker) point(n *Node) {
 				return
 			}
 		}
-		c.failf(n.Pos, "class %s has no point %q%s", c.scope.Subject.ID, n.Text, yamlfile.Suggest(n.Text, pointNames(c.scope.Subject)))
+		c.failf(n.Pos, "class %s has no point %q%s", c.scope.Subject.ID, n.Text, yamlfile.Suggest(n.Text, append(pointNames(c.scope.Subject), c.scope.DerivedNames...)))
 		return
 	}
 	n.Type = typeOf(n.Def)

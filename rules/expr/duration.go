@@ -44,6 +44,9 @@ func ParseDuration(s string) (time.Duration, error) {
 			}
 		}
 		if unit == 0 {
+			if m := meant(s); m != "" {
+				return 0, fmt.Errorf("%q is not a duration: write %s", s, m)
+			}
 			if rest[:u] == "" {
 				return 0, fmt.Errorf("%q is not a duration: a unit is missing (30s, 3m, 24h, 7d)", s)
 			}
@@ -60,6 +63,48 @@ func ParseDuration(s string) (time.Duration, error) {
 		return 0, fmt.Errorf("a duration is missing (30s, 3m, 24h, 7d)")
 	}
 	return total, nil
+}
+
+// unitNames are what people call the units.
+var unitNames = [...]struct{ said, unit string }{
+	{"msec", "ms"}, {"sec", "s"}, {"secs", "s"}, {"second", "s"}, {"seconds", "s"}, {"min", "m"}, {"mins", "m"}, {"minute", "m"}, {"minutes", "m"},
+	{"hr", "h"}, {"hrs", "h"}, {"hour", "h"}, {"hours", "h"}, {"day", "d"}, {"days", "d"},
+	{"毫秒", "ms"}, {"秒", "s"}, {"分", "m"}, {"分钟", "m"}, {"时", "h"}, {"小时", "h"}, {"天", "d"},
+}
+
+// spacedDuration returns how the duration is written whose number and unit somebody wrote apart; "" where unit is none.
+func spacedDuration(number, unit string) string {
+	unit = unitOf(unit)
+	if unit == "" {
+		return ""
+	}
+	return number + unit
+}
+
+// unitOf returns the unit that a word stands for, "" for other words.
+func unitOf(word string) string {
+	word = strings.ToLower(word)
+	for _, u := range durationUnits {
+		if u.name == word {
+			return u.name
+		}
+	}
+	for _, u := range unitNames {
+		if u.said == word {
+			return u.unit
+		}
+	}
+	return ""
+}
+
+// meant returns how a duration is written that somebody wrote as "2 min" or "2min"; "" where that is not to be seen.
+func meant(s string) string {
+	s = strings.TrimSpace(s)
+	n := len(s) - len(strings.TrimLeft(s, "0123456789."))
+	if n == 0 {
+		return ""
+	}
+	return spacedDuration(s[:n], strings.TrimSpace(s[n:]))
 }
 
 // FormatDuration writes a duration so that ParseDuration reads the same back, to the millisecond.

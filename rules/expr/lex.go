@@ -34,18 +34,37 @@ var wrongOps = [...]struct{ op, hint string }{
 	{"&", "write `and`"},
 	{"|", "write `or`"},
 	{"!", "write `not`"},
+	{"！", "write `not`"},
 	{"=", "write `==` to compare"},
 	{"≥", "write `>=`"},
 	{"≤", "write `<=`"},
 	{"≠", "write `!=`"},
-	{"（", "write `(` (half width)"},
-	{"）", "write `)` (half width)"},
-	{"，", "write `,` (half width)"},
-	{"＞", "write `>` (half width)"},
-	{"＜", "write `<` (half width)"},
-	{"“", "write `\"` (half width)"},
 	{"?", "there is no `?:`; write two rules, or use `and` and `or`"},
 	{"%", "percent signs are not written; the point's name carries the unit"},
+}
+
+// halfWidth returns what was meant by a character that Chinese input methods put in the place of an ASCII one.
+func halfWidth(r rune) string {
+	switch r {
+	case '“', '”', '「', '」', '『', '』', '《', '》':
+		return "\""
+	case '‘', '’':
+		return "'"
+	case '。':
+		return "."
+	case '、':
+		return ","
+	case '【':
+		return "("
+	case '】':
+		return ")"
+	case '\u3000', '\u00a0':
+		return " "
+	}
+	if r > '！' && r <= '～' { // ！ is told as the operator that it is taken for
+		return string(r - '！' + '!')
+	}
+	return ""
 }
 
 var goodOps = [...]string{"<=", ">=", "==", "!=", "<", ">", "+", "-", "*", "/", "(", ")", ",", "."}
@@ -118,6 +137,9 @@ func lexOne(src string, i int) (token, *Error) {
 		}
 	}
 	r, _ := utf8.DecodeRuneInString(rest)
+	if ascii := halfWidth(r); ascii != "" {
+		return token{}, errorf(i, "`%c` is a full-width character: write `%s`", r, ascii)
+	}
 	return token{}, errorf(i, "unexpected character %q", r)
 }
 

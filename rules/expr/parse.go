@@ -230,7 +230,7 @@ func (p *parser) name() *Node {
 			return p.fail(t.pos, "%s", p.unexpected())
 		}
 		if strings.EqualFold(t.text, w) {
-			return p.fail(t.pos, "write `%s` in small letters", w)
+			return p.fail(t.pos, "`%s` is not an operator: write `%s`", t.text, w)
 		}
 	}
 	switch {
@@ -288,6 +288,16 @@ func (p *parser) unexpected() string {
 			return "the expression is empty"
 		}
 		return "the expression ends too early"
+	}
+	for _, w := range reserved {
+		if t.kind == tokName && t.text != w && strings.EqualFold(t.text, w) {
+			return "`" + t.text + "` is not an operator: write `" + w + "`"
+		}
+	}
+	if t.kind == tokName && p.at > 0 && p.toks[p.at-1].kind == tokNumber {
+		if d := spacedDuration(p.toks[p.at-1].text, t.text); d != "" {
+			return "a duration is one word: write " + d + ", without a space"
+		}
 	}
 	if t.kind == tokName && p.at > 0 && p.toks[p.at-1].kind == tokName {
 		return "unexpected \"" + t.text + "\"" + yamlfile.Suggest(t.text, reserved[:])

@@ -61,6 +61,17 @@ func (r *runner) expectations() {
 			r.s.errs.Addf(at.Pos, "%v", err)
 			continue
 		}
+		var known []string
+		for _, p := range r.s.packs {
+			for _, rule := range p.Rules {
+				if rule.Record != "" {
+					known = append(known, rule.Record)
+				}
+			}
+		}
+		if !slices.Contains(known, f[1]) {
+			r.s.errs.Addf(at.Pos, "unknown derived point %q%s", f[1], yamlfile.Suggest(f[1], known))
+		}
 		r.values = append(r.values, valueWant{d, f[1], f[2], f[3], at.Pos})
 		r.extend(d)
 	}
@@ -128,7 +139,15 @@ func (r *runner) checkValue(v valueWant) {
 		if got == v.want || err == nil && !s.Quality.Bad() && math.Abs(s.Value.Float()-want) <= 0.005*math.Max(1, math.Abs(want)) {
 			return
 		}
-		r.failed = append(r.failed, fmt.Sprintf("%s: at %s %s of %s is %s (%s), expected %s", v.pos, expr.FormatDuration(v.at), v.name, v.subject, got, s.Quality, v.want))
+		switch s.Quality {
+		case telemetry.OverRange:
+			got = "at least " + got
+		case telemetry.UnderRange:
+			got = "at most " + got
+		case telemetry.Uncertain:
+			got += " (uncertain)"
+		}
+		r.failed = append(r.failed, fmt.Sprintf("%s: at %s %s of %s is %s, expected %s", v.pos, expr.FormatDuration(v.at), v.name, v.subject, got, v.want))
 		return
 	}
 	if v.want != "unknown" {

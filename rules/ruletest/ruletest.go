@@ -86,6 +86,8 @@ type Options struct {
 // Report is what came of the tests.
 type Report struct {
 	Results []Result
+	// NotRun is how many tests could not be run because of mistakes in them, their file or its packs.
+	NotRun int `json:",omitempty"`
 }
 
 // Result is one test.
@@ -120,7 +122,15 @@ func (r *Report) Print(w io.Writer) {
 			fmt.Fprintf(w, "      %s\n", strings.ReplaceAll(f, "\n", "\n      "))
 		}
 	}
-	fmt.Fprintf(w, "%d tests, %d failed\n", len(r.Results), r.Failed())
+	if r.NotRun > 0 {
+		fmt.Fprintf(w, "%d run, %d failed, %d not run\n", len(r.Results), r.Failed(), r.NotRun)
+		return
+	}
+	tests := "tests"
+	if len(r.Results) == 1 {
+		tests = "test"
+	}
+	fmt.Fprintf(w, "%d %s, %d failed\n", len(r.Results), tests, r.Failed())
 }
 
 type testFile struct {
@@ -197,14 +207,15 @@ func Run(files []File, opts Options) (Report, error) {
 		opts.Packs = shipped
 	}
 	for _, f := range files {
-		results, err := runFile(f, opts)
+		results, notRun, err := runFile(f, opts)
+		report.NotRun += notRun
 		errs.Append(yamlfile.Pos{File: f.Name, Line: 1, Col: 1}, err)
 		report.Results = append(report.Results, results...)
 	}
 	return report, errs.Err()
 }
 
-func runFile(f File, opts Options) ([]Result, error) {
+func runFile(f File, opts Options) (results []Result, notRun int, err error) {
 	var tf testFile
 	var errs yamlfile.Errors
 	errs.Append(yamlfile.Pos{File: f.Name, Line: 1, Col: 1}, yamlfile.Decode(f.Name, f.Src, &tf))
@@ -225,18 +236,24 @@ func runFile(f File, opts Options) ([]Result, error) {
 		inv := &telemetry.Inventory{Site: "test", Gateway: "test"}
 		_, err := rules.Compile(rules.Config{Packs: s.packs, Inventory: inv, Classes: opts.Classes})
 		errs.Append(yamlfile.Pos{File: f.Name, Line: 1, Col: 1}, err)
-		return nil, errs.Err()
+		for i := range tf.Tests {
+			if strings.Contains(tf.Tests[i].Name, opts.Filter) {
+				notRun++
+			}
+		}
+		return nil, notRun, errs.Err()
 	}
-	var results []Result
 	for i := range tf.Tests {
 		if c := &tf.Tests[i]; strings.Contains(c.Name, opts.Filter) {
 			if res, ok := s.runCase(c); ok {
 				res.File = f.Name
 				results = append(results, res)
+			} else {
+				notRun++
 			}
 		}
 	}
-	return results, errs.Err()
+	return results, notRun, errs.Err()
 }
 
 // setup is what the tests of one file share.

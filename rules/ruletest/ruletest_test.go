@@ -116,7 +116,7 @@ func TestFailures(t *testing.T) {
 		"30s  m1.power_w = 11",
 		"did not happen: 20s raise High m1 critical",
 		"not expected: 20s raise High m1 notice",
-		"at 10s kilowatts of m1 is 0.005 (good), expected 5",
+		"at 10s kilowatts of m1 is 0.005, expected 5",
 		"kilowatts of m2 has no value",
 		"4 tests, 4 failed",
 	} {
@@ -141,10 +141,15 @@ func TestMistakesInTestFiles(t *testing.T) {
 		"start":         {"  - {name: a, start: tomorrow}", `"tomorrow" is not a time`},
 		"unknown param": {"  - {name: a, params: {mine: {limt: 3}}}", "has no parameter limt"},
 		"unknown key":   {"  - {name: a, sereis: {}}", `"series"`},
+		"unknown value": {"  - {name: a, values: [10s kilowats m1 5]}", `unknown derived point "kilowats", did you mean "kilowatts"?`},
 		"open text":     {"  - {name: a, series: {m1.label: '\"a'}}", "a text is not closed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := run(t, c.tests+"\n")
+			report, err := run(t, c.tests+"\n")
+			var out strings.Builder
+			if report.Print(&out); out.String() != "0 run, 0 failed, 1 not run\n" {
+				t.Errorf("printed %q", out.String())
+			}
 			var all yamlfile.Errors
 			if !errors.As(err, &all) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want ...%s...", err, c.want)
