@@ -65,6 +65,7 @@ type compiler struct {
 	shipped  map[string]bool                // alerts of shipped packs that are not in use
 	records  map[string]map[string]*program // class -> name
 	wanted   map[string]bool                // schedules that some rule asks for
+	used     map[usedName]bool              // parameters and schedules that a rule of their pack names
 
 	cost, round int // of all rules, see affordable
 }
@@ -73,7 +74,7 @@ type compiler struct {
 // mistake of every pack, those that ParsePack found included.
 func Compile(cfg Config) (*Engine, error) {
 	c := &compiler{cfg: cfg, alerts: map[string]*program{}, records: map[string]map[string]*program{},
-		params: map[string]map[string]string{}, wanted: map[string]bool{}}
+		params: map[string]map[string]string{}, wanted: map[string]bool{}, used: map[usedName]bool{}}
 	c.kinds = append(c.kinds, zoneKinds[:]...)
 	for _, z := range cfg.Inventory.Zones {
 		if z.Kind != "" && !slices.Contains(c.kinds, z.Kind) {
@@ -99,6 +100,7 @@ func Compile(cfg Config) (*Engine, error) {
 	if err := c.errs.Err(); err != nil {
 		return nil, err
 	}
+	c.unused()
 	_ = c.warnings.Err() // sorts them
 	e.warnings = c.warnings
 	return e, nil
@@ -142,6 +144,7 @@ func (c *compiler) checkParams() {
 // lookup returns a pack's parameters with the site's values.
 func (c *compiler) lookup(p *Pack) func(string) (string, bool) {
 	return func(name string) (string, bool) {
+		c.used[usedName{p, name, false}] = true
 		def, ok := p.params.Get(name)
 		if v, set := c.params[p.ID][name]; set && ok {
 			return v, true
@@ -425,6 +428,7 @@ func (c *compiler) alertProblem(name string) string {
 func (c *compiler) scheduleProblem(prog *program, name string) string {
 	c.wanted[name] = true
 	p := prog.pack
+	c.used[usedName{p, name, true}] = true
 	if _, ok := prog.schedules[name]; ok || p.schedulesUnread {
 		return ""
 	}

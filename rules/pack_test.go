@@ -231,6 +231,36 @@ func TestWrongParamHasNoFollowUps(t *testing.T) {
 }
 
 // An alert that nobody has may come with a pack of the site: it is no mistake, but told.
+// What has no effect is told.
+func TestWarningsOfWhatHasNoEffect(t *testing.T) {
+	s := newSite()
+	s.zone("z", "area", "")
+	s.device("m1", "meter", "z", "power_w", "voltage_v")
+	e := s.compile(t, `version: 1
+pack: p
+title: {zh: 包, en: Pack}
+params: {limit: 5, dwell: 3m, never: 7, name: reader}
+schedules: {night: [], day: []}
+rules:
+  - alert: A
+    for_each: meter
+    expr: power_w > ${limit} and not schedule("night") and not is_a("${name}")
+    for: "${dwell}"
+    coverage: 0.5
+    severity_for: 1m
+    severity: notice
+    title: {zh: 甲, en: A}
+  - {record: r, for_each: meter, expr: "avg_over_time(power_w, 1m)", coverage: 0.5}
+`)
+	const want = "pack.yaml:4:31: no rule of pack p uses parameter never\n" +
+		"pack.yaml:5:24: no rule of pack p asks for schedule day\n" +
+		"pack.yaml:11:15: coverage has no effect: A has no window over time\n" +
+		"pack.yaml:12:19: severity_for has no effect: A has no severity_when"
+	if got := e.Warnings().Error(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestWarnings(t *testing.T) {
 	s := newSite()
 	e := s.compile(t, pack(alert("A", "meter", "power_w > 1", ", inhibited_by: [NobodyKnowsThis, SmokeAlarm]")))

@@ -222,8 +222,14 @@ func TestAllPacksTogether(t *testing.T) {
 	for _, p := range shipped {
 		list = append(list, p)
 	}
-	if _, err := rules.Compile(rules.Config{Packs: list, Inventory: inv, Classes: catalogue}); err != nil {
+	e, err := rules.Compile(rules.Config{Packs: list, Inventory: inv, Classes: catalogue})
+	if err != nil {
 		t.Fatal(err)
+	}
+	for _, w := range e.Warnings() {
+		if strings.Contains(w.Msg, "no rule of pack") || strings.Contains(w.Msg, "no effect") {
+			t.Error(w)
+		}
 	}
 }
 
