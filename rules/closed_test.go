@@ -65,6 +65,16 @@ func TestRestoredAlertOverAWindow(t *testing.T) {
 	}
 }
 
+// A sample from the future is one of now, and those after it are not late.
+func TestASampleFromTheFuture(t *testing.T) {
+	p := newPlay(t, alert("Hot", "meter", "power_w > 10", ""))
+	p.want(p.step(10*s, p.sample(time.Hour, "m1.power_w", 20.0)), "raise Hot m1")
+	if got := p.out.Transitions[0].Time; got != at(10*s) {
+		t.Errorf("raised at %v", time.Duration(got))
+	}
+	p.want(p.step(20*s, p.sample(20*s, "m1.power_w", 5.0)), "clear Hot m1")
+}
+
 // An alert closed by hand is not active any more, and is raised anew only when its condition is true.
 func TestClosedByHand(t *testing.T) {
 	p := newPlay(t, alert("Smoke", "smoke_detector", "alarm", ", keep_firing_for: 10s"),

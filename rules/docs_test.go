@@ -24,14 +24,25 @@ func TestDocumentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	shipped, err := rules.Shipped()
+	if err != nil {
+		t.Fatal(err)
+	}
 	compile := func(t *testing.T, src string) {
 		t.Helper()
 		p, err := rules.ParsePack("docs.yaml", []byte(src))
 		if err != nil {
 			t.Fatal(err)
 		}
+		if shipped[p.ID] != nil {
+			t.Errorf("the example has the id of the shipped pack %s", p.ID)
+		}
+		packs := []*rules.Pack{p} // beside the shipped ones, as whoever copies it has it
+		for _, other := range shipped {
+			packs = append(packs, other)
+		}
 		inv := &telemetry.Inventory{Site: "s", Gateway: "g"}
-		if _, err := rules.Compile(rules.Config{Packs: []*rules.Pack{p}, Inventory: inv, Classes: lib.Classes}); err != nil {
+		if _, err := rules.Compile(rules.Config{Packs: packs, Inventory: inv, Classes: lib.Classes}); err != nil {
 			t.Fatal(err)
 		}
 	}

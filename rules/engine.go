@@ -291,7 +291,7 @@ func (e *Engine) apply(s *telemetry.Sample) {
 	}
 	def := e.inv.Points[s.Point].Def
 	value, quality := c.Set(def.Kind, s.Value, s.Quality)
-	c.Time = s.Time
+	c.Time = min(s.Time, e.at) // one from the future must not make those that follow late
 	if def.Event && !c.Quality.Bad() {
 		c.Events++ // the same value again is an event too
 		value = true
