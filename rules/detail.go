@@ -247,7 +247,7 @@ func (x *explainer) comparison(n *expr.Node) {
 
 // operands names what went into arithmetic.
 func (x *explainer) operands(n *expr.Node) {
-	if n.Op == expr.OpCall && n.Text == "count" {
+	if n.Op == expr.OpCall && (n.Text == "count" || expr.Aggregate(n.Text) && n.Type == expr.TypeBool) {
 		x.members(n)
 		return
 	}
@@ -257,6 +257,12 @@ func (x *explainer) operands(n *expr.Node) {
 	if zh, en, unit, ok := x.measure(n); ok {
 		v := x.quantity(n, x.value(n), unit)
 		x.add(zh+" "+v, en+" "+v)
+		return
+	}
+	if n.Op == expr.OpCall && expr.Aggregate(n.Text) {
+		// What is beneath is of many devices: only the whole has a value.
+		v := n.String() + " " + x.quantity(n, x.value(n), "")
+		x.add(v, v)
 		return
 	}
 	for _, a := range n.Args {

@@ -116,3 +116,21 @@ func TestDetailsOverTime(t *testing.T) {
 		})
 	}
 }
+
+// What is computed of each device of a group has no value of its own that could be told.
+func TestDetailsOfArithmeticOverAGroup(t *testing.T) {
+	for expr, want := range map[string]string{
+		"max(zone.meter.power_w - zone.meter.voltage_v) > 10":                                               "max(zone.meter.power_w - zone.meter.voltage_v) 20",
+		"2 * avg(zone.meter.power_w + 1) > 10":                                                              "avg(zone.meter.power_w + 1) 31",
+		"duration_true(max(zone.meter.power_w) > 5 and any(zone.meter.voltage_v > 5), 10s) / 1s >= 0":       "highest power_w 30 W · m1",
+		"abs(max(absent_for(zone.meter.power_w)) - 3s) >= 0s and count(zone.meter.power_w + 1 > 3) * 2 > 1": "highest power_w without a reading 0 s · m1",
+	} {
+		p := newPlay(t, alert("A", "{zone: floor}", expr, ""))
+		p.step(0, p.sample(0, "m1.power_w", 30.0), p.sample(0, "m1.voltage_v", 10.0))
+		if len(p.out.Transitions) == 0 {
+			t.Errorf("%s raised nothing", expr)
+		} else if got := p.out.Transitions[0].Detail.En; got != want {
+			t.Errorf("%s says %q, want %q", expr, got, want)
+		}
+	}
+}

@@ -71,10 +71,12 @@ type instance struct {
 	heapPos int
 
 	active   bool
-	asked    bool           // some other rule asks whether it can be decided
-	stuck    hold           // time for which it has been undecidable; kept of those asked only
-	restored bool           // taken over, and not decided since
-	resumed  bool           // goes on with everything that it had gathered before the process started
+	asked    bool // some other rule asks whether it can be decided
+	stuck    hold // time for which it has been undecidable; kept of those asked only
+	restored bool // taken over, and not decided since
+	resumed  bool // goes on with everything that it had gathered before the process started
+	hasRead  bool // every input has been read, at readAt first
+	readAt   telemetry.Mono
 	settles  telemetry.Mono // see Engine.settles; 0 while not known
 	unknown  bool           // active, and the last thing said is that it cannot be decided
 	severity telemetry.Severity
@@ -230,12 +232,15 @@ func (e *Engine) Step(now telemetry.Now, samples []telemetry.Sample, out *Output
 	e.decide(out)
 }
 
+// longBefore is how old the first samples may be at most: an older one is taken at that moment.
+const longBefore = time.Hour
+
 // start evaluates everything once, at the first moment there is.
 func (e *Engine) start(now telemetry.Now, samples []telemetry.Sample) {
 	e.started = true
 	e.at, e.began = now.Mono, now.Mono
 	for i := range samples {
-		e.at = min(e.at, samples[i].Time)
+		e.at = min(e.at, max(samples[i].Time, now.Mono.Add(-longBefore)))
 	}
 	e.now = now
 	for i := range e.instances {
@@ -285,13 +290,14 @@ func (e *Engine) apply(s *telemetry.Sample) {
 		return
 	}
 	c := &e.cells[s.Point]
-	if c.Seen && s.Time < c.Time {
+	taken := min(s.Time, e.now.Mono) // a sample from the future must not make those that follow late
+	if c.Seen && taken < c.Time {
 		e.stats.Late++
 		return
 	}
 	def := e.inv.Points[s.Point].Def
 	value, quality := c.Set(def.Kind, s.Value, s.Quality)
-	c.Time = min(s.Time, e.at) // one from the future must not make those that follow late
+	c.Time = taken
 	if def.Event && !c.Quality.Bad() {
 		c.Events++ // the same value again is an event too
 		value = true
@@ -356,9 +362,7 @@ func (e *Engine) decideOne(i uint32, in *instance, out *Output) {
 		due = min(due, w.Next(e.at))
 	}
 	if len(in.calendar) > 0 && !e.present.Local.IsZero() {
-		for _, next := range in.calendar {
-			due = min(due, e.at.Add(max(next(e.present.Local).Sub(e.present.Local), time.Millisecond)))
-		}
+		due = min(due, e.calendarDue(in))
 	}
 	if in.prog.Record != "" {
 		due = min(due, e.record(in, out))
@@ -366,6 +370,21 @@ func (e *Engine) decideOne(i uint32, in *instance, out *Output) {
 		due = min(due, e.alert(i, in, out))
 	}
 	e.timers.set(i, due)
+}
+
+// calendarDue returns when the calendar may next change what an instance says: at one of its own times, or when the
+// clocks are put forward or back, which repeats some times of day and leaves others out.
+func (e *Engine) calendarDue(in *instance) telemetry.Mono {
+	due := telemetry.Never
+	if _, end := e.present.Local.ZoneBounds(); !end.IsZero() {
+		due = e.at.Add(end.Sub(e.present.Local))
+	}
+	for _, next := range in.calendar {
+		if d := next(e.present.Local).Sub(e.present.Local); d > 0 {
+			due = min(due, e.at.Add(d))
+		}
+	}
+	return due
 }
 
 // alert moves one alert and returns when it must be looked at again.
@@ -499,6 +518,9 @@ func (e *Engine) record(in *instance, out *Output) telemetry.Mono {
 	cell := &e.cells[in.point]
 	next := expr.Cell{Num: expr.AnyNum(), Tri: expr.Unknown, Seen: true, Time: e.at}
 	var v telemetry.Value
+	if in.settles == 0 && e.settles(in) != telemetry.Never {
+		e.wake(e.valueDeps[in.point]) // Whoever reads it settles after it, also where its value stays as it is.
+	}
 	if in.num != nil {
 		next.Num = in.num()
 		v, next.Quality = measured(next.Num)

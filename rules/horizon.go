@@ -28,6 +28,14 @@ func (e *Engine) Horizon() time.Duration {
 	return alerts + records
 }
 
+func longestWindow(n *expr.Node) time.Duration {
+	longest := n.Window
+	for _, a := range n.Args {
+		longest = max(longest, longestWindow(a))
+	}
+	return longest
+}
+
 // Wait returns the time for which the condition of an alert must be true before it is raised (`for`), 0 for an alert
 // that is not there.
 func (e *Engine) Wait(alert string) time.Duration {

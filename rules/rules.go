@@ -11,8 +11,9 @@
 //
 // Time. Step processes what happened since the last one in the order of time: each sample at its own moment, each
 // timer at the moment for which it was set, even when Step is called late. A sample from before the last Step is
-// taken at the moment of that Step; one older than the latest of its point is ignored and counted. Samples of one
-// moment are applied together before anything is decided. All timers run on the monotonic clock; the calendar
+// taken at the moment of that Step; one older than the latest of its point is ignored and counted; one from the future is
+// one of now. Samples come in the order of time: one that comes after a later one is taken at the moment of that one. The
+// first ones may be up to an hour old. Samples of one moment are applied together before anything is decided. All timers run on the monotonic clock; the calendar
 // functions use the site's local time and are unknown while the clock is not set.
 //
 // Events. Each sample of an event point stands for itself: it wakes the rules that follow it also where it repeats the
@@ -23,10 +24,10 @@
 // While it is unknown that time stands still, and nothing is raised; if it stays unknown for longer than `for`
 // itself, the time starts again. `keep_firing_for` counts the time known to be false in the same way. An active
 // alert whose condition becomes unknown stays active and says Unknown, and Known when it can be decided again; an
-// alert that clears says only Clear. severity_when takes the most severe of the conditions that are true; one that
-// becomes unknown keeps the severity it gave. It rises when its condition has been true for
+// alert that clears says only Clear. severity_when takes the most severe of the conditions that are true; while one
+// cannot be decided, it keeps the severity that stands from falling below its own. It rises when its condition has been true for
 // severity_for (time counts before the alert is raised too), and falls when the lesser one has stood for
-// keep_firing_for. A change of severity is said as Changed, with a new detail; a change
+// keep_firing_for, except while the alert's own condition is false. A change of severity is said as Changed, with a new detail; a change
 // of the measured values alone is not.
 //
 // Packs are the YAML files described in docs/rules.md. Positions in errors are those of the pack file, down to the

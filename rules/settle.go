@@ -1,46 +1,35 @@
 package rules
 
-import (
-	"time"
-
-	"linli/internal/telemetry"
-	"linli/rules/expr"
-)
+import "linli/internal/telemetry"
 
 // settles returns the moment from which on an instance is unknown because it is, and not because the engine has just
 // started: every input has been read, and the windows have had their length since, those of the derived points that it
 // reads too. Never while an input has not.
 func (e *Engine) settles(in *instance) telemetry.Mono {
-	if in.settles == 0 {
-		derived := telemetry.Mono(0)
+	if in.settles != 0 {
+		return in.settles
+	}
+	if !in.hasRead {
 		for _, id := range in.inputs {
-			if int64(id) >= int64(e.foreign) {
-				derived = max(derived, e.settles(&e.instances[e.records[int64(id)-int64(e.foreign)]]))
-				continue
-			}
 			if !e.cells[id].Seen && !e.inv.Points[id].Def.Event {
 				return telemetry.Never // of an event point nothing need ever come
 			}
 		}
-		longest := time.Duration(0)
+		in.hasRead, in.readAt = true, e.at
+	}
+	settles := in.readAt
+	for _, s := range in.states {
 		if !in.resumed {
-			longest = longestWindow(in.prog.cond)
-			for _, s := range in.prog.sev {
-				longest = max(longest, longestWindow(s.cond))
-			}
+			settles = max(settles, in.readAt.Add(s.Length()))
 		}
-		if derived == telemetry.Never {
-			return telemetry.Never
+	}
+	for _, id := range in.inputs {
+		if int64(id) >= int64(e.foreign) {
+			settles = max(settles, e.settles(&e.instances[e.records[int64(id)-int64(e.foreign)]]))
 		}
-		in.settles = max(e.at.Add(longest), derived)
 	}
-	return in.settles
-}
-
-func longestWindow(n *expr.Node) time.Duration {
-	longest := n.Window
-	for _, a := range n.Args {
-		longest = max(longest, longestWindow(a))
+	if settles != telemetry.Never {
+		in.settles = settles
 	}
-	return longest
+	return settles
 }

@@ -240,8 +240,8 @@ func (r *snapshotReader) instance(in *instance, at telemetry.Mono, by time.Durat
 
 // Adopt takes everything over from the engine that has run until now, for the same devices: values, active alerts,
 // watches and windows, each by rule and subject. It is called before the first Step, with no step of the old engine
-// after it. It returns the alerts that were active and that no rule or subject exists for any more; the caller closes
-// them with reason removed. kept is as of Resume.
+// after it: what it had gathered goes over to e. It returns the alerts that were active and that no rule or subject
+// exists for any more; the caller closes them with reason removed. kept is how many instances go on with something.
 func (e *Engine) Adopt(old *Engine) (removed []telemetry.Identity, kept int) {
 	points := make(map[telemetry.Series]telemetry.PointID, len(e.inv.Points))
 	for id := range e.inv.Points {
@@ -266,11 +266,45 @@ func (e *Engine) Adopt(old *Engine) (removed []telemetry.Identity, kept int) {
 		in.active, in.restored, in.unknown, in.severity = true, was.restored, was.unknown, was.severity
 		e.count(was.prog.Alert, 1)
 	}
-	kept, _ = e.Resume(old.Snapshot(), 0) // Its own bytes of a moment ago.
+	was := make(map[[2]string]*instance, len(old.instances))
+	for i := range old.instances {
+		in := &old.instances[i]
+		was[[2]string{in.prog.Name(), in.subject}] = in
+	}
 	e.started, e.at, e.now, e.offset = old.started, old.at, old.now, old.offset
 	e.stats = old.stats
 	for i := range e.instances {
+		in := &e.instances[i]
+		if old := was[[2]string{in.prog.Name(), in.subject}]; old != nil && in.continues(old) {
+			kept++
+		}
 		e.dirty.set(uint32(i))
 	}
 	return removed, kept
+}
+
+// continues takes over the watches whose conditions are still the same, and what follows the same over time, without a
+// gap: unlike at a restart, nothing went unseen. It reports whether there was anything.
+func (in *instance) continues(old *instance) (kept bool) {
+	old.watches(func(which byte, cond *expr.Node, had *hold) {
+		text := cond.String()
+		in.watches(func(w byte, c *expr.Node, h *hold) {
+			if w == which && had.on && c.String() == text {
+				*h, kept = *had, true
+			}
+		})
+	})
+	found := 0
+	for _, s := range in.states {
+		for _, o := range old.states {
+			if s.Key() == o.Key() && s.Continue(o) {
+				found++
+				break
+			}
+		}
+	}
+	if in.prog.text == old.prog.text && found == len(in.states) {
+		in.resumed, in.settles, in.hasRead, in.readAt = old.resumed, old.settles, old.hasRead, old.readAt
+	}
+	return kept || found > 0
 }

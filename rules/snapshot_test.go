@@ -126,6 +126,32 @@ func TestAReloadKeepsAnActiveAlertThatIsUnknown(t *testing.T) {
 	p.want(p.step(3*s, p.sample(3*s, "m1.power_w", 50.0)), "clear Hot m1")
 }
 
+// Nothing goes unseen at a reload, so it moves nothing: no wait becomes longer, and what was in order stays in order.
+func TestAReloadLeavesNoGap(t *testing.T) {
+	list := []string{alert("Hot", "meter", "power_w > 100", ", for: 10s"), alert("Sum", "meter", "integral(power_w, 10s) >= 1500", ""),
+		alert("Rise", "meter", "delta(power_w, 10s) > 20", ""), alert("NoRow", "meter", "not sequence(power_w > 180, voltage_v > 100, 20s)", ""),
+		alert("Gone", "meter", "absent_for(voltage_v) >= 30s", ""), alert("Stuck", "meter", "undecided(15s)", "")}
+	p, q := newPlay(t, list...), newPlay(t, list...)
+	for i := range 60 {
+		d := time.Duration(i) * s
+		var a, b []telemetry.Sample
+		switch i {
+		case 0:
+			a, b = append(a, p.sample(d, "m1.power_w", 150.0)), append(b, q.sample(d, "m1.power_w", 150.0))
+		case 25:
+			a, b = append(a, p.sample(d, "m1.power_w", 190.0)), append(b, q.sample(d, "m1.power_w", 190.0))
+		case 38:
+			a, b = append(a, p.sample(d, "m1.voltage_v", 90.0)), append(b, q.sample(d, "m1.voltage_v", 90.0))
+		}
+		if i > 0 {
+			adopted(t, q, list...)
+		}
+		if got, want := q.step(d, b...), p.step(d, a...); got != want {
+			t.Errorf("at %v %q with reloads, %q without", d, got, want)
+		}
+	}
+}
+
 func TestSnapshotChangesNothing(t *testing.T) {
 	r := []string{alert("Hot", "meter", "power_w > 100", ", for: 3s"), alert("Mean", "meter", "avg_over_time(power_w, 10s) > 60", ""),
 		alert("Most", "meter", "max_over_time(power_w, 10s) > 120", "")}

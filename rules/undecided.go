@@ -55,13 +55,13 @@ func (e *Engine) askable(subject string) []uint32 {
 
 // stick notes since when an alert has been undecidable, for those that ask, and returns when that may begin.
 func (e *Engine) stick(in *instance, c expr.Tri) telemetry.Mono {
-	before := in.stuck.on
+	before, settles := in.stuck.on, e.settlesForAskers(in) // asked from the start: it counts from when everything had been read
 	switch {
 	case c != expr.Unknown:
 		in.stuck = hold{}
 	case before:
-	case e.at < e.settlesForAskers(in):
-		return e.settlesForAskers(in)
+	case e.at < settles:
+		return settles
 	default:
 		in.stuck = hold{on: true, running: true, since: e.at}
 	}

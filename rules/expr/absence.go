@@ -65,6 +65,9 @@ func (a *Absence) Next(now telemetry.Mono) telemetry.Mono {
 	return (now/step + 1) * step
 }
 
+// Length is none: it knows from the start what it says.
+func (a *Absence) Length() time.Duration { return 0 }
+
 // Bytes is about how much memory it takes.
 func (a *Absence) Bytes() int { return int(unsafe.Sizeof(*a)) }
 
@@ -93,6 +96,15 @@ func (a *Absence) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]byt
 	}
 	a.absent, a.since = absent, since
 	return r.b, nil
+}
+
+// Continue takes over since when the point has had no value.
+func (a *Absence) Continue(from State) bool {
+	o, ok := from.(*Absence)
+	if ok {
+		a.at, a.since, a.absent = o.at, o.since, o.absent
+	}
+	return ok
 }
 
 // Undecided asks for how long some alert of the subject has not been decidable. The alerts themselves know: it
@@ -128,6 +140,9 @@ func (u *Undecided) Next(now telemetry.Mono) telemetry.Mono {
 	return since + u.limit
 }
 
+// Length is none: the alerts that it asks remember for themselves.
+func (u *Undecided) Length() time.Duration { return 0 }
+
 // Bytes is about how much memory it takes.
 func (u *Undecided) Bytes() int { return int(unsafe.Sizeof(*u)) }
 
@@ -143,4 +158,10 @@ func (u *Undecided) AppendState(b []byte) []byte { return b }
 // SetState takes nothing over.
 func (u *Undecided) SetState(b []byte, _ time.Duration, _ telemetry.Mono) ([]byte, error) {
 	return b, nil
+}
+
+// Continue has nothing to take over.
+func (u *Undecided) Continue(from State) bool {
+	_, ok := from.(*Undecided)
+	return ok
 }

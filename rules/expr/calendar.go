@@ -2,13 +2,12 @@ package expr
 
 import "time"
 
+// nextHour returns the next local time after t at which another hour begins.
 func nextHour(t time.Time) time.Time {
-	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour()+1, 0, 0, 0, t.Location())
+	return NextTimeOfDay(t, (t.Hour()+1)*60%(24*60))
 }
 
-func nextDay(t time.Time) time.Time {
-	return time.Date(t.Year(), t.Month(), t.Day()+1, 0, 0, 0, 0, t.Location())
-}
+func nextDay(t time.Time) time.Time { return NextTimeOfDay(t, 0) }
 
 // between is true from the first time of day until just before the second, across midnight where the second is the
 // earlier one.
@@ -44,14 +43,17 @@ func (b *binder) schedule(n *Node) func() Tri {
 	}
 }
 
-// NextTimeOfDay returns the next local time after t at which it is minute minutes after midnight.
+// NextTimeOfDay returns when it is minute minutes after midnight next after t, as far as the clocks are not put forward or
+// back until then: whoever waits for it looks again when they are.
 func NextTimeOfDay(t time.Time, minute int) time.Time {
-	for day := 0; ; day++ {
-		next := time.Date(t.Year(), t.Month(), t.Day()+day, 0, minute, 0, 0, t.Location())
-		if next.After(t) || day > 2 {
-			return next
-		}
+	const day = 24 * time.Hour
+	h, m, s := t.Clock()
+	of := time.Duration(h)*time.Hour + time.Duration(m)*time.Minute + time.Duration(s)*time.Second + time.Duration(t.Nanosecond())
+	wait := (time.Duration(minute)*time.Minute - of + day) % day
+	if wait == 0 {
+		wait = day
 	}
+	return t.Add(wait)
 }
 
 func earlier(a, b time.Time) time.Time {

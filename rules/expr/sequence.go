@@ -152,6 +152,9 @@ func (s *Sequence) Next(now telemetry.Mono) telemetry.Mono {
 	return due
 }
 
+// Length is the time within which the row must come.
+func (s *Sequence) Length() time.Duration { return time.Duration(s.length) }
+
 // Bytes is about how much memory it takes.
 func (s *Sequence) Bytes() int { return int(unsafe.Sizeof(*s)) }
 
@@ -206,4 +209,17 @@ func (s *Sequence) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]by
 	next.at, next.before, next.happened, next.dim = at, next.began, [MaxSequence]bool{}, next.running
 	*s = next
 	return r.b, nil
+}
+
+// Continue takes over what another sequence knows.
+func (s *Sequence) Continue(from State) bool {
+	o, ok := from.(*Sequence)
+	if !ok || o.n != s.n {
+		return false
+	}
+	next := *o
+	next.length, next.conds, next.events, next.same = s.length, s.conds, s.events, s.same
+	next.node, next.device, next.id = s.node, s.device, s.id
+	*s = next
+	return true
 }

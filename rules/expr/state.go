@@ -19,6 +19,8 @@ type State interface {
 	Update(now telemetry.Mono)
 	// Next returns when the value may change although no operand does, later than now; Never where it cannot.
 	Next(now telemetry.Mono) telemetry.Mono
+	// Length is how far back it looks: for so long after the start it has not seen everything. 0 where that is not so.
+	Length() time.Duration
 	// Bytes is about how much memory it takes at present, MaxBytes the most that it can come to take.
 	Bytes() int
 	MaxBytes() int
@@ -31,6 +33,9 @@ type State interface {
 	// bytes are, it costs no more than the state itself may take; beside an error nothing has changed. It is called
 	// once the cells have their values, before the first Update.
 	SetState(b []byte, by time.Duration, at telemetry.Mono) (rest []byte, err error)
+	// Continue takes over what a state of the same key has remembered until now, in an engine that is not used any
+	// more, and leaves no gap. It reports whether it could.
+	Continue(from State) bool
 }
 
 // maxMono bounds the moments and shifts in a state, so that differences of two never overflow: 73 years.

@@ -155,8 +155,13 @@ func (w *Window) open(t telemetry.Mono, v Num) {
 		w.sort()
 	}
 	w.mixed = false
+	w.first(v)
+}
+
+// first notes with what value the newest span begins, for those that ask.
+func (w *Window) first(v Num) {
 	if w.fn == delta {
-		row := w.rows.row(w.rows.n - 1)
+		row := w.newest()
 		row[colLo], row[colHi] = v.Lo, v.Hi
 	}
 }
@@ -207,6 +212,9 @@ func (w *Window) set(now telemetry.Mono, v Num) {
 		w.open(now, v)
 	default:
 		w.mixed = true
+		if now == w.rows.start(w.rows.n-1) {
+			w.first(v) // what stood for no time at all is no beginning
+		}
 	}
 	if (w.fn == increase || w.fn == rate) && !w.cur.Nothing() {
 		w.lastAt = now
@@ -439,7 +447,7 @@ func (w *Window) within() [3]float64 {
 		case v == whole:
 			s[col] -= gone // exactly
 		case !math.IsInf(v, 0):
-			s[col] -= gone / whole * v
+			s[col] -= v / whole * gone // in this order exact where one value stood alone
 		}
 	}
 	return s

@@ -391,3 +391,47 @@ func TestAbsence(t *testing.T) {
 	want(3*time.Hour, 0, 3*time.Hour+sec)
 	want(3*time.Hour+5*sec, 5*sec, 3*time.Hour+6*sec)
 }
+
+// What stood for no time at all is not the value that a delta begins with.
+func TestDeltaOfTwoValuesAtOneMoment(t *testing.T) {
+	s := newStepped(t, "delta", 10*sec)
+	s.at(0, Exact(1))
+	s.at(5*sec, Exact(100))
+	s.at(5*sec, Exact(2))
+	s.want(15*sec, Exact(0))
+	s.at(20*sec, AnyNum())
+	s.at(20*sec, Exact(3))
+	s.want(30*sec, Exact(0))
+}
+
+// Rounding is no doubt: once what lay between two bounds has left the window, the mean is one value again.
+func TestAMeanIsOneValueAgain(t *testing.T) {
+	s := newStepped(t, "avg_over_time", 10*sec)
+	for i := range 400 {
+		v := Exact(float64(i%7)/3 + 0.1)
+		if i%13 == 5 {
+			v = Num{v.Lo, v.Lo + 0.7}
+		}
+		s.at(time.Duration(i)*sec, v)
+		if i%13 == 4 && i > 13 && !s.w.Value().Known() || i%13 == 7 && s.w.Value().Known() {
+			t.Errorf("at %d s: %v", i, s.w.Value())
+		}
+	}
+	s.at(400*sec, AtMost(3)) // what has no bound is another matter
+	s.w.Update(telemetry.Mono(401 * sec))
+	if v := s.w.Value(); !math.IsInf(v.Lo, -1) {
+		t.Errorf("with a reading below the scale: %v", v)
+	}
+}
+
+// Of a value that stood alone what has left the window is taken off exactly, so that a limit may be met exactly.
+func TestAnIntegralIsExactWhileOneValueStands(t *testing.T) {
+	s := newStepped(t, "integral", 10*sec)
+	s.at(0, Exact(150))
+	for i := range 60 {
+		s.w.Update(telemetry.Mono(10*sec) + telemetry.Mono(i)*telemetry.Mono(sec))
+		if v := s.w.Value(); v != Exact(1500) {
+			t.Fatalf("at %d s: %v", 10+i, v)
+		}
+	}
+}

@@ -21,6 +21,9 @@ func (w *Window) Is(n *Node, device int) bool {
 	return w.device == device && (w.node == n || Same(w.node, n))
 }
 
+// Length is the window's.
+func (w *Window) Length() time.Duration { return time.Duration(w.length) }
+
 // Bytes is about how much memory the window takes at present.
 func (w *Window) Bytes() int {
 	return int(unsafe.Sizeof(*w)) + w.rows.bytes() + w.lo.bytes() + w.hi.bytes() + 2*(cap(w.byLo.slots)+cap(w.byHi.slots))
@@ -193,6 +196,20 @@ func (w *Window) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]byte
 	}
 	*w = next
 	return r.b, nil
+}
+
+// Continue takes over another window's contents.
+func (w *Window) Continue(from State) bool {
+	o, ok := from.(*Window)
+	if !ok || o.fn != w.fn || o.length != w.length || o.rows.width != w.rows.width {
+		return false
+	}
+	next := *o
+	next.coverage, next.quantile = w.coverage, w.quantile
+	next.num, next.tri, next.event = w.num, w.tri, w.event
+	next.node, next.device, next.id = w.node, w.device, w.id
+	*w = next
+	return true
 }
 
 // checkRow refuses columns that the function's windows cannot have.

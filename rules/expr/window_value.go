@@ -70,8 +70,8 @@ func (w *Window) sumValue(s [3]float64) Num {
 	if w.noHi > 0 {
 		v.Hi = math.Inf(1)
 	}
-	if v.Lo > v.Hi {
-		v.Hi = v.Lo // rounding
+	if v.Lo > v.Hi || !math.IsInf(v.Lo, 0) && v.Hi-v.Lo <= 1e-9*math.Abs(v.Lo) {
+		v.Hi = v.Lo // what is between them is rounding
 	}
 	return sane(v.Lo, v.Hi)
 }
