@@ -8,7 +8,7 @@ PRODUCT  := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 TOOLS    := $(CURDIR)/.tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: run build test race fuzz bench lint web cross test-deps clean
+.PHONY: run build test race fuzz reference bench lint web cross test-deps clean
 
 ## run: start the gateway with a simulated community; ARGS="--scenario fire-lane" plays a story
 run: build
@@ -38,6 +38,10 @@ cross:
 FUZZTIME ?= 30s
 fuzz:
 	@tools/fuzz.sh $(FUZZTIME)
+
+## reference: the rules engine against the slow reference, a million random steps (minutes); TestMutants in CONTRIBUTING.md
+reference:
+	$(GO) test ./rules -run 'TestReference$$' -reference.steps=1000000 -timeout 60m -v
 
 ## bench: benchmarks with allocations
 bench:
