@@ -70,7 +70,11 @@ func (e *Engine) fill(in *instance, t template, lang string) string {
 			}
 			continue
 		}
-		out += e.placeholder(in, p.name, lang)
+		if text := e.placeholder(in, p.name, lang); lang == "zh" && p.name == "device" {
+			out = joinOverlap(out, text) // so is a device after where it is: 1号楼 followed by 1号楼单元门
+		} else {
+			out += text
+		}
 	}
 	return strings.TrimSpace(out)
 }
