@@ -33,3 +33,18 @@ func TestTitlesShowDerivedPoints(t *testing.T) {
 		}
 	}
 }
+
+// TestTitlesNameAPlaceOnce: before a device whose name begins with its place the place is not said once more.
+func TestTitlesNameAPlaceOnce(t *testing.T) {
+	for device, want := range map[string]string{"1号楼总表": "1号楼总表过载", "总表": "1号楼总表过载"} {
+		st := newSite()
+		st.zone("1号楼", "building", "")
+		st.device(device, "meter", "1号楼", "power_w")
+		rule := "  - {alert: High, for_each: meter, expr: power_w > 1, severity: warning, title: {zh: '{{place}}{{device}}过载', en: a}}\n"
+		p := &play{t: t, s: st, e: st.compile(t, pack(rule))}
+		p.step(0, p.sample(0, device+".power_w", 2500.0))
+		if len(p.out.Transitions) != 1 || p.out.Transitions[0].Title.Zh != want {
+			t.Errorf("%+v, want %q", p.out.Transitions, want)
+		}
+	}
+}
