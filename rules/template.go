@@ -132,8 +132,8 @@ func (e *Engine) indexOf(in *instance) uint32 {
 
 // joinOverlap joins a and b; what a ends with and b begins with, at least two characters of it, is written once.
 func joinOverlap(a, b string) string {
-	for i := range b {
-		head := b[:len(b)-i]
+	for n := len(b); n > 0; n-- {
+		head := b[:n]
 		if !utf8.ValidString(head) {
 			continue
 		}
