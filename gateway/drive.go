@@ -127,12 +127,13 @@ func (d *drive) want(c response.Command) {
 	p.ours = true
 	p.mu.Unlock()
 	p.wake()
+	d.orders.look(p.point)
 	d.stirKeeper()
 }
 
 // ruleOrder returns the order that carries out a command.
 func ruleOrder(c response.Command) order {
-	return order{Point: c.Point, Value: c.Value, By: "rule " + c.For.Alert + " " + c.For.Subject, Note: c.Why.String(), rule: true, limit: driveLimit}
+	return order{Point: c.Point, Value: c.Value, By: "rule " + c.For.Alert + " " + c.For.Subject, Note: c.Why.String(), rule: true, severity: c.Severity, limit: driveLimit}
 }
 
 // manual takes note that somebody ordered a point, and lets go of it where that is not what is wanted of it. It is called
@@ -153,6 +154,7 @@ func (d *drive) manual(point telemetry.PointID, v telemetry.Value) {
 	if same {
 		return
 	}
+	d.orders.look(point)
 	d.stirKeeper()
 	d.mu.Lock()
 	for i := range d.given {

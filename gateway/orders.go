@@ -33,7 +33,7 @@ const (
 	// ordersAtOnce bounds the orders of one bus that are being carried out or wait; further ones are refused. Rules have
 	// places of their own, for which they wait. Together they are less than what a drivers.Line takes, so that there is room
 	// for those of the gateway's stop.
-	ordersAtOnce, rulesAtOnce = 44, 8
+	ordersAtOnce, rulesAtOnce = 44, 4
 	// stopGrace is how long orders that were begun before the gateway's stop may still take.
 	stopGrace = 500 * time.Millisecond
 	// byGateway is who asks for what the gateway does by itself.
@@ -59,6 +59,7 @@ var (
 	errTooSoon   = errors.New("too many writes of this point")
 	errStopping  = errors.New("the gateway is stopping")
 	errOvertaken = errors.New("somebody has ordered otherwise meanwhile")
+	errWaited    = errors.New("it had no turn")
 	errLocked    = errors.New("another output must be off first")
 )
 
@@ -77,10 +78,11 @@ type order struct {
 	// rule makes it the order of what follows from an alert. It waits for no record, and goes into it where something else
 	// became of it than of the attempt before: what that was is in before, "" at the first. void says that it is not wanted
 	// any more; it is asked when the order has its turn.
-	rule   bool
-	before string
-	void   func() bool
-	limit  time.Duration // 0 means orderLimit
+	rule     bool
+	severity telemetry.Severity // of the alert that wants it
+	before   string
+	void     func() bool
+	limit    time.Duration // 0 means orderLimit; what a rule waits for its turn does not count
 	// number is Do's: it joins the lines of the audit record.
 	number uint64
 }
@@ -118,7 +120,7 @@ type orders struct {
 
 	outputs map[telemetry.PointID]*output
 	slots   []chan struct{} // of each bus
-	rules   []chan struct{} // of each bus, for the orders of rules
+	rules   []*turns        // of each bus, for the orders of rules
 	// reads returns what is known of a point, and by is told of every order of somebody else than rules and gateway that
 	// was carried out or may have been, before another order of the point has its turn. Both may be nil.
 	reads  func(telemetry.PointID) live.Entry
@@ -157,9 +159,9 @@ type output struct {
 func newOrders(s *site.Site, lines []pointWriter, clock *telemetry.Clock, record *audit.Record, log *zap.Logger) *orders {
 	o := &orders{inv: s.Inventory, clock: clock, audit: record, log: log, outputs: map[telemetry.PointID]*output{}, lit: map[telemetry.PointID]litOutput{}}
 	o.ended, o.finish = context.WithCancel(context.Background())
-	for range s.Buses {
+	for i := range s.Buses {
 		o.slots = append(o.slots, make(chan struct{}, ordersAtOnce))
-		o.rules = append(o.rules, make(chan struct{}, rulesAtOnce))
+		o.rules = append(o.rules, newTurns(&s.Buses[i], clock))
 	}
 	for _, out := range s.Outputs {
 		p := &output{Output: out, line: lines[out.Bus], turn: make(chan struct{}, 1), tokens: orderBurst, filled: clock.Mono()}
@@ -212,15 +214,16 @@ func (o *orders) do(ctx context.Context, or order) (orderResult, bool) {
 	if or.limit == 0 {
 		or.limit = orderLimit
 	}
+	leave, err := o.slot(ctx, or, p.Bus)
+	if err != nil {
+		p.refund()
+		return refused(err), true
+	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), or.limit)
 	defer cancel()
 	if !or.last {
 		defer context.AfterFunc(o.ended, cancel)()
-		slots, ok := o.slot(ctx, or, p.Bus)
-		if !ok {
-			return refused(drivers.ErrBusy), true
-		}
-		defer func() { <-slots }()
 	}
 	select {
 	case <-p.turn:
@@ -229,7 +232,7 @@ func (o *orders) do(ctx context.Context, or order) (orderResult, bool) {
 		if o.isStopping() && !or.last {
 			return refused(errStopping), true
 		}
-		return refused(fmt.Errorf("another order of the point takes too long: %w", ctx.Err())), true
+		return or.waited(fmt.Errorf("another order of the point takes too long: %w", ctx.Err())), true
 	}
 	r := o.carryOut(ctx, or, p)
 	if !or.first {
@@ -270,6 +273,22 @@ func (p *output) known(or order, now telemetry.Mono) bool {
 	return same
 }
 
+// refund gives back what admit took of the rate, for an order of which nothing came.
+func (p *output) refund() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tokens = min(p.tokens+1, orderBurst)
+}
+
+// waited returns what became of an order that waited in vain. A rule's tries again soon: that is no failure of the output.
+func (or *order) waited(err error) orderResult {
+	r := refused(err)
+	if or.rule {
+		r.Retry, r.Err = driveFirst, fmt.Errorf("%w: %w", errWaited, err)
+	}
+	return r
+}
+
 func tooSoon(wait time.Duration) orderResult {
 	return orderResult{Outcome: orderRefused, Retry: wait,
 		Err: fmt.Errorf("%w: wait for another %s", errTooSoon, wait.Round(100*time.Millisecond))}
@@ -308,6 +327,9 @@ func (o *orders) carryOut(ctx context.Context, or order, p *output) orderResult 
 		r = orderResult{Outcome: orderUnknown, Err: err, begun: true}
 	case errors.As(err, &notTaken):
 		r = orderResult{Outcome: orderNotTaken, Value: notTaken.Got, Err: err, begun: true}
+	case errors.Is(err, context.DeadlineExceeded): // The line had no time for it.
+		r = or.waited(err)
+		r.begun = true
 	case errors.Is(err, context.Canceled) && o.isStopping():
 		r = orderResult{Outcome: orderRefused, Err: fmt.Errorf("%w: %w", errStopping, err), begun: true}
 	default: // Nothing changed: it neither holds up the next one nor stands in the way of on_start.
@@ -315,6 +337,7 @@ func (o *orders) carryOut(ctx context.Context, or order, p *output) orderResult 
 	}
 	r.at = now
 	o.lightIs(or, p, r, now)
+	o.rules[p.Bus].heard(or.Point, err, now)
 	if r.Outcome == orderRefused {
 		return r
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"linli/drivers"
 	"linli/internal/telemetry"
 )
 
@@ -15,34 +16,45 @@ type litOutput struct {
 	at      telemetry.Mono // since when that is so; what is read later says more
 }
 
-// slot takes one of the places of a bus's orders and returns where to put it back. Rules wait for theirs.
-func (o *orders) slot(ctx context.Context, or order, bus int) (chan struct{}, bool) {
-	if or.rule {
-		select {
-		case o.rules[bus] <- struct{}{}:
-			return o.rules[bus], true
-		case <-ctx.Done():
-			return nil, false
+// slot takes one of the places of a bus's orders and returns what gives it back. Rules wait for their turn.
+func (o *orders) slot(ctx context.Context, or order, bus int) (leave func(), err error) {
+	switch {
+	case or.last:
+		return func() {}, nil
+	case or.rule:
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(o.ended, cancel)()
+		if err := o.rules[bus].enter(ctx, or); err != nil {
+			return nil, err
 		}
+		return func() { o.rules[bus].leave(or.Point) }, nil
 	}
 	select {
 	case o.slots[bus] <- struct{}{}:
-		return o.slots[bus], true
+		return func() { <-o.slots[bus] }, nil
 	default:
-		return nil, false
+		return nil, drivers.ErrBusy
 	}
 }
 
 // tells reports whether what became of a rule's order is worth a line: something else than of the attempt before, and no
 // mere wait.
 func (or *order) tells(r orderResult) bool {
-	return r.Outcome != or.before && !errors.Is(r.Err, errTooSoon) && !errors.Is(r.Err, errOvertaken) && !errors.Is(r.Err, errStopping)
+	return r.Outcome != or.before && !errors.Is(r.Err, errTooSoon) && !errors.Is(r.Err, errWaited) && !errors.Is(r.Err, errOvertaken) && !errors.Is(r.Err, errStopping)
 }
 
 // tellBy tells who keeps what rules want that somebody else has ordered the point.
 func (o *orders) tellBy(or order) {
 	if o.by != nil && !or.rule && !or.own() {
 		o.by(or.Point, or.Value)
+	}
+}
+
+// look has a rule's order of a point that is void by now leave those that wait.
+func (o *orders) look(point telemetry.PointID) {
+	if p := o.outputs[point]; p != nil {
+		o.rules[p.Bus].look()
 	}
 }
 

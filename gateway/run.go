@@ -190,6 +190,9 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	orders := newOrders(s, writers, clock, record, log.Named("orders"))
 	driven := newDrive(s, orders, st.dir, log.Named("outputs"))
 	orders.reads, orders.by = table.Get, driven.manual
+	for i := range states {
+		orders.rules[i].health = states[i]
+	}
 	in := newFanIn(clock, table, cfg.plan.engine, book, j, driven, log.Named("rules"))
 	in.respond.restore(clock.Now(), clock.Boot)
 	points := newBusPoints(s, states, clock)

@@ -27,6 +27,8 @@ type Command struct {
 	For   telemetry.Identity // the alert that wants it, or that was the last to want it
 	Why   Why
 	Time  telemetry.Mono
+	// Severity is that of the alert that wants it; 0 where none does any more.
+	Severity telemetry.Severity
 }
 
 // Escalation tells that an alert was not acknowledged in time.

@@ -72,7 +72,7 @@ func (p *point) settle(now telemetry.Mono, out *Decisions) {
 		return
 	}
 	p.driven, p.value = true, d.out.Value
-	out.Commands = append(out.Commands, Command{Point: p.id, Value: p.value, For: d.alert.id, Why: d.why, Time: now})
+	out.Commands = append(out.Commands, Command{Point: p.id, Value: p.value, For: d.alert.id, Why: d.why, Time: now, Severity: d.alert.severity()})
 }
 
 // winner is the demand of the most severe alert, the first of those.
