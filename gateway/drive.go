@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"linli/drivers"
 	"linli/internal/console"
 	"linli/internal/site"
 	"linli/internal/telemetry"
@@ -21,6 +22,8 @@ const (
 	driveLocked = time.Second
 	// driveLimit bounds one attempt, so that what is wanted instead meanwhile does not wait for long.
 	driveLimit = 5 * time.Second
+	// driveBack is the shortest time between two attempts at an output whose unit answers again.
+	driveBack = time.Second
 	// driveCalm is how long an output must have stayed as it was set before the waits begin anew.
 	driveCalm = 30 * time.Second
 )
@@ -59,15 +62,19 @@ type driven struct {
 	point telemetry.PointID
 	stir  chan struct{} // holds one: look again
 
-	mu   sync.Mutex // guards what follows
-	turn uint64     // counts what was wanted and taken over
-	want response.Command
-	live bool           // want is in force
-	keep bool           // it is to be kept so, not only set once
-	ours bool           // a rule has set it, or may have, and nobody has set it to rest since or taken it over
-	done bool           // it has been set
-	at   telemetry.Mono // when it was
-	seen telemetry.Sample
+	mu    sync.Mutex // guards what follows
+	turn  uint64     // counts what was wanted and taken over
+	want  response.Command
+	live  bool           // want is in force
+	keep  bool           // it is to be kept so, not only set once
+	ours  bool           // a rule has set it, or may have, and nobody has set it to rest since or taken it over
+	done  bool           // it has been set
+	at    telemetry.Mono // when it was
+	seen  telemetry.Sample
+	hand  string // who wants it, of what somebody ordered of whom nobody knows whether the unit took it; "": a rule
+	away  bool   // the last attempt had no answer, at the moment tried
+	back  bool   // and there was one since
+	tried telemetry.Mono
 }
 
 // newDrive returns what keeps the site's outputs as rules want them. It remembers in the state directory dir what rules have
@@ -124,7 +131,7 @@ func (d *drive) want(c response.Command) {
 	p.turn++
 	p.want, p.live, p.done = c, true, false
 	p.keep = c.Why == response.WhyDemanded || c.Why == response.WhyReasserted
-	p.ours = true
+	p.ours, p.hand = true, ""
 	p.mu.Unlock()
 	p.wake()
 	d.orders.look(p.point)
@@ -136,18 +143,26 @@ func ruleOrder(c response.Command) order {
 	return order{Point: c.Point, Value: c.Value, By: "rule " + c.For.Alert + " " + c.For.Subject, Note: c.Why.String(), rule: true, severity: c.Severity, limit: driveLimit}
 }
 
-// manual takes note that somebody ordered a point, and lets go of it where that is not what is wanted of it. It is called
-// before any other order of the point has its turn.
-func (d *drive) manual(point telemetry.PointID, v telemetry.Value) {
+// manual takes note that somebody ordered a point, and lets go of it where that is not what is wanted of it. Of what a rule
+// has set it lets go only once the unit has it as it was ordered: until then that is what is wanted of it. It is called before
+// any other order of the point has its turn.
+func (d *drive) manual(or order, outcome string) {
+	point, v := or.Point, or.Value
 	p := d.of(point)
 	if p == nil {
 		return
 	}
 	p.mu.Lock()
 	same := p.live && p.want.Value == v
-	if !same {
+	switch {
+	case !same && outcome == orderUnknown && p.ours:
 		p.turn++
-		p.live, p.ours = false, false
+		p.want.Value, p.want.Severity, p.hand = v, 0, or.By
+		p.live, p.keep, p.done, p.tried = true, false, false, d.orders.clock.Mono()
+		p.wake()
+	case !same, p.hand != "" && outcome != orderUnknown:
+		p.turn++
+		p.live, p.ours, p.hand = false, false, ""
 	}
 	turn := p.turn
 	p.mu.Unlock()
@@ -214,9 +229,22 @@ func (d *drive) observe(batch []telemetry.Sample) {
 		}
 		p.mu.Lock()
 		p.seen = *s
-		lost := p.lost()
+		stir := p.lost()
+		if p.live && !p.done && s.Time > p.tried {
+			if p.hand != "" && s.Value == p.want.Value { // As it was ordered by hand.
+				p.turn++
+				p.live, p.ours, p.hand = false, false, ""
+				d.stirKeeper()
+			}
+			stir = stir || p.away
+			p.away, p.back = false, p.back || p.away
+		}
+		back := stir && p.back
 		p.mu.Unlock()
-		if lost {
+		if back {
+			d.orders.answers(s.Point, s.Time)
+		}
+		if stir {
 			p.wake()
 		}
 	}
@@ -230,6 +258,21 @@ func (p *driven) lost() bool {
 	return lost
 }
 
+// failed takes note of an attempt that came to nothing at a moment.
+func (p *driven) failed(err error, at telemetry.Mono) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tried, p.away, p.back = at, !answered(err) && (errors.As(err, new(*drivers.OutcomeUnknownError)) || errors.Is(err, drivers.ErrSilent)), false
+}
+
+// isBack reports, once, whether there was an answer since the last attempt, which had none at the moment tried.
+func (p *driven) isBack() (back bool, tried telemetry.Mono) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	back, p.back = p.back, false
+	return back, p.tried
+}
+
 func (p *driven) wake() {
 	select {
 	case p.stir <- struct{}{}:
@@ -238,10 +281,11 @@ func (p *driven) wake() {
 }
 
 // due returns what is to be set, and whether there is something.
-func (p *driven) due() (c response.Command, turn uint64, ok bool) {
+// hand says who wants it where that is no rule.
+func (p *driven) due() (c response.Command, hand string, turn uint64, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.want, p.turn, p.live && !p.done
+	return p.want, p.hand, p.turn, p.live && !p.done
 }
 
 // void returns whether something else is wanted by now.
@@ -260,7 +304,7 @@ func (p *driven) settle(turn uint64, at telemetry.Mono) (lost bool) {
 	if p.turn != turn {
 		return false // Whoever wanted otherwise has woken it.
 	}
-	p.done, p.at, p.live, p.ours = true, at, p.keep, p.keep // What is at rest is anybody's.
+	p.done, p.at, p.live, p.ours, p.hand = true, at, p.keep, p.keep, "" // What is at rest is anybody's.
 	return p.lost()
 }
 
@@ -283,7 +327,7 @@ func (d *drive) serve(ctx context.Context, p *driven) {
 		case <-p.stir:
 		case <-retry.C:
 		}
-		c, n, ok := p.due()
+		c, hand, n, ok := p.due()
 		if !ok {
 			continue
 		}
@@ -294,6 +338,9 @@ func (d *drive) serve(ctx context.Context, p *driven) {
 		if again && now.Sub(calm) >= driveCalm {
 			before, wait, until = "", 0, 0
 		}
+		if back, tried := p.isBack(); back { // Not with every reading where it answers these alone.
+			wait, until = 0, min(until, tried.Add(driveBack))
+		}
 		if now < until {
 			retry.Reset(until.Sub(now))
 			continue
@@ -302,6 +349,9 @@ func (d *drive) serve(ctx context.Context, p *driven) {
 		o.before, o.void, o.Force = before, p.void(n), again
 		if again {
 			o.Note = "set again"
+		}
+		if hand != "" {
+			o.By, o.Note = hand, "ordered before, and nobody knew whether it was done"
 		}
 		r := d.orders.Do(ctx, o)
 		now = d.orders.clock.Mono()
@@ -326,6 +376,7 @@ func (d *drive) serve(ctx context.Context, p *driven) {
 			until = now.Add(r.Retry)
 		default:
 			before = r.Outcome
+			p.failed(r.Err, now)
 			wait = min(max(2*wait, driveFirst), driveLongest)
 			if errors.Is(r.Err, errLocked) {
 				wait = min(wait, driveLocked) // That ends without anybody telling.

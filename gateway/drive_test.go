@@ -235,6 +235,94 @@ func TestDriveLetsGoOfWhatPeopleOrder(t *testing.T) {
 	})
 }
 
+// An OFF by hand that the unit did not take is no takeover. One of which nobody knows what became of it is kept as the
+// person wants it until it is confirmed, and what rules have lit goes to rest with the alerts in any case.
+func TestDriveKeepsWhatNobodyCouldSwitchOff(t *testing.T) {
+	driving(t, func(t *testing.T, r *driveRig) {
+		r.want(0, onValue)
+		settled(time.Second)
+		r.bus.set(&drivers.NotTakenError{Want: offValue, Got: onValue}, true)
+		if res := r.do(0, offValue); res.Outcome != orderNotTaken {
+			t.Fatalf("%+v", res)
+		}
+		r.bus.set(nil, true)
+		if got := r.d.taken(); len(got) != 0 || len(r.d.inDemand()) != 1 {
+			t.Errorf("not taken, and taken over: %+v", got)
+		}
+		r.want(0, offValue)
+		settled(2 * time.Second)
+		if got := r.bus.writes(); got != "0=true 0=false 0=false" {
+			t.Errorf("on the line: %s", got)
+		}
+	})
+	driving(t, func(t *testing.T, r *driveRig) {
+		r.want(0, onValue)
+		settled(time.Second)
+		r.bus.set(&drivers.OutcomeUnknownError{Err: errors.New("no answer")}, false)
+		if res := r.do(0, offValue); res.Outcome != orderUnknown {
+			t.Fatalf("%+v", res)
+		}
+		settled(time.Second)
+		if got := r.d.taken(); len(got) != 1 {
+			t.Errorf("taken over: %+v", got)
+		}
+		r.bus.set(nil, true)
+		r.reads(0, onValue)
+		settled(15 * time.Second)
+		n := r.bus.count()
+		if got := r.bus.writes(); !strings.HasPrefix(got, "0=true 0=false 0=false") || strings.HasSuffix(got, "true") {
+			t.Errorf("on the line: %s", got)
+		}
+		settled(time.Minute)
+		r.reads(0, onValue) // By somebody else: nobody's any more.
+		settled(time.Minute)
+		if r.bus.count() != n {
+			t.Errorf("on the line: %s", r.bus.writes())
+		}
+	})
+	driving(t, func(t *testing.T, r *driveRig) { // Read as it was ordered: done.
+		r.want(0, onValue)
+		settled(time.Second)
+		r.bus.set(&drivers.OutcomeUnknownError{Err: errors.New("no answer")}, false)
+		r.do(0, offValue)
+		settled(10 * time.Second)
+		r.bus.set(nil, true)
+		r.reads(0, offValue)
+		n := r.bus.count()
+		settled(time.Minute)
+		if r.bus.count() != n {
+			t.Errorf("on the line: %s", r.bus.writes())
+		}
+	})
+}
+
+// A unit that is back is set within a second, however long it was away.
+func TestDriveTriesAtOnceWhatIsBack(t *testing.T) {
+	driving(t, func(t *testing.T, r *driveRig) {
+		r.bus.set(drivers.ErrSilent, false)
+		r.want(0, onValue)
+		settled(55 * time.Second)
+		r.bus.set(nil, true)
+		n := r.bus.count()
+		r.reads(0, offValue)
+		settled(time.Second)
+		if r.bus.count() != n+1 {
+			t.Errorf("on the line: %s", r.bus.writes())
+		}
+		// One that is there and refuses is not tried with every reading.
+		r.bus.set(errors.New("exception 2"), true)
+		r.want(0, offValue)
+		n = r.bus.count()
+		for range 600 {
+			r.reads(0, onValue)
+			settled(100 * time.Millisecond)
+		}
+		if more := r.bus.count() - n; more > 14 {
+			t.Errorf("tried %d times in a minute", more)
+		}
+	})
+}
+
 // The order of a person that comes while a rule's waits for its turn: the rule's is void.
 func TestDriveDoesNotOvertakePeople(t *testing.T) {
 	driving(t, func(t *testing.T, r *driveRig) {

@@ -122,9 +122,9 @@ type orders struct {
 	slots   []chan struct{} // of each bus
 	rules   []*turns        // of each bus, for the orders of rules
 	// reads returns what is known of a point, and by is told of every order of somebody else than rules and gateway that
-	// was carried out or may have been, before another order of the point has its turn. Both may be nil.
+	// was carried out or may have been (outcome orderUnknown), before another order of the point has its turn. Both may be nil.
 	reads  func(telemetry.PointID) live.Entry
-	by     func(telemetry.PointID, telemetry.Value)
+	by     func(or order, outcome string)
 	number atomic.Uint64 // of the last order
 	// ended is cancelled a little after stop: what was begun before must not follow an on_stop.
 	ended  context.Context
@@ -207,7 +207,7 @@ func (o *orders) do(ctx context.Context, or order) (orderResult, bool) {
 	// Everything that is known beforehand is said at once: nobody waits behind a dead unit to hear that it was too soon.
 	if r, final := o.admit(or, p); final {
 		if r.Outcome == orderUnchanged {
-			o.tellBy(or)
+			o.tellBy(or, r.Outcome)
 		}
 		return r, !or.first
 	}
@@ -302,7 +302,7 @@ func (o *orders) carryOut(ctx context.Context, or order, p *output) orderResult 
 	}
 	if final {
 		if r.Outcome == orderUnchanged {
-			o.tellBy(or)
+			o.tellBy(or, r.Outcome)
 		}
 		return r
 	}
@@ -341,7 +341,7 @@ func (o *orders) carryOut(ctx context.Context, or order, p *output) orderResult 
 	if r.Outcome == orderRefused {
 		return r
 	}
-	o.tellBy(or)
+	o.tellBy(or, r.Outcome)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ordered = p.ordered || !or.first

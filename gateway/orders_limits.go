@@ -44,10 +44,10 @@ func (or *order) tells(r orderResult) bool {
 	return r.Outcome != or.before && !errors.Is(r.Err, errTooSoon) && !errors.Is(r.Err, errWaited) && !errors.Is(r.Err, errOvertaken) && !errors.Is(r.Err, errStopping)
 }
 
-// tellBy tells who keeps what rules want that somebody else has ordered the point.
-func (o *orders) tellBy(or order) {
-	if o.by != nil && !or.rule && !or.own() {
-		o.by(or.Point, or.Value)
+// tellBy tells who keeps what rules want that somebody else has ordered the point. What the unit has not taken is no change.
+func (o *orders) tellBy(or order, outcome string) {
+	if o.by != nil && !or.rule && !or.own() && outcome != orderNotTaken {
+		o.by(or, outcome)
 	}
 }
 
@@ -55,6 +55,13 @@ func (o *orders) tellBy(or order) {
 func (o *orders) look(point telemetry.PointID) {
 	if p := o.outputs[point]; p != nil {
 		o.rules[p.Bus].look()
+	}
+}
+
+// answers takes note that a point's unit answered at a moment.
+func (o *orders) answers(point telemetry.PointID, at telemetry.Mono) {
+	if p := o.outputs[point]; p != nil {
+		o.rules[p.Bus].answers(point, at)
 	}
 }
 

@@ -101,11 +101,11 @@ func (q *turns) heard(point telemetry.PointID, err error, now telemetry.Mono) {
 	}
 }
 
-// answers takes note that a unit answers.
-func (q *turns) answers(point telemetry.PointID) {
+// answers takes note that a unit answered at a moment.
+func (q *turns) answers(point telemetry.PointID, at telemetry.Mono) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if u := q.unit(unitOf(q.bus, point)); u.silent {
+	if u := q.unit(unitOf(q.bus, point)); u.silent && at > u.at {
 		u.silent = false
 		q.next()
 	}
