@@ -20,6 +20,8 @@ const (
 	driveFirst, driveLongest = 100 * time.Millisecond, 10 * time.Second
 	// driveLocked is the longest wait for an output that it is interlocked with.
 	driveLocked = time.Second
+	// driveUnread is the longest wait for the first reading of one.
+	driveUnread = 200 * time.Millisecond
 	// driveLimit bounds one attempt, so that what is wanted instead meanwhile does not wait for long.
 	driveLimit = 5 * time.Second
 	// driveBack is the shortest time between two attempts at an output whose unit answers again.
@@ -380,6 +382,9 @@ func (d *drive) serve(ctx context.Context, p *driven) {
 			wait = min(max(2*wait, driveFirst), driveLongest)
 			if errors.Is(r.Err, errLocked) {
 				wait = min(wait, driveLocked) // That ends without anybody telling.
+				if errors.Is(r.Err, errUnread) {
+					wait = min(wait, driveUnread)
+				}
 			}
 			until = now.Add(wait)
 		}

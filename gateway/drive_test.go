@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"linli/drivers"
+	"linli/internal/site"
 	"linli/internal/telemetry"
 	"linli/rules/response"
 )
@@ -388,5 +389,33 @@ func TestDryRunSendsNothing(t *testing.T) {
 		if r.do(0, onValue).Outcome != orderDone {
 			t.Error("people's orders are sent")
 		}
+	})
+}
+
+// After a restart nobody knows whether the output is on that must not be on beside it: what a rule wants waits for that, and
+// no longer.
+func TestDriveWaitsForTheFirstReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &driveRig{orderRig: newOrderRig(t, site.Output{Point: 0, Interlock: []telemetry.PointID{3}}, site.Output{Point: 3, Interlock: []telemetry.PointID{0}})}
+		set := r.reading()
+		r.d = newDrive(r.site, r.orders, "", zap.NewNop())
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.d.run(ctx) }()
+		r.want(0, onValue)
+		settled(30 * time.Second)
+		if got := r.bus.writes(); got != "" {
+			t.Errorf("on the line: %s", got)
+		}
+		set(3, offValue)
+		settled(300 * time.Millisecond)
+		if got := r.bus.writes(); got != "0=true" {
+			t.Errorf("on the line: %s", got)
+		}
+		if got := strings.Count(r.audited(t), "refused"); got != 1 {
+			t.Errorf("the record: %s", r.audited(t))
+		}
+		cancel()
+		<-done
 	})
 }

@@ -60,6 +60,7 @@ var (
 	errStopping  = errors.New("the gateway is stopping")
 	errOvertaken = errors.New("somebody has ordered otherwise meanwhile")
 	errWaited    = errors.New("it had no turn")
+	errUnread    = errors.New("the next reading decides")
 	errLocked    = errors.New("another output must be off first")
 )
 
@@ -298,6 +299,9 @@ func tooSoon(wait time.Duration) orderResult {
 func (o *orders) carryOut(ctx context.Context, or order, p *output) orderResult {
 	r, wiped, final := o.ready(or, p)
 	if !final && !o.light(or, p) {
+		if or.rule {
+			p.refund() // It asks again soon.
+		}
 		return o.inTheWay(p)
 	}
 	if final {

@@ -12,6 +12,7 @@ import (
 // litOutput is what orders know of an output that others are locked against.
 type litOutput struct {
 	sending bool           // on, now
+	known   bool           // it was confirmed once since the start: what went before nobody knows
 	on      bool           // or may be
 	at      telemetry.Mono // since when that is so; what is read later says more
 }
@@ -106,22 +107,29 @@ func (o *orders) lightIs(or order, p *output, r orderResult, now telemetry.Mono)
 	case r.Outcome == orderUnknown:
 		l.on, l.at = or.Value.Bool() || o.isLit(p.Point), now
 	default:
-		l.on, l.at = r.Value.Bool(), now // as it was read back
+		l.on, l.at, l.known = r.Value.Bool(), now, true // as it was read back
 	}
 	l.sending = false
 	o.lit[p.Point] = l
 }
 
-// isLit reports whether an output is on, or may be. o.mu is held.
+// isLit reports whether an output is on, or may be: also where nothing was read or confirmed of it since the start.
+// o.mu is held.
 func (o *orders) isLit(point telemetry.PointID) bool {
+	lit, _ := o.litKnown(point)
+	return lit
+}
+
+// litKnown is isLit, and says whether anything is known of the output. o.mu is held.
+func (o *orders) litKnown(point telemetry.PointID) (lit, known bool) {
 	l := o.lit[point]
 	if l.sending {
-		return true
+		return true, true
 	}
-	if on, known := o.readSince(point, l.at); known {
-		return on
+	if on, read := o.readSince(point, l.at); read {
+		return on, true
 	}
-	return l.on
+	return l.on || !l.known, l.on || l.known
 }
 
 // readSince returns what was read of a bool point last, if that was after since.
@@ -138,8 +146,12 @@ func (o *orders) inTheWay(p *output) orderResult {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, other := range p.Interlock {
-		if o.isLit(other) {
-			s := o.inv.Series(other)
+		lit, known := o.litKnown(other)
+		s := o.inv.Series(other)
+		switch {
+		case lit && !known:
+			return refused(fmt.Errorf("%w (interlock): whether %s.%s is on is not known, it was not read since the start: %w", errLocked, s.Device, s.Point, errUnread))
+		case lit:
 			return refused(fmt.Errorf("%w (interlock): %s.%s is on, or was ordered on", errLocked, s.Device, s.Point))
 		}
 	}

@@ -86,7 +86,12 @@ func TestInterlock(t *testing.T) {
 		before func(r *orderRig, set func(telemetry.PointID, telemetry.Value))
 		free   bool
 	}{
-		"nothing is known":     {func(*orderRig, func(telemetry.PointID, telemetry.Value)) {}, true},
+		"nothing is known":                  {func(*orderRig, func(telemetry.PointID, telemetry.Value)) {}, false},
+		"nothing is known, and ordered off": {func(r *orderRig, _ func(telemetry.PointID, telemetry.Value)) { r.do(0, offValue) }, true},
+		"nothing is known, and ordered off in vain": {func(r *orderRig, _ func(telemetry.PointID, telemetry.Value)) {
+			r.bus.set(gone, true)
+			r.do(0, offValue)
+		}, false},
 		"ordered on":           {func(r *orderRig, _ func(telemetry.PointID, telemetry.Value)) { r.do(0, onValue) }, false},
 		"ordered on, then off": {func(r *orderRig, _ func(telemetry.PointID, telemetry.Value)) { r.do(0, onValue); r.do(0, offValue) }, true},
 		"read on":              {func(_ *orderRig, set func(telemetry.PointID, telemetry.Value)) { set(0, onValue) }, false},
@@ -129,6 +134,11 @@ func TestInterlock(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r, set := locked(t)
 				time.Sleep(time.Minute)
+				if !strings.HasPrefix(name, "nothing is known") {
+					set(0, offValue)
+					set(3, offValue)
+					time.Sleep(1)
+				}
 				c.before(r, set)
 				r.bus.set(nil, true)
 				time.Sleep(time.Minute)
@@ -144,6 +154,7 @@ func TestInterlock(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		r, set := locked(t)
+		time.Sleep(1)
 		set(0, offValue)
 		set(3, offValue)
 		r.bus.takes = time.Second
