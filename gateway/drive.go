@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"linli/drivers"
+	firmwareconfig "linli/firmware-config"
 	"linli/internal/console"
 	"linli/internal/site"
 	"linli/internal/telemetry"
@@ -62,6 +64,7 @@ type handOver struct {
 // driven is one output as rules see it.
 type driven struct {
 	point telemetry.PointID
+	step  float64       // in which a number is read back; 0: not known
 	stir  chan struct{} // holds one: look again
 
 	mu    sync.Mutex // guards what follows
@@ -85,7 +88,7 @@ func newDrive(s *site.Site, o *orders, dir string, log *zap.Logger) *drive {
 	d := &drive{keeper: keeper{path: leftPath(dir), stir: make(chan struct{}, 1)},
 		orders: o, inv: s.Inventory, dry: s.DryRun, log: log, handed: make(chan struct{}, 1)}
 	for i := range s.Outputs {
-		p := &driven{point: s.Outputs[i].Point, stir: make(chan struct{}, 1)}
+		p := &driven{point: s.Outputs[i].Point, step: stepOf(&s.Buses[s.Outputs[i].Bus], s.Outputs[i].Point), stir: make(chan struct{}, 1)}
 		d.points = append(d.points, p)
 		d.byID = append(d.byID, make([]*driven, max(int(p.point)+1-len(d.byID), 0))...)
 		d.byID[p.point] = p
@@ -233,7 +236,7 @@ func (d *drive) observe(batch []telemetry.Sample) {
 		p.seen = *s
 		stir := p.lost()
 		if p.live && !p.done && s.Time > p.tried {
-			if p.hand != "" && s.Value == p.want.Value { // As it was ordered by hand.
+			if p.hand != "" && p.asWanted(s.Value) { // As it was ordered by hand.
 				p.turn++
 				p.live, p.ours, p.hand = false, false, ""
 				d.stirKeeper()
@@ -255,7 +258,7 @@ func (d *drive) observe(batch []telemetry.Sample) {
 // lost reports whether an output that was set and is wanted so was read as something else since, which makes it due.
 // p.mu is held.
 func (p *driven) lost() bool {
-	lost := p.live && p.keep && p.done && p.seen.Time > p.at && p.seen.Value != p.want.Value
+	lost := p.live && p.keep && p.done && p.seen.Time > p.at && !p.asWanted(p.seen.Value)
 	p.done = p.done && !lost
 	return lost
 }
@@ -273,6 +276,42 @@ func (p *driven) isBack() (back bool, tried telemetry.Mono) {
 	defer p.mu.Unlock()
 	back, p.back = p.back, false
 	return back, p.tried
+}
+
+// asWanted reports whether v is what is wanted: a number as near as the register tells, or as a thousandth where it has no
+// steps. p.mu is held.
+func (p *driven) asWanted(v telemetry.Value) bool {
+	w := p.want.Value
+	if v == w || v.Kind() != telemetry.Float || w.Kind() != telemetry.Float {
+		return v == w
+	}
+	near := p.step
+	if near == 0 {
+		near = math.Abs(w.Float()) / 1000
+	}
+	return math.Abs(v.Float()-w.Float()) <= near*(1+1e-9)
+}
+
+// stepOf returns the step in which a bus has a number, 0 where it has none or it is not known.
+func stepOf(b *site.Bus, point telemetry.PointID) float64 {
+	for i := range b.Units {
+		u := &b.Units[i]
+		for _, bind := range u.Bindings {
+			if bind.Point != point || u.Profile == nil || bind.Channel >= len(u.Profile.Channels) {
+				continue
+			}
+			ch := &u.Profile.Channels[bind.Channel]
+			if ch.Encoding == firmwareconfig.EncF32 || ch.Encoding == firmwareconfig.EncF64 || ch.ScaleFrom != nil {
+				return 0
+			}
+			step := math.Abs(ch.Scale * bind.UnitFactor)
+			if m := bind.Map; m != nil {
+				step *= math.Abs((m.Y1 - m.Y0) / (m.X1 - m.X0))
+			}
+			return step
+		}
+	}
+	return 0
 }
 
 func (p *driven) wake() {

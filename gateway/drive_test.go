@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"linli/drivers"
+	firmwareconfig "linli/firmware-config"
 	"linli/internal/site"
 	"linli/internal/telemetry"
 	"linli/rules/response"
@@ -418,4 +420,25 @@ func TestDriveWaitsForTheFirstReading(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// A number is read back in steps of the register: one that is as near as that is kept, another is set again.
+func TestDriveKeepsANumberWithinOneStep(t *testing.T) {
+	for _, c := range []struct {
+		step, read float64
+		again      bool
+	}{{0, 21.37, false}, {0, 21.38, false}, {0, 21.5, true}, {0.5, 21.5, false}, {0.5, 22, true}} {
+		p := driven{live: true, keep: true, done: true, step: c.step, want: response.Command{Value: telemetry.FloatValue(21.37)},
+			seen: telemetry.Sample{Value: telemetry.FloatValue(c.read), Time: 1}}
+		if p.lost() != c.again {
+			t.Errorf("step %v, read %v: set again %v", c.step, c.read, !c.again)
+		}
+	}
+	u := &firmwareconfig.Unit{ID: "m", Profile: &firmwareconfig.Profile{Channels: []firmwareconfig.Channel{
+		{Encoding: firmwareconfig.EncS16, Scale: 0.1}, {Encoding: firmwareconfig.EncF32, Scale: 1}}},
+		Bindings: []firmwareconfig.Binding{{Point: 3, UnitFactor: 1000}, {Point: 4, Channel: 1, UnitFactor: 1}}}
+	b := &site.Bus{Units: []firmwareconfig.Unit{*u}}
+	if got, none := stepOf(b, 3), stepOf(b, 4)+stepOf(b, 5); math.Abs(got-100) > 1e-9 || none != 0 {
+		t.Errorf("steps %v, %v", got, none)
+	}
 }
