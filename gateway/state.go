@@ -3,10 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"math"
 	"os"
 	"path/filepath"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -34,61 +34,32 @@ type stores struct {
 // disk must never silence the guard room. Every other failure (no permission, another gateway there, a newer file) is
 // for a person to mend, and an error.
 func openStores(dir string, s *site.Site, clock *telemetry.Clock, log *zap.Logger) (*stores, error) {
-	st, err := openStoresIn(dir, s, clock, log)
+	memory := memoryDir(dir)
+	st, err := openStoresIn(dir, memory, s, clock, log)
 	if err == nil {
-		os.RemoveAll(memoryDir(dir)) // Of a time when this directory could not be used.
 		return st, nil
 	}
 	trouble := diskTrouble(dir, err)
 	if trouble == nil {
 		return nil, err
 	}
-	memory := memoryDir(dir)
-	if copyErr := copyAlerts(dir, memory); copyErr != nil {
-		log.Error("the alerts on the disk cannot be read; beginning without them", zap.Error(copyErr))
+	if copyErr := copyState(dir, memory); copyErr != nil {
+		log.Error("not all of the alerts and of what is on can be read from the disk; beginning without", zap.Error(copyErr))
 	}
 	limited := *s
 	limited.Journal.MaxBytes = min(s.Journal.MaxBytes, memoryJournal)
-	st, memoryErr := openStoresIn(memory, &limited, clock, log)
+	st, memoryErr := openStoresIn(memory, "", &limited, clock, log)
 	if memoryErr != nil {
 		return nil, errors.Join(err, fmt.Errorf("work in memory instead: %w", memoryErr))
 	}
-	log.Error("the state directory cannot be used; working in memory: what happens from now on does not survive a restart of the box",
+	log.Error("the state directory cannot be used; working in memory: what happens from now on does not survive a power cut",
 		zap.String("state", dir), zap.String("memory", memory), zap.Error(err))
 	st.trouble = fmt.Errorf("%s: %w; working in memory", dir, trouble)
-	unlock := st.unlock
-	st.unlock = func() {
-		unlock()
-		os.RemoveAll(memory)
-	}
 	return st, nil
 }
 
-// copyAlerts brings the alert book of dir along into memory: what is open must not be forgotten because the disk can
-// only be read. A book that is in memory already, from a process that was killed, is newer and stays.
-func copyAlerts(dir, memory string) error {
-	if _, err := os.Stat(filepath.Join(memory, "alerts.db")); err == nil {
-		return nil
-	}
-	if err := os.MkdirAll(memory, 0o750); err != nil {
-		return err
-	}
-	for _, name := range []string{"alerts.db-wal", "alerts.db"} { // The file last: it says that the copy is whole.
-		data, err := os.ReadFile(filepath.Join(dir, name))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err == nil {
-			err = os.WriteFile(filepath.Join(memory, name), data, 0o600)
-		}
-		if err != nil {
-			return errors.Join(err, os.RemoveAll(memory))
-		}
-	}
-	return nil
-}
-
-func openStoresIn(dir string, s *site.Site, clock *telemetry.Clock, log *zap.Logger) (*stores, error) {
+// openStoresIn opens the stores in dir, with what is in the directory memory, which has stood in for it; "" for none.
+func openStoresIn(dir, memory string, s *site.Site, clock *telemetry.Clock, log *zap.Logger) (*stores, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("make the state directory (--state names another): %w", err)
 	}
@@ -97,7 +68,18 @@ func openStoresIn(dir string, s *site.Site, clock *telemetry.Clock, log *zap.Log
 		return nil, err
 	}
 	st := &stores{dir: dir, unlock: unlock}
-	if st.book, err = alert.Open(alert.Config{Path: filepath.Join(dir, "alerts.db"), Clock: clock, Log: log.Named("alert")}, s.Inventory); err != nil {
+	if memory != "" {
+		err := takeBack(dir, memory, log)
+		if err != nil && diskTrouble(dir, err) != nil {
+			unlock()
+			return nil, err
+		}
+		if err != nil { // What cannot be read costs no start.
+			aside := memory + time.Now().UTC().Format("-20060102T150405Z")
+			log.Error("what the last run has kept in memory cannot be used; it is left there", zap.String("memory", aside), zap.Error(errors.Join(err, os.Rename(memory, aside))))
+		}
+	}
+	if st.book, err = alert.Open(alert.Config{Path: filepath.Join(dir, bookName), Clock: clock, Log: log.Named("alert")}, s.Inventory); err != nil {
 		unlock()
 		return nil, fmt.Errorf("open the alert book: %w", err)
 	}
@@ -135,18 +117,6 @@ func diskTrouble(dir string, err error) error {
 		}
 	}
 	return nil
-}
-
-// memoryDir returns the directory in memory that stands in for the state directory dir: always the same one, so that a
-// process that is killed leaves nothing behind but what the next one goes on with.
-func memoryDir(dir string) string {
-	parent := os.TempDir()
-	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
-		parent = "/dev/shm" // in memory on every Linux
-	}
-	name := fnv.New64a()
-	name.Write([]byte(dir))
-	return filepath.Join(parent, fmt.Sprintf("linli-%016x", name.Sum64()))
 }
 
 // lockState makes sure that no second gateway works in the same state directory. The kernel drops the lock when the

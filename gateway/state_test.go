@@ -104,8 +104,9 @@ func TestFullDiskAtStart(t *testing.T) {
 	st.book.Close()
 	st.journal.Close()
 	st.unlock()
-	if _, err := os.Stat(st.dir); !os.IsNotExist(err) {
-		t.Errorf("%s was left behind", st.dir)
+	defer os.RemoveAll(st.dir)
+	if _, err := os.Stat(filepath.Join(st.dir, bookName)); err != nil {
+		t.Errorf("an orderly stop forgets what is open: %v", err)
 	}
 }
 
@@ -132,16 +133,17 @@ func TestReadOnlyDiskAtStartKeepsTheAlerts(t *testing.T) {
 	<-done
 	// As after a power cut: nothing is closed in an orderly way. The copy is taken as openStores takes it.
 	memory := filepath.Join(t.TempDir(), "memory")
-	if err := copyAlerts(dir, memory); err != nil {
+	if err := copyState(dir, memory); err != nil {
 		t.Fatal(err)
 	}
 	st.journal.Close()
 	st.book.Close()
 	st.unlock()
-	again, err := openStoresIn(memory, p.site, newClock(), zap.NewNop())
+	again, err := openStoresIn(memory, "", p.site, newClock(), zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer os.RemoveAll(memoryDir(dir))
 	defer again.unlock()
 	defer again.journal.Close()
 	defer again.book.Close()
@@ -176,10 +178,74 @@ func TestReadOnlyDiskAtStartKeepsTheAlerts(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "alerts.db"), []byte("older"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := copyAlerts(dir, memory); err != nil {
+	if err := copyState(dir, memory); err != nil {
 		t.Fatal(err)
 	}
 	if data, err := os.ReadFile(filepath.Join(memory, "alerts.db")); err != nil || string(data) == "older" {
 		t.Errorf("the book in memory was overwritten (%v)", err)
+	}
+}
+
+// TestGoodDiskTakesBackWhatWasInMemory: what was open and on while the gateway worked in memory is so when the disk is
+// good again, and the book that was on the disk is kept under another name.
+func TestGoodDiskTakesBackWhatWasInMemory(t *testing.T) {
+	dir, p := t.TempDir(), smallPlan(t)
+	memory := memoryDir(dir)
+	defer os.RemoveAll(memory)
+	closed := func(st *stores) {
+		t.Helper()
+		if err := errors.Join(st.book.Close(), st.journal.Close()); err != nil {
+			t.Error(err)
+		}
+		st.unlock()
+	}
+	st, err := openStores(dir, p.site, newClock(), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed(st)
+	if err := os.WriteFile(filepath.Join(dir, leftName), []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyState(dir, memory); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(filepath.Join(memory, leftName)); string(data) != "old" {
+		t.Errorf("what was on was not brought along: %q, %v", data, err)
+	}
+	if st, err = openStoresIn(memory, "", p.site, newClock(), zap.NewNop()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- st.book.Run(ctx) }()
+	now := newClock().Now()
+	st.book.Submit(now, []telemetry.Transition{{Identity: telemetry.Identity{Alert: "SmokeAlarm", Subject: "test"}, Op: telemetry.Raise,
+		Condition: telemetry.ConditionTrue, Time: now.Mono, Wall: now.Wall, Severity: telemetry.Critical, Device: -1, Zone: -1, LifeSafety: true}})
+	waitFor(t, 10*time.Second, "the alert in memory", func() bool {
+		open := st.book.OpenAlerts()
+		return len(open) == 1 && open[0].Durable
+	})
+	cancel()
+	<-done
+	closed(st)
+	if err := os.WriteFile(filepath.Join(memory, leftName), []byte("new"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if st, err = openStores(dir, p.site, newClock(), zap.NewNop()); err != nil {
+		t.Fatal(err)
+	}
+	defer closed(st)
+	if open := st.book.OpenAlerts(); len(open) != 1 || st.trouble != nil || st.dir != dir {
+		t.Errorf("open alerts %+v, trouble %v, in %s", open, st.trouble, st.dir)
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, leftName)); string(data) != "new" {
+		t.Errorf("what was on was not taken back: %q, %v", data, err)
+	}
+	if before, _ := filepath.Glob(filepath.Join(dir, bookName+".before-*")); len(before) != 1 {
+		t.Errorf("the disk's own book is kept as %v", before)
+	}
+	if _, err := os.Stat(memory); !os.IsNotExist(err) {
+		t.Errorf("%s is still there (%v)", memory, err)
 	}
 }

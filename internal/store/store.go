@@ -28,6 +28,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"modernc.org/sqlite"
@@ -137,6 +138,85 @@ func OpenReadOnly(path string, version int) (*sql.DB, error) {
 		return nil, err
 	}
 	return db, nil
+}
+
+// Replace puts a copy of the SQLite file from, with what is in its WAL, in the place of the file to, and returns the name
+// under which that is kept; "" where there was none. Nobody may have to open. After a crash to is the old file or the new
+// one; after an error it is the old one.
+func Replace(from, to string) (before string, err error) {
+	if err := settleWAL(to); err != nil {
+		return "", fmt.Errorf("replace %s: %w", to, err)
+	}
+	next := to + ".next"
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(next) // The first error is the one that says something.
+		}
+	}()
+	db, err := sql.Open("sqlite", dsn(from))
+	if err != nil {
+		return "", err
+	}
+	_, err = db.Exec("VACUUM INTO ?", next)
+	if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code()&0xff == 13 { // SQLITE_FULL
+		err = errors.Join(err, syscall.ENOSPC)
+	}
+	if err = errors.Join(err, db.Close()); err != nil {
+		return "", fmt.Errorf("copy %s: %w", from, err)
+	}
+	f, err := os.OpenFile(next, os.O_RDWR, 0)
+	if err == nil {
+		err = errors.Join(f.Chmod(0o600), f.Sync(), f.Close())
+	}
+	if err != nil {
+		return "", fmt.Errorf("copy %s: %w", from, err)
+	}
+	if taken(to) {
+		base := to + ".before-" + time.Now().UTC().Format("20060102T150405Z")
+		before = base
+		for n := 2; taken(before); n++ {
+			before = base + "-" + strconv.Itoa(n)
+		}
+		// A second name first, so that there is a file at each moment.
+		if os.Link(to, before) != nil { // not every file system has such
+			if err := os.Rename(to, before); err != nil {
+				return "", err
+			}
+		}
+	}
+	if err := os.Rename(next, to); err != nil {
+		return "", err
+	}
+	dir, err := os.Open(filepath.Dir(to))
+	if err != nil {
+		return "", err
+	}
+	defer dir.Close()
+	return before, dir.Sync()
+}
+
+// settleWAL moves the WAL of a file into it, so that another file can take its place. A damaged file, and one beside
+// which a WAL stays, is set aside.
+func settleWAL(path string) error {
+	if !taken(path + "-wal") {
+		return nil
+	}
+	db, err := sql.Open("sqlite", dsn(path))
+	if err != nil {
+		return err
+	}
+	_, err = db.Exec("PRAGMA wal_checkpoint(TRUNCATE)")
+	if err = errors.Join(err, db.Close()); err != nil && !isDamage(err) {
+		return err
+	}
+	if err != nil || taken(path+"-wal") {
+		_, err = setAside(path, time.Now().UTC())
+		return err
+	}
+	return nil
 }
 
 // Write runs fn in a transaction on the writing connection and commits it. When it returns nil, the transaction is
