@@ -126,7 +126,10 @@ func (r *runningRules) reload(ctx context.Context) (console.Reloaded, error) {
 	for _, w := range next.engine.Warnings() {
 		done.Warnings = append(done.Warnings, w.Error())
 	}
-	return done, r.shown(inv)
+	if err := r.shown(inv); err != nil { // The rules run all the same.
+		done.Warnings = append(done.Warnings, "the pages show the points of before until the gateway is started again: "+err.Error())
+	}
+	return done, nil
 }
 
 // otherChanges names what differs between two plans beside their rules.
