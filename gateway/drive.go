@@ -46,8 +46,12 @@ type drive struct {
 	log    *zap.Logger
 
 	keeper keeper
-	points []*driven
-	byID   []*driven // index = PointID; nil where that is no output
+	// lefts are the outputs that stay as they were left until their rule is decided, at most until leftUntil. They belong to
+	// the fan-in's goroutine.
+	lefts     []*driven
+	leftUntil telemetry.Mono
+	points    []*driven
+	byID      []*driven // index = PointID; nil where that is no output
 
 	mu     sync.Mutex
 	given  []handOver    // guarded by mu; one of a point at most
@@ -73,6 +77,7 @@ type driven struct {
 	live  bool           // want is in force
 	keep  bool           // it is to be kept so, not only set once
 	ours  bool           // a rule has set it, or may have, and nobody has set it to rest since or taken it over
+	left  bool           // it is as the last process left it, and want says for which alert; not live
 	done  bool           // it has been set
 	at    telemetry.Mono // when it was
 	seen  telemetry.Sample
@@ -110,11 +115,17 @@ func (d *drive) run(ctx context.Context) error {
 	for _, p := range d.points {
 		group.Go(func() { d.serve(ctx, p) })
 	}
-	if d.keeper.path != "" {
-		group.Go(func() { d.keepFile(ctx) })
-	}
+	served, kept := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(kept)
+		if d.keeper.path != "" && !d.dry { // A dry run leaves what was left to the next one.
+			d.keepFile(served)
+		}
+	}()
 	group.Wait()
 	<-ctx.Done() // A site may have no outputs.
+	close(served)
+	<-kept
 	return nil
 }
 
@@ -134,7 +145,7 @@ func (d *drive) want(c response.Command) {
 	d.orders.claim(c.Point)
 	p.mu.Lock()
 	p.turn++
-	p.want, p.live, p.done = c, true, false
+	p.want, p.live, p.done, p.left = c, true, false, false
 	p.keep = c.Why == response.WhyDemanded || c.Why == response.WhyReasserted
 	p.ours, p.hand = true, ""
 	p.mu.Unlock()
@@ -163,11 +174,11 @@ func (d *drive) manual(or order, outcome string) {
 	case !same && outcome == orderUnknown && p.ours:
 		p.turn++
 		p.want.Value, p.want.Severity, p.hand = v, 0, or.By
-		p.live, p.keep, p.done, p.tried = true, false, false, d.orders.clock.Mono()
+		p.live, p.keep, p.done, p.left, p.tried = true, false, false, false, d.orders.clock.Mono()
 		p.wake()
 	case !same, p.hand != "" && outcome != orderUnknown:
 		p.turn++
-		p.live, p.ours, p.hand = false, false, ""
+		p.live, p.ours, p.left, p.hand = false, false, false, ""
 	}
 	turn := p.turn
 	p.mu.Unlock()
@@ -209,16 +220,16 @@ func (d *drive) taken() []handOver {
 	return kept
 }
 
-// inDemand lists the outputs that rules want to be something else than at rest, in the order of the site file.
+// inDemand lists the outputs that rules want to be something else than at rest, or have left so, in the order of the site file.
 func (d *drive) inDemand() (list []console.OutputStatus) {
 	for _, p := range d.points {
 		p.mu.Lock()
-		c, on, done := p.want, p.live && p.keep, p.done
+		c, on, done, left := p.want, p.live && p.keep, p.done, p.left
 		p.mu.Unlock()
-		if on {
+		if on || left {
 			s := d.inv.Series(p.point)
 			list = append(list, console.OutputStatus{Point: uint32(p.point), Device: s.Device, Name: s.Point, Value: auditValue(c.Value),
-				Alert: c.For.Alert, Subject: c.For.Subject, Done: done})
+				Alert: c.For.Alert, Subject: c.For.Subject, Done: done || left, Left: left})
 		}
 	}
 	return list

@@ -154,6 +154,7 @@ func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 	}
 	f.engine.Step(now, batch, out)
 	f.respond.decide(now, out.Transitions)
+	f.respond.drive.release(now.Mono, f.engine)
 	f.respond.drive.observe(batch)
 	f.respond.tell(now, out.Transitions)
 	for i := range out.Transitions {

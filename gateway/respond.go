@@ -48,7 +48,7 @@ func (r *responder) restore(now telemetry.Now, boot string) {
 	}
 	r.machine.Restore(now.Mono, open)
 	r.decide(now, nil)
-	r.drive.relieve()
+	r.drive.relieve(knownIn(r.book, r.log))
 	r.tell(now, nil)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -58,6 +59,7 @@ type respondRig struct {
 	lane    [2]telemetry.PointID
 	siren   telemetry.PointID
 	started telemetry.Mono
+	dry     bool // of the next start
 }
 
 // responding runs f with a gateway that has the given plans, in a bubble.
@@ -89,6 +91,7 @@ func (r *respondRig) start() {
 			plan.Outputs[i].Point = r.siren
 		}
 	}
+	p.site.DryRun = r.dry
 	clock := telemetry.NewClock("boot", 0, time.Time{})
 	if r.st, err = openStores(r.dir, p.site, clock, zap.NewNop()); err != nil {
 		t.Fatal(err)
@@ -348,6 +351,49 @@ func TestRespondRestsWhatWasLeft(t *testing.T) {
 		settled(time.Second)
 		r.line("and again", "false")
 	})
+}
+
+// The book is lost in a fire: what is on stays on until the rule says that it is over, or nobody can tell for a minute.
+func TestRespondLeavesOnWhatNobodyKnowsOf(t *testing.T) {
+	plans := map[telemetry.Identity]*response.Plan{blocked1: {Outputs: []response.Output{{Value: onValue, Rest: offValue}}}}
+	for name, c := range map[string]struct {
+		then func(r *respondRig)
+		want []string // at once, after a while, after a minute
+	}{
+		"it is over":   {func(r *respondRig) { r.occupy(0, false) }, []string{"", "false", "false"}},
+		"it holds":     {func(r *respondRig) { r.occupy(0, true) }, []string{"", "true", "true"}},
+		"nobody knows": {func(r *respondRig) {}, []string{"", "", "false"}},
+		"taken over by hand": {func(r *respondRig) {
+			r.orders.Do(r.t.Context(), order{Point: r.siren, Value: onValue, By: "Wang"})
+		}, []string{"", "true", "true"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			responding(t, plans, func(t *testing.T, r *respondRig) {
+				r.occupy(0, true)
+				settled(11 * time.Second)
+				r.line("raised", "true")
+				r.stop()
+				for _, file := range []string{bookName, bookName + "-wal", bookName + "-shm"} {
+					os.Remove(filepath.Join(r.dir, file))
+				}
+				r.bus = &fakeOutputs{online: true}
+				r.start()
+				settled(time.Second)
+				r.line("started again", c.want[0])
+				if list := r.f.respond.drive.inDemand(); len(list) != 1 || !list[0].Left {
+					t.Errorf("shown: %+v", list)
+				}
+				if res := r.orders.Do(t.Context(), order{Point: r.siren, Value: offValue, By: byGateway, first: true}); !errors.Is(res.Err, errOvertaken) {
+					t.Errorf("on_start: %+v", res)
+				}
+				c.then(r)
+				settled(15 * time.Second)
+				r.line("when it is decided", c.want[1])
+				settled(time.Minute)
+				r.line("a minute later", c.want[2])
+			})
+		})
+	}
 }
 
 // Who orders by hand ends what alerts want of the output until then.

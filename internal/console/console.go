@@ -107,6 +107,9 @@ type OutputStatus struct {
 	Alert   string `json:"alert"`
 	Subject string `json:"subject"`
 	Done    bool   `json:"done"` // false while it could not be set
+	// Left says that a rule had set it before the gateway started, and that it stays so: in a dry run, or because nothing is
+	// known of the alert.
+	Left bool `json:"left,omitempty"`
 }
 
 // UplinkStatus is the connection to the city.
