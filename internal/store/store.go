@@ -257,13 +257,18 @@ func isDamage(err error) bool {
 }
 
 func open(path string, migrations []string) (_ *DB, err error) {
-	if err := prepare(path); err != nil {
+	created, err := prepare(path)
+	if err != nil {
 		return nil, err
 	}
 	d := &DB{Path: path}
 	defer func() {
-		if err != nil {
-			_ = d.Close() // The first error is the one that says something.
+		if err == nil {
+			return
+		}
+		_ = d.Close() // The first error is the one that says something.
+		if info, err := os.Stat(path); created && err == nil && info.Size() == 0 {
+			_ = os.Remove(path) // A full disk leaves no empty file behind: that would be damage next time.
 		}
 	}()
 	if d.writer, err = sql.Open("sqlite", dsn(path, "journal_mode(WAL)", "synchronous(FULL)",
@@ -285,35 +290,42 @@ func open(path string, migrations []string) (_ *DB, err error) {
 	return d, nil
 }
 
-// prepare creates the file with our mode: SQLite would use the umask's, and gives the WAL the mode of the file.
-func prepare(path string) error {
+// prepare creates the file with our mode, since SQLite would use the umask's, and gives the WAL the mode of the file. It
+// reports whether there was none before.
+func prepare(path string) (created bool, err error) {
+	_, err = os.Stat(path)
+	created = errors.Is(err, os.ErrNotExist)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return created, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		if err := f.Chmod(0o600); err != nil {
-			return err
+			return created, err
 		}
 	}
 	if info.Size() >= smallest {
-		return nil
+		return created, nil
 	}
 	if info.Size() > 0 {
 		// SQLite takes some of these for new files and writes over them.
-		return &damageError{"the file is cut off after " + strconv.FormatInt(info.Size(), 10) + " bytes"}
+		return created, &damageError{"the file is cut off after " + strconv.FormatInt(info.Size(), 10) + " bytes"}
 	}
 	// SQLite deletes a WAL that it finds beside an empty file. A file is never empty once it has a WAL, so somebody
 	// or something cut it off, and what the WAL holds may be all that is left.
 	if wal, err := os.Stat(path + "-wal"); err == nil && wal.Size() > 0 {
-		return &damageError{"the file is empty but has a WAL of " + strconv.FormatInt(wal.Size(), 10) + " bytes"}
+		return created, &damageError{"the file is empty but has a WAL of " + strconv.FormatInt(wal.Size(), 10) + " bytes"}
 	}
-	return nil
+	if !created {
+		// One that we made has content within the same moment: this one has lost it.
+		return false, &damageError{"the file is empty"}
+	}
+	return created, nil
 }
 
 func dsn(path string, pragmas ...string) string {

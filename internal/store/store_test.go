@@ -225,6 +225,7 @@ func TestDamageIsSetAside(t *testing.T) {
 		"a page of noise":          write(2*4096, bytes.Repeat([]byte{0xa5, 0x13, 0x77}, 1365)),
 		"something else entirely":  func(t *testing.T, path string) { overwrite(t, path, []byte("version: 1\nsite: x\n")) },
 		"nothing but a single 0":   func(t *testing.T, path string) { overwrite(t, path, []byte{0}) },
+		"emptied":                  func(t *testing.T, path string) { overwrite(t, path, nil) },
 		"emptied, but WAL is left": emptiedWithWAL,
 		"gone, but WAL is left": func(t *testing.T, path string) {
 			emptiedWithWAL(t, path)
@@ -285,6 +286,42 @@ func overwrite(t *testing.T, path string, data []byte) {
 func emptiedWithWAL(t *testing.T, path string) {
 	overwrite(t, path, nil)
 	overwrite(t, path+"-wal", []byte("the last transactions"))
+}
+
+// A copy takes the place of a file as a whole, with what is in its WAL, and the file is kept.
+func TestReplace(t *testing.T) {
+	t.Parallel()
+	from, to := filepath.Join(t.TempDir(), "from.db"), filepath.Join(t.TempDir(), "to.db")
+	a, b := open(t, from), open(t, to)
+	for i := range 3 {
+		if err := insert(a, i+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := insert(b, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := store.Replace(from, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := count(t, open(t, to)); got != 3 {
+		t.Errorf("%d rows in the copy, want 3", got)
+	}
+	if got := count(t, open(t, before)); got != 1 {
+		t.Errorf("%d rows in what it replaced, want 1", got)
+	}
+	garbage := filepath.Join(t.TempDir(), "garbage.db")
+	overwrite(t, garbage, []byte("something else entirely, which nobody can read"))
+	if _, err := store.Replace(garbage, to); err == nil {
+		t.Error("replaced by garbage")
+	}
+	if got := count(t, open(t, to)); got != 3 {
+		t.Errorf("%d rows after garbage, want 3", got)
+	}
 }
 
 // What is out of reach is not damaged: it must be left alone.
