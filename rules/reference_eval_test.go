@@ -505,6 +505,10 @@ func (r *reference) figure(n *expr.Node, in *slowInstance, member int) bounds {
 			return bounds{0, max(-x.lo, x.hi)}
 		}
 		return hull(math.Abs(x.lo), math.Abs(x.hi))
+	case "round": // halves away from nought
+		whole := func(v float64) float64 { return math.Copysign(math.Floor(math.Abs(v)+0.5), v) }
+		x := r.number(n.Args[0], in, member)
+		return bounds{whole(x.lo), whole(x.hi)}
 	case "greatest", "least":
 		x := r.number(n.Args[0], in, member)
 		for _, a := range n.Args[1:] {

@@ -30,6 +30,12 @@ func (g *ruleMaker) figure(s seat, feature string) (figure, bool) {
 			return figure{text: "abs(" + f.text + ")", mid: f.mid, spread: f.spread, exact: f.exact}, ok
 		}
 		return figure{text: "abs(" + f.text + " - 10)", mid: 1, spread: 1, exact: f.exact}, ok
+	case "round":
+		f, ok := g.plain(s, "number", 10, 1.5) // readings are quarters, so that rounding meets halves
+		if g.oneIn(2) {
+			f.text, f.mid = "-"+f.text, -f.mid
+		}
+		return figure{text: "round(" + f.text + ")", mid: f.mid, spread: f.spread, exact: f.exact}, ok
 	case "greatest", "least":
 		return g.extremes(s, feature)
 	case "count":

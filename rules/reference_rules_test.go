@@ -14,7 +14,7 @@ import (
 var features = [...]string{
 	"bool", "enum", "text", "number", "any", "all", "at_least", "count", "avg", "max", "min", "active", "silent", "no_reading",
 	"no_protection", "faulty", "is_a", "life_safety", "bad", "known", "provided", "between", "hour", "weekday", "schedule", "within",
-	"+", "-", "*", "/", "neg", "abs", "greatest", "least", "absent_for", "undecided", "sequence", "duration_true", "avg_over_time",
+	"+", "-", "*", "/", "neg", "abs", "round", "greatest", "least", "absent_for", "undecided", "sequence", "duration_true", "avg_over_time",
 	"max_over_time", "min_over_time", "changes", "delta", "integral", "count_over_time", "increase", "rate", "quantile_over_time",
 	"leq", "number", "duration_true", "count_over_time", "sequence", "increase",
 }

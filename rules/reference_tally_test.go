@@ -58,7 +58,7 @@ func namesIn(n *expr.Node, top bool) (list []string) {
 	case n.Op == expr.OpCall:
 		list = append(list, n.Text)
 		switch n.Text {
-		case "abs", "greatest", "least":
+		case "abs", "round", "greatest", "least":
 			for _, a := range n.Args {
 				list = append(list, namesIn(a, false)...)
 			}

@@ -30,7 +30,7 @@ var leaves = []string{"fill_pct", "weight_kg", "lid_open", "fire", "label", "str
 	`"smart_bin"`, `"building"`, `"${word}"`, `"${none}"`, "${limit}", "${dwell}", "${share}", "${none}"}
 
 var calls = []string{"any", "all", "count", "avg", "max", "min", "at_least", "active", "silent", "no_reading", "no_protection", "faulty", "life_safety",
-	"is_a", "bad", "known", "provided", "abs", "greatest", "least", "within", "absent_for", "undecided", "schedule", "hour", "weekday", "between",
+	"is_a", "bad", "known", "provided", "abs", "round", "greatest", "least", "within", "absent_for", "undecided", "schedule", "hour", "weekday", "between",
 	"duration_true", "avg_over_time", "max_over_time", "min_over_time", "quantile_over_time", "integral", "leq", "delta", "increase", "rate", "changes",
 	"count_over_time", "sequence", "no_such_function"}
 
