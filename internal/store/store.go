@@ -156,11 +156,23 @@ func Replace(from, to string) (before string, err error) {
 			_ = os.Remove(next) // The first error is the one that says something.
 		}
 	}()
-	db, err := sql.Open("sqlite", dsn(from))
+	// SQLite takes a file that is cut off for a new one.
+	if info, err := os.Stat(from); err != nil {
+		return "", err
+	} else if info.Size() < smallest {
+		return "", &damageError{fmt.Sprintf("%s is cut off after %d bytes", from, info.Size())}
+	}
+	db, err := sql.Open("sqlite", dsn(from)+"&mode=rw")
 	if err != nil {
 		return "", err
 	}
-	_, err = db.Exec("VACUUM INTO ?", next)
+	var sound string
+	if err = db.QueryRow("PRAGMA quick_check(1)").Scan(&sound); err == nil && sound != "ok" {
+		err = &damageError{sound}
+	}
+	if err == nil {
+		_, err = db.Exec("VACUUM INTO ?", next)
+	}
 	if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code()&0xff == 13 { // SQLITE_FULL
 		err = errors.Join(err, syscall.ENOSPC)
 	}
