@@ -144,9 +144,6 @@ func OpenReadOnly(path string, version int) (*sql.DB, error) {
 // under which that is kept; "" where there was none. Nobody may have to open. After a crash to is the old file or the new
 // one; after an error it is the old one.
 func Replace(from, to string) (before string, err error) {
-	if err := settleWAL(to); err != nil {
-		return "", fmt.Errorf("replace %s: %w", to, err)
-	}
 	next := to + ".next"
 	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
@@ -186,6 +183,9 @@ func Replace(from, to string) (before string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("copy %s: %w", from, err)
 	}
+	if before, err = settleWAL(to); err != nil {
+		return "", fmt.Errorf("replace %s: %w", to, err)
+	}
 	if taken(to) {
 		base := to + ".before-" + time.Now().UTC().Format("20060102T150405Z")
 		before = base
@@ -210,25 +210,25 @@ func Replace(from, to string) (before string, err error) {
 	return before, dir.Sync()
 }
 
-// settleWAL moves the WAL of a file into it, so that another file can take its place. A damaged file, and one beside
-// which a WAL stays, is set aside.
-func settleWAL(path string) error {
+// settleWAL moves the WAL of a file into it, so that another file can take its place. A damaged file is set aside instead,
+// under the name that it returns.
+func settleWAL(path string) (aside string, err error) {
 	if !taken(path + "-wal") {
-		return nil
+		return "", nil
 	}
 	db, err := sql.Open("sqlite", dsn(path))
 	if err != nil {
-		return err
+		return "", err
 	}
 	_, err = db.Exec("PRAGMA wal_checkpoint(TRUNCATE)")
-	if err = errors.Join(err, db.Close()); err != nil && !isDamage(err) {
-		return err
+	err = errors.Join(err, db.Close())
+	switch {
+	case isDamage(err):
+		return setAside(path, time.Now().UTC())
+	case err == nil && taken(path+"-wal"):
+		return "", errors.New("somebody has it open")
 	}
-	if err != nil || taken(path+"-wal") {
-		_, err = setAside(path, time.Now().UTC())
-		return err
-	}
-	return nil
+	return "", err
 }
 
 // Write runs fn in a transaction on the writing connection and commits it. When it returns nil, the transaction is
