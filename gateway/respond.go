@@ -34,7 +34,7 @@ func newResponder(engine *rules.Engine, d *drive, book *alert.Book, log *zap.Log
 
 // restore takes over what was open when the gateway last ran, and has the outputs that it wants set: before any on_start.
 // What rules had set and nobody wants any more is set to rest. It is called before the fan-in runs.
-func (r *responder) restore(now telemetry.Now, boot string) {
+func (r *responder) restore(now telemetry.Now, boot string, idle []idleTime) {
 	var open []response.Open
 	alerts := r.book.OpenAlerts()
 	// In the order of raising, which is that of the ids: of equals the first one decides what an output is.
@@ -44,7 +44,7 @@ func (r *responder) restore(now telemetry.Now, boot string) {
 		if err != nil {
 			continue // It was closed just now.
 		}
-		open = append(open, openAs(now, &a, lines, boot))
+		open = append(open, openAs(now, &a, lines, boot, idle))
 	}
 	r.machine.Restore(now.Mono, open)
 	r.decide(now, nil)
@@ -53,14 +53,16 @@ func (r *responder) restore(now telemetry.Now, boot string) {
 }
 
 // openAs returns what the response machine needs to know of an open alert. Its times count from when it was raised, raised
-// again or released last; where nobody knows when that was, because the clock was not set, they begin anew.
-func openAs(now telemetry.Now, a *alert.Alert, lines []alert.Entry, boot string) response.Open {
+// again or released last; where nobody knows when that was, because the clock was not set, they begin anew. Those of escalation
+// stand still while no gateway ran: a box that was off for a night does not call the district before it has read anything.
+func openAs(now telemetry.Now, a *alert.Alert, lines []alert.Entry, boot string, idle []idleTime) response.Open {
 	o := response.Open{Identity: a.Identity, Severity: a.Severity, Active: a.State.Active(), Suppressed: a.Suppressed,
 		Acknowledged: !a.AcknowledgedAt.IsZero(), Tier: response.Tier(a.Tier)}
 	for i := range lines {
 		switch lines[i].What {
 		case alert.WhatRaised, alert.WhatRaisedAgain, alert.WhatUnsuppressed:
 			o.Age = ageOf(now, &lines[i], boot)
+			o.Idle = idleWithin(idle, now, o.Age)
 		case alert.WhatReturned:
 			o.Gone = ageOf(now, &lines[i], boot)
 		}

@@ -104,7 +104,7 @@ func (r *respondRig) start() {
 	p.engine.Restore(r.st.book.Active())
 	r.f = newFanIn(clock, table, p.engine, r.st.book, r.st.journal, d, zap.NewNop())
 	r.use(r.plans)
-	r.f.respond.restore(clock.Now(), clock.Boot)
+	r.f.respond.restore(clock.Now(), clock.Boot, r.st.idle)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 3)
 	for _, run := range []func(context.Context) error{r.st.book.Run, d.run, r.f.run} {
@@ -485,11 +485,29 @@ func TestTimesOfRestoredAlerts(t *testing.T) {
 		"uncertain, of another boot": {now, []alert.Entry{{What: "raised", Time: time.Unix(60, 0).UTC(), TimeUncertain: true}}, 0, 0},
 	} {
 		a := alert.Alert{Identity: blocked1, State: alert.ActiveAcknowledged, Tier: alert.Street, AcknowledgedAt: wall}
-		if o := openAs(c.now, &a, c.lines, "boot"); o.Age != c.age || o.Gone != c.gone || o.Tier != response.Street || !o.Acknowledged || !o.Active {
+		if o := openAs(c.now, &a, c.lines, "boot", nil); o.Age != c.age || o.Gone != c.gone || o.Tier != response.Street || !o.Acknowledged || !o.Active {
 			t.Errorf("%s: %+v", name, o)
 		}
 	}
-	if o := openAs(now, &alert.Alert{State: alert.ReturnedUnacknowledged}, nil, ""); o.Tier != 0 || o.Active || o.Acknowledged {
+	if o := openAs(now, &alert.Alert{State: alert.ReturnedUnacknowledged}, nil, "", nil); o.Tier != 0 || o.Active || o.Acknowledged {
 		t.Errorf("%+v", o)
+	}
+}
+
+// What no gateway ran through is no part of the times of escalation.
+func TestRespondIdleTimes(t *testing.T) {
+	t.Parallel()
+	wall := time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
+	ago := func(d time.Duration) time.Time { return wall.Add(-d) }
+	idle := []idleTime{{ago(10 * time.Hour), ago(9 * time.Hour)}, {ago(3 * time.Hour), ago(2 * time.Hour)}, {ago(time.Minute), wall}}
+	for age, want := range map[time.Duration]time.Duration{
+		0: 0, time.Second: time.Second, time.Hour: time.Minute, 150 * time.Minute: 31 * time.Minute, 24 * time.Hour: 2*time.Hour + time.Minute,
+	} {
+		if got := idleWithin(idle, telemetry.Now{Wall: wall}, age); got != want {
+			t.Errorf("of %s: %s, want %s", age, got, want)
+		}
+	}
+	if got := idleWithin(idle, telemetry.Now{}, time.Hour); got != 0 {
+		t.Errorf("with the clock unset: %s", got)
 	}
 }

@@ -194,7 +194,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 		orders.rules[i].health = states[i]
 	}
 	in := newFanIn(clock, table, cfg.plan.engine, book, j, driven, log.Named("rules"))
-	in.respond.restore(clock.Now(), clock.Boot)
+	in.respond.restore(clock.Now(), clock.Boot, st.idle)
 	points := newBusPoints(s, states, clock)
 	own := newGatewayPoints(s, st, cfg.state, up, clock)
 	outputs := &standing{site: s, orders: orders, health: states, resume: resume, endGuests: endGuests}

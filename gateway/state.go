@@ -27,7 +27,9 @@ type stores struct {
 	journal *journal.Journal
 	// trouble says why dir is not the state directory but one in memory that a restart empties; nil where all is well.
 	trouble error
-	unlock  func()
+	// idle is when no gateway ran; nil where nothing is open, for then nobody asks.
+	idle   []idleTime
+	unlock func()
 }
 
 // openStores opens the stores in dir. Where the disk is full, read-only or failing, it opens them in memory instead: a
@@ -91,6 +93,9 @@ func openStoresIn(dir, memory string, s *site.Site, clock *telemetry.Clock, log 
 		st.book.Close()
 		unlock()
 		return nil, fmt.Errorf("open the journal: %w", err)
+	}
+	if len(st.book.OpenAlerts()) > 0 {
+		st.idle = idleTimes(st.journal, clock.Now())
 	}
 	if s.Uplink == nil {
 		st.journal.Release(math.MaxUint64) // Nobody waits for the frames: what ages out is no loss.

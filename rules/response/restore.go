@@ -23,7 +23,13 @@ type Open struct {
 	Gone time.Duration
 	// Down is for how long nobody ran, up to now; 0: not known. An output whose `for` ended in that time is told to rest.
 	Down time.Duration
+	// Idle is for how much of Age nobody ran. The times of escalation stand still then: nobody could have been told, and
+	// nothing has been read yet of what became of it. Those of outputs do not.
+	Idle time.Duration
 }
+
+// ran returns for how much of Age somebody ran.
+func (o *Open) ran() time.Duration { return max(o.Age-max(o.Idle, 0), 0) }
 
 // Restore takes over the alerts that were open when the process last ran. It is called before the first Step. What their
 // outputs ask for now is said at that Step, as if every point had been left alone; a `for` that has passed is not
@@ -40,7 +46,7 @@ func (m *Machine) Restore(now telemetry.Mono, open []Open) {
 		a.said, a.tier, a.active, a.acknowledged = o.Severity, o.Tier, o.Active, o.Acknowledged
 		a.suppressed, a.restored = o.Suppressed && o.Active, true
 		a.since = before(m.at, o.Age)
-		a.climb = a.since
+		a.climb = before(m.at, o.ran())
 		a.least = a.plan.taken(o)
 		held := o.Age // how long the condition held
 		if !o.Active {
@@ -59,7 +65,7 @@ func (m *Machine) Restore(now telemetry.Mono, open []Open) {
 func (p *Plan) taken(o *Open) (least telemetry.Severity) {
 	first := true
 	for _, s := range p.Escalate {
-		if s.To < o.Tier || s.To == o.Tier && (first || s.After <= o.Age) {
+		if s.To < o.Tier || s.To == o.Tier && (first || s.After <= o.ran()) {
 			least = max(least, s.Severity)
 		}
 		first = first && s.To != o.Tier

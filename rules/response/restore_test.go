@@ -231,3 +231,19 @@ func cutLine(s, prefix string) (before, from string, ok bool) {
 	}
 	return s, "", false
 }
+
+// While nobody ran the times of escalation stand still.
+func TestRestoreDoesNotClimbThroughIdleTime(t *testing.T) {
+	plan := &response.Plan{Escalate: []response.Step{{After: 10 * time.Minute, To: response.Street}, {After: 30 * time.Minute, To: response.District}}}
+	m := response.New(func(telemetry.Identity) *response.Plan { return plan })
+	m.Restore(0, []response.Open{{Identity: ident("A"), Severity: telemetry.Warning, Active: true, Age: 8 * time.Hour, Idle: 8*time.Hour - 4*time.Minute}})
+	var out response.Decisions
+	for minute, want := range map[int]int{0: 0, 5: 0} {
+		if m.Step(telemetry.Mono(time.Duration(minute)*time.Minute), &out); len(out.Escalations) != want {
+			t.Errorf("after %d minutes: %+v", minute, out.Escalations)
+		}
+	}
+	if m.Step(telemetry.Mono(6*time.Minute), &out); len(out.Escalations) != 1 || out.Escalations[0].To != response.Street {
+		t.Errorf("after 10 minutes in which somebody ran: %+v", out.Escalations)
+	}
+}
