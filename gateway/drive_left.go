@@ -243,11 +243,12 @@ func (d *drive) rest(p *driven) {
 		return
 	}
 	p.turn++
-	p.left, p.live, p.done, p.keep, p.ours = false, true, false, false, true
+	p.left, p.live, p.done, p.keep, p.ours, p.hand = false, true, false, false, true, ""
 	p.want.Value, p.want.Why = telemetry.ValueFromBits(d.inv.Points[p.point].Def.Kind, 0), response.WhyClosed
 	p.want.Time = d.orders.clock.Mono()
 	p.mu.Unlock()
 	p.wake()
+	d.orders.look(p.point)
 	d.stirKeeper()
 }
 
