@@ -97,17 +97,17 @@ func TestInterlock(t *testing.T) {
 		"read on":              {func(_ *orderRig, set func(telemetry.PointID, telemetry.Value)) { set(0, onValue) }, false},
 		"read on, then ordered off": {func(r *orderRig, set func(telemetry.PointID, telemetry.Value)) {
 			set(0, onValue)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			r.do(0, offValue)
 		}, true},
 		"ordered on, then read off": {func(r *orderRig, set func(telemetry.PointID, telemetry.Value)) {
 			r.do(0, onValue)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			set(0, offValue)
 		}, true},
 		"ordered on by a tool": {func(r *orderRig, set func(telemetry.PointID, telemetry.Value)) {
 			r.do(0, offValue)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			set(0, onValue)
 		}, false},
 		"off, and nobody knows": {func(r *orderRig, _ func(telemetry.PointID, telemetry.Value)) {
@@ -137,7 +137,7 @@ func TestInterlock(t *testing.T) {
 				if !strings.HasPrefix(name, "nothing is known") {
 					set(0, offValue)
 					set(3, offValue)
-					time.Sleep(1)
+					time.Sleep(time.Nanosecond)
 				}
 				c.before(r, set)
 				r.bus.set(nil, true)
@@ -154,7 +154,7 @@ func TestInterlock(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		r, set := locked(t)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		set(0, offValue)
 		set(3, offValue)
 		r.bus.takes = time.Second

@@ -46,20 +46,19 @@ var (
 
 // respondRig is a gateway from the fan-in to the outputs, without a bus, in a bubble.
 type respondRig struct {
-	t       *testing.T
-	dir     string
-	plans   map[telemetry.Identity]*response.Plan
-	f       *fanIn
-	st      *stores
-	bus     *fakeOutputs
-	record  *audit.Record
-	orders  *orders
-	p       *plan
-	stop    func()
-	lane    [2]telemetry.PointID
-	siren   telemetry.PointID
-	started telemetry.Mono
-	dry     bool // of the next start
+	t      *testing.T
+	dir    string
+	plans  map[telemetry.Identity]*response.Plan
+	f      *fanIn
+	st     *stores
+	bus    *fakeOutputs
+	record *audit.Record
+	orders *orders
+	p      *plan
+	stop   func()
+	lane   [2]telemetry.PointID
+	siren  telemetry.PointID
+	dry    bool // of the next start
 }
 
 // responding runs f with a gateway that has the given plans, in a bubble.

@@ -302,8 +302,8 @@ func TestStoppedBeforeItWasToldAgain(t *testing.T) {
 			synctest.Wait()
 			f()
 			cancel()
-			if err := <-done; err == nil {
-				err = b.Close()
+			if <-done == nil { // Some disks fail on purpose.
+				_ = b.Close()
 			}
 		}
 		tell := func() (told string) {

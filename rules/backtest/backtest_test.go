@@ -114,10 +114,6 @@ func (w *world) mark(at time.Duration, m backtest.Mark) {
 	w.items = append(w.items, it)
 }
 
-func (w *world) missing(m backtest.Missing) {
-	w.items = append(w.items, backtest.Item{Missing: &m})
-}
-
 func occupied(lane int, at time.Duration, v bool) telemetry.Sample {
 	return telemetry.Sample{Point: telemetry.PointID(2 * lane), Time: telemetry.Mono(at), Value: telemetry.BoolValue(v)}
 }

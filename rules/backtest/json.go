@@ -71,7 +71,7 @@ func (r *Report) MarshalJSON() ([]byte, error) {
 		out.Missing = append(out.Missing, gap{g.From, g.To, g.Reason, g.Frames, g.Samples})
 	}
 	for _, n := range r.Notes {
-		out.Notes = append(out.Notes, note{n.Kind, n.At, n.Count})
+		out.Notes = append(out.Notes, note(n))
 	}
 	return json.Marshal(out)
 }
