@@ -275,7 +275,16 @@ func same(ref *reference, s *site, out *rules.Output, derived map[string]note) s
 	for _, d := range out.Derived {
 		p := &s.Points[d.Point]
 		key := p.Rule + " " + p.Subject
-		next[key] = append(next[key], note{d.Time, d.Quality, d.Value.Float()})
+		n := note{d.Time, d.Quality, d.Value.Float()}
+		was, ok := derived[key]
+		if list := next[key]; len(list) > 0 {
+			was, ok = list[len(list)-1], true
+		}
+		// Of two bounds the upper one may change alone.
+		if ok && was.quality == n.quality && (n.quality.Bad() || was.value == n.value && n.quality != telemetry.Uncertain) {
+			return fmt.Sprintf("%s is said to be %v of quality %v, as before", key, n.value, n.quality)
+		}
+		next[key] = append(next[key], n)
 	}
 	for key, list := range ref.noted {
 		cur, ok := derived[key]

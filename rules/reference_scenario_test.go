@@ -107,8 +107,12 @@ func newScenario(seed uint64, steps int) *scenario {
 	day := (int(begin.Weekday())+6)%7 + 1
 	g := &ruleMaker{Rand: r, hour: begin.Hour(), day: day, minute: begin.Minute(), turn: r.IntN(len(features))}
 	sc.makeSchedules(g, begin)
-	for i := range 8 {
-		sc.makeRule(g, i)
+	rules := 8
+	if r.IntN(12) == 0 {
+		rules = 24 // more instances than fit into one word of a set of them
+	}
+	for i := range rules {
+		sc.makeRule(g, i, i >= rules-2)
 	}
 	sc.order = r.Perm(len(sc.rules))
 	sc.makeSteps(r, begin, steps)
@@ -169,13 +173,13 @@ func (sc *scenario) build() *site {
 
 func (sc *scenario) makeSchedules(g *ruleMaker, begin time.Time) {
 	sc.periods["never"] = nil
-	sc.periods["early"] = []slowPeriod{{from: g.clock(), to: g.clock()}}
+	days := pick(g.Rand, []string{"workdays"}, []string{"weekends"}, []string{"mon", "thu", "sun"}, []string{"tue", "wed", "fri", "sat"})
+	sc.periods["early"] = []slowPeriod{{from: g.clock(), to: g.clock(), days: pick(g.Rand, nil, days)}}
 	if p := &sc.periods["early"][0]; p.from == p.to {
 		p.to = "24:00"
 	}
 	date := begin.Add(time.Duration(g.IntN(300)-60) * time.Second)
 	const layout = "2006-01-02 15:04"
-	days := pick(g.Rand, []string{"workdays"}, []string{"weekends"}, []string{"mon", "thu", "sun"}, []string{"tue", "wed", "fri", "sat"})
 	if sc.shifts { // where a moment of local time may come twice, or never
 		date = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	}
@@ -200,13 +204,13 @@ func (p slowPeriod) yaml() string {
 	return "{" + strings.Join(parts, ", ") + "}"
 }
 
-// makeRule makes one rule, which may read those made before it.
-func (sc *scenario) makeRule(g *ruleMaker, i int) {
+// makeRule makes one rule, which may read those made before it. The last ones are needed by nobody: they may ask what
+// cannot be decided.
+func (sc *scenario) makeRule(g *ruleMaker, i int, last bool) {
 	feature := features[g.turn%len(features)]
 	g.turn++
 	rule := slowRule{coverage: 0.75, record: i < 3 && g.oneIn(2)}
-	// The last ones are needed by nobody: they may ask what cannot be decided.
-	s := seat{last: i >= 6}
+	s := seat{last: last}
 	switch g.IntN(8) {
 	case 0, 1, 2:
 		rule.class = "alpha"
