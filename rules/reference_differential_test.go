@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sort"
 	"strings"
@@ -41,23 +42,28 @@ func TestReference(t *testing.T) {
 	var mu sync.Mutex
 	var group sync.WaitGroup
 	failed, scenarios := uint64(0), uint64(0)
+	next := func() (seed uint64, more bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		scenarios++
+		if seed = scenarios; all.steps >= *referenceSteps*9/10 {
+			seed += fresh
+		}
+		return seed, all.steps < *referenceSteps && failed == 0
+	}
 	for range runtime.GOMAXPROCS(0) {
 		group.Go(func() {
-			mu.Lock()
-			defer mu.Unlock()
-			for all.steps < *referenceSteps && failed == 0 {
-				scenarios++
-				seed := scenarios
-				if all.steps >= *referenceSteps*9/10 {
-					seed += fresh
+			for {
+				seed, more := next()
+				if !more {
+					return
 				}
-				mu.Unlock()
 				wrong, seen := newScenario(seed, stepsOfScenario).play()
 				mu.Lock()
-				all.add(seen)
-				if wrong != "" {
+				if all.add(seen); wrong != "" {
 					failed = seed
 				}
+				mu.Unlock()
 			}
 		})
 	}
@@ -182,6 +188,12 @@ func (sc *scenario) compile() (*site, *rules.Engine, error) {
 
 // play runs the scenario through both and says what the first difference is; seen.steps is how far it came.
 func (sc *scenario) play() (failed string, seen *tally) {
+	seen = newTally()
+	defer func() {
+		if p := recover(); p != nil {
+			failed = fmt.Sprintf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
 	var list []*slowRule
 	for i := range sc.rules {
 		list = append(list, &sc.rules[i].slowRule)
