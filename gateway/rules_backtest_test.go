@@ -82,7 +82,7 @@ rules:
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		var lanes sync.WaitGroup
-		stays := []time.Duration{0, 10 * time.Minute, 3*time.Minute + 30*time.Second, 2 * time.Minute, 4*time.Minute + 5*time.Second, 4*time.Minute - 5*time.Second}
+		stays := []time.Duration{0, 10 * time.Minute, 3*time.Minute + 30*time.Second, 2 * time.Minute, 4*time.Minute + 5*time.Second, 4*time.Minute - 20*time.Second}
 		lanes.Go(func() { c.lane(ctx, "lane_east_1", stays) })
 		lanes.Go(func() { c.lane(ctx, "lane_east_2", stays[:2]) })
 		c.pass(2*time.Hour, sources, rand.New(rand.NewPCG(3, 3)))

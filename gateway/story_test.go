@@ -76,11 +76,14 @@ func (a api) openAlerts() []alert.Alert {
 	return state.Alerts.Open
 }
 
+// storyWait is how long an alert may take to become what is waited for: the shipped packs keep a fire alert for a minute.
+const storyWait = 90 * time.Second
+
 // alertOf waits for the open alert of that name and subject to satisfy cond.
 func (a api) alertOf(name, subject, what string, cond func(alert.Alert) bool) alert.Alert {
 	a.t.Helper()
 	var found alert.Alert
-	waitFor(a.t, 20*time.Second, fmt.Sprintf("%s of %s %s", name, subject, what), func() bool {
+	waitFor(a.t, storyWait, fmt.Sprintf("%s of %s %s", name, subject, what), func() bool {
 		for _, open := range a.openAlerts() {
 			if open.Alert == name && open.Subject == subject && cond(open) {
 				found = open
@@ -95,7 +98,7 @@ func (a api) alertOf(name, subject, what string, cond func(alert.Alert) bool) al
 // noAlertOf waits until no alert of that name and subject is open.
 func (a api) noAlertOf(name, subject string) {
 	a.t.Helper()
-	waitFor(a.t, 20*time.Second, fmt.Sprintf("%s of %s closed", name, subject), func() bool {
+	waitFor(a.t, storyWait, fmt.Sprintf("%s of %s closed", name, subject), func() bool {
 		var state struct{}
 		if !a.get("/api/v1/state", &state) {
 			return false
