@@ -8,10 +8,8 @@ import (
 	"strings"
 	"time"
 
-	paho "github.com/eclipse/paho.mqtt.golang"
 	"go.uber.org/zap"
 
-	"linli/internal/mqtt"
 	"linli/internal/wire"
 )
 
@@ -49,18 +47,18 @@ func (d *DeadLetter) add(line []byte, reason string) {
 
 // batcher turns messages into lines, has them written, and acknowledges. It belongs to one connection's goroutine.
 type batcher struct {
-	in      *Ingest
-	session *mqtt.Session
-	unpack  *wire.Decompressor
-	check   checker
-	lines   []byte
-	dead    map[string]*DeadLetter // by topic, or by "" + node for what the database refuses
-	logged  map[string]bool        // nodes whose bad messages were logged on this connection
+	in     *Ingest
+	link   link
+	unpack *wire.Decompressor
+	check  checker
+	lines  []byte
+	dead   map[string]*DeadLetter // by topic, or by "" + node for what the database refuses
+	logged map[string]bool        // nodes whose bad messages were logged on this connection
 }
 
-func newBatcher(in *Ingest, session *mqtt.Session) (*batcher, error) {
+func newBatcher(in *Ingest, l link) (*batcher, error) {
 	d, err := wire.NewDecompressor(in.cfg.MaxMessage)
-	b := &batcher{in: in, session: session, unpack: d, dead: map[string]*DeadLetter{}, logged: map[string]bool{}}
+	b := &batcher{in: in, link: l, unpack: d, dead: map[string]*DeadLetter{}, logged: map[string]bool{}}
 	b.check.kinds = in.cfg.Kinds
 	b.check.setNow(in.cfg.Now())
 	return b, err
@@ -71,7 +69,7 @@ func (b *batcher) close() { b.unpack.Close() }
 // process writes the messages and acknowledges them. After an error the messages that were not acknowledged come
 // again. What a message unpacks to is known only afterwards: as soon as there are lines for a write they are written,
 // however many messages are still to come.
-func (b *batcher) process(ctx context.Context, messages []paho.Message) error {
+func (b *batcher) process(ctx context.Context, messages []message) error {
 	done := 0
 	for i, m := range messages {
 		if i == done {
@@ -79,7 +77,7 @@ func (b *batcher) process(ctx context.Context, messages []paho.Message) error {
 			clear(b.dead)
 			b.check.setNow(b.in.cfg.Now())
 		}
-		if large, ok := m.(*mqtt.Oversized); ok {
+		if large, ok := m.(tooLarge); ok {
 			b.oversized(large)
 		} else {
 			b.message(m.Topic(), m.Payload())
@@ -131,7 +129,7 @@ func (b *batcher) letter(topic, node string) *DeadLetter {
 
 // bury publishes the dead letters and waits until the broker has them.
 func (b *batcher) bury(ctx context.Context) error {
-	tokens := map[string]paho.Token{}
+	receipts := map[string]receipt{}
 	for key, d := range b.dead {
 		if _, _, ok := wire.SplitNode(d.Node); !ok {
 			continue // a message of nobody; it is counted
@@ -144,17 +142,17 @@ func (b *batcher) bury(ctx context.Context) error {
 			b.logged[d.Node] = true
 			b.in.log.Warn("lines not written", zap.String("node", d.Node), zap.Int("count", d.Count), zap.String("reason", d.Lines[0].Reason))
 		}
-		tokens[key] = b.session.Publish(wire.Topic{Kind: wire.Dead, Node: d.Node}.String(), false, payload)
+		receipts[key] = b.link.publish(wire.Topic{Kind: wire.Dead, Node: d.Node}.String(), payload)
 	}
 	timeout := time.NewTimer(deadTimeout)
 	defer timeout.Stop()
-	for key, token := range tokens {
+	for key, r := range receipts {
 		var err error
 		select {
-		case <-token.Done():
-			err = token.Error()
-		case <-b.session.Lost():
-			err = b.session.Err()
+		case <-r.Done():
+			err = r.Error()
+		case <-b.link.lost():
+			err = b.link.err()
 		case <-ctx.Done():
 			err = ctx.Err()
 		case <-timeout.C:
@@ -168,10 +166,10 @@ func (b *batcher) bury(ctx context.Context) error {
 }
 
 // oversized notes a message that was too large to be taken.
-func (b *batcher) oversized(m *mqtt.Oversized) {
+func (b *batcher) oversized(m tooLarge) {
 	b.in.count(func(s *Stats) { s.BadMessages++; s.Oversized++ })
 	if topic, err := wire.ParseTopic(m.Topic()); err == nil {
-		b.letter(m.Topic(), topic.Node).add(nil, fmt.Sprintf("message of %d bytes is too large; the limit is %d", m.Size, b.in.cfg.MaxMessage))
+		b.letter(m.Topic(), topic.Node).add(nil, fmt.Sprintf("message of %d bytes is too large; the limit is %d", m.size, b.in.cfg.MaxMessage))
 	}
 }
 

@@ -9,16 +9,14 @@ import (
 	"testing"
 	"time"
 
-	paho "github.com/eclipse/paho.mqtt.golang"
 	influxdb2 "github.com/influxdata/influxdb-client-go/v2"
 
 	"linli/internal/telemetry"
 	"linli/internal/wire"
 )
 
-// arrived is a message as the library hands it over.
+// arrived is a message as a source hands it over.
 type arrived struct {
-	paho.Message
 	topic   string
 	payload []byte
 }
@@ -57,7 +55,7 @@ func BenchmarkBatch(b *testing.B) {
 			const points = 1000
 			e := wire.NewEncoder("riverside", "gw1")
 			base := time.Date(2026, 9, 21, 0, 0, 0, 0, time.UTC).UnixNano()
-			var messages []paho.Message
+			var messages []message
 			for m := range 10 {
 				for d := range points / 2 {
 					s := telemetry.Series{Class: "environment_sensor", Device: fmt.Sprintf("env_%03d", d), Zone: fmt.Sprintf("b%d", d%20), Point: "temperature_c", Kind: telemetry.Float}

@@ -38,7 +38,6 @@ import (
 	"sync"
 	"time"
 
-	paho "github.com/eclipse/paho.mqtt.golang"
 	"go.uber.org/zap"
 
 	"linli/internal/mqtt"
@@ -261,28 +260,16 @@ var errFull = errors.New("more messages than the queue holds: lower the broker's
 // connection works with one connection until it is lost or ctx ends.
 func (in *Ingest) connection(ctx context.Context, broker string, up func()) error {
 	q := &queue{max: in.cfg.QueueBytes, ready: make(chan struct{}, 1)}
-	put := func(m paho.Message) {
+	l, err := in.openMQTT(ctx, broker, func(m message) {
 		if !q.put(m) {
 			return // not acknowledged: it comes again with the next connection
 		}
 		in.count(func(s *Stats) { s.Messages++; s.QueueMessages++; s.QueueBytes += len(m.Payload()) })
-	}
-	session, err := mqtt.Connect(ctx, mqtt.Config{
-		ClientID: in.cfg.ClientID, Username: in.cfg.Username, PasswordFile: in.cfg.PasswordFile,
-		CAFile: in.cfg.CAFile, CertFile: in.cfg.CertFile, KeyFile: in.cfg.KeyFile, MaxPacket: in.cfg.MaxMessage + 1024,
-	}, broker, mqtt.Options{OnMessage: put, OnOversized: func(m *mqtt.Oversized) { put(m) }})
+	})
 	if err != nil {
 		return err
 	}
-	defer session.Drop(errors.New("done"))
-	for _, f := range in.cfg.Filters {
-		sctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := session.Subscribe(sctx, f)
-		cancel()
-		if err != nil {
-			return err
-		}
-	}
+	defer l.drop(errors.New("done"))
 	up()
 	in.count(func(s *Stats) { s.Connected, s.Broker, s.LastError = true, broker, "" })
 
@@ -298,7 +285,7 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 		var limit <-chan time.Time
 		for {
 			select {
-			case <-session.Lost():
+			case <-l.lost():
 				return
 			case <-stopping:
 				timer := time.NewTimer(in.cfg.StopTimeout)
@@ -313,16 +300,16 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 	}()
 	defer func() { stopWork(); <-watched }()
 
-	b, err := newBatcher(in, session)
+	b, err := newBatcher(in, l)
 	if err != nil {
 		return err
 	}
 	defer b.close()
 	for {
-		messages := q.gather(ctx, session.Lost(), in.cfg.BatchBytes, in.cfg.BatchAge)
+		messages := q.gather(ctx, l.lost(), in.cfg.BatchBytes, in.cfg.BatchAge)
 		if len(messages) > 0 {
 			if err := b.process(work, messages); err != nil {
-				if lost := session.Err(); lost != nil {
+				if lost := l.err(); lost != nil {
 					return lost
 				}
 				return err
@@ -338,15 +325,15 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 			})
 		}
 		switch {
-		case session.Err() != nil:
-			return session.Err()
+		case l.err() != nil:
+			return l.err()
 		case q.spent():
 			// Everything taken before it was full is written; now for the rest.
 			in.count(func(s *Stats) { s.Overflows++ })
-			session.Close(250 * time.Millisecond)
+			l.close(250 * time.Millisecond)
 			return errFull
 		case ctx.Err() != nil:
-			session.Close(250 * time.Millisecond) // lets the last acknowledgements go out
+			l.close(250 * time.Millisecond) // lets the last acknowledgements go out
 			return nil
 		}
 	}

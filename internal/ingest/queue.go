@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	paho "github.com/eclipse/paho.mqtt.golang"
 )
 
 // queue holds messages between the connection, which must not block, and the worker.
@@ -14,14 +12,14 @@ type queue struct {
 	ready chan struct{}
 
 	mu       sync.Mutex // guards messages and bytes
-	messages []paho.Message
+	messages []message
 	bytes    int // of messages and of those being worked on
 	full     bool
 }
 
 // put takes a message, or says that there is no room. After it has said so once it takes no more: messages stay in
 // order.
-func (q *queue) put(m paho.Message) bool {
+func (q *queue) put(m message) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	size := len(m.Payload()) + 256
@@ -53,7 +51,7 @@ func (q *queue) release(bytes int) {
 }
 
 // take moves messages of about limit bytes from the queue to out.
-func (q *queue) take(out []paho.Message, size, limit int) ([]paho.Message, int) {
+func (q *queue) take(out []message, size, limit int) ([]message, int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := 0
@@ -70,8 +68,8 @@ func (q *queue) take(out []paho.Message, size, limit int) ([]paho.Message, int) 
 
 // gather waits for a message, and then a little for more. It returns early, perhaps empty-handed, when ctx ends or
 // the connection is lost.
-func (q *queue) gather(ctx context.Context, lost <-chan struct{}, limit int, age time.Duration) []paho.Message {
-	var out []paho.Message
+func (q *queue) gather(ctx context.Context, lost <-chan struct{}, limit int, age time.Duration) []message {
+	var out []message
 	size := 0
 	var timer *time.Timer
 	var expired <-chan time.Time
