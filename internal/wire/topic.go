@@ -19,8 +19,8 @@ const (
 	AlertsOpen
 	Event
 	StatusTopic
-	Command
-	Reply
+	CommandTopic
+	ReplyTopic
 	Dead
 )
 
@@ -50,9 +50,9 @@ func (t Topic) String() string {
 		return base + "/event"
 	case StatusTopic:
 		return base + "/status"
-	case Command:
+	case CommandTopic:
 		return base + "/cmd/" + t.ID
-	case Reply:
+	case ReplyTopic:
 		return base + "/reply/" + t.ID
 	case Dead:
 		return Prefix + "dead/" + t.Node
@@ -94,9 +94,9 @@ func ParseTopic(name string) (Topic, error) {
 		case "alert":
 			t.Kind = Alert
 		case "cmd":
-			t.Kind = Command
+			t.Kind = CommandTopic
 		case "reply":
-			t.Kind = Reply
+			t.Kind = ReplyTopic
 		default:
 			return Topic{}, fmt.Errorf("%w: %.80q: unknown kind", ErrTopic, name)
 		}

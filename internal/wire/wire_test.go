@@ -24,8 +24,8 @@ func TestTopics(t *testing.T) {
 		{"linli/v1/riverside.gw1/alerts/open", wire.Topic{Kind: wire.AlertsOpen, Node: "riverside.gw1"}},
 		{"linli/v1/riverside.gw1/event", wire.Topic{Kind: wire.Event, Node: "riverside.gw1"}},
 		{"linli/v1/riverside.gw1/status", wire.Topic{Kind: wire.StatusTopic, Node: "riverside.gw1"}},
-		{"linli/v1/riverside.gw1/cmd/resend", wire.Topic{Kind: wire.Command, Node: "riverside.gw1", ID: "resend"}},
-		{"linli/v1/riverside.gw1/reply/a-1", wire.Topic{Kind: wire.Reply, Node: "riverside.gw1", ID: "a-1"}},
+		{"linli/v1/riverside.gw1/cmd/resend", wire.Topic{Kind: wire.CommandTopic, Node: "riverside.gw1", ID: "resend"}},
+		{"linli/v1/riverside.gw1/reply/a-1", wire.Topic{Kind: wire.ReplyTopic, Node: "riverside.gw1", ID: "a-1"}},
 		{"linli/v1/dead/riverside.gw1", wire.Topic{Kind: wire.Dead, Node: "riverside.gw1"}},
 	} {
 		got, err := wire.ParseTopic(c.name)
