@@ -37,6 +37,13 @@ type connection struct {
 	toldFailing  bool     // what the status said last of the journal
 	repeat       []string // ids of open alerts still to be sent again
 	lastWaiting  time.Time
+
+	heard       chan []byte       // our own status messages
+	subscribed  chan subscription // the broker's answers
+	subscribing int               // answers still to come
+	refused     bool              // a subscription was
+	replies     map[string]reply  // in flight, by the command's id
+	gone        bool              // a message about frames that are gone is in flight
 }
 
 type result struct {
@@ -57,15 +64,20 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 	if err != nil {
 		return err
 	}
+	c := &connection{
+		u: u, results: make(chan result, u.cfg.Window+8), alerts: map[string]int{}, bookChanged: true, lastIdle: time.Now(),
+		replies: map[string]reply{}, heard: make(chan []byte, maxHeard), subscribed: make(chan subscription, 2),
+	}
 	session, err := mqtt.Connect(ctx, mqtt.Config{
 		ClientID: u.node, Username: u.cfg.Username, PasswordFile: u.cfg.PasswordFile,
 		CAFile: u.cfg.CAFile, CertFile: u.cfg.CertFile, KeyFile: u.cfg.KeyFile,
-		KeepAlive: u.cfg.KeepAlive, PingTimeout: u.cfg.PingTimeout, Now: u.cfg.Now,
-	}, broker, mqtt.Options{Will: &mqtt.Will{Topic: u.topic(wire.StatusTopic, ""), Payload: will}})
+		KeepAlive: u.cfg.KeepAlive, PingTimeout: u.cfg.PingTimeout, Now: u.cfg.Now, MaxPacket: maxInbound,
+	}, broker, mqtt.Options{Will: &mqtt.Will{Topic: u.topic(wire.StatusTopic, ""), Payload: will}, OnMessage: c.hear})
 	if err != nil {
 		return err
 	}
-	c := &connection{u: u, session: session, results: make(chan result, u.cfg.Window+8), alerts: map[string]int{}, bookChanged: true, lastIdle: time.Now()}
+	c.session = session
+	defer c.keepReplies()
 	defer c.waiters.Wait()
 	defer session.Drop(errStopping)
 	// A broker that reads nothing holds the writer for as long as a write may take; stopping has less time.
@@ -110,7 +122,13 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 			c.repeat = append(c.repeat, a.ID)
 		}
 	}
-	return c.serve(ctx)
+	u.asking = nil // it is among what is late
+	c.subscribe(ctx)
+	err = c.serve(ctx)
+	if ctx.Err() == nil {
+		c.unsubscribed()
+	}
+	return err
 }
 
 // takeLive moves the newest frames from late to live when they are few, or the last of them when they are many.
@@ -154,8 +172,13 @@ func (c *connection) serve(ctx context.Context) error {
 		if again := c.u.sendOnceMore(); again != nil {
 			c.late.queue = c.late.queue.union(again)
 		}
+		for _, r := range c.u.asking {
+			c.late.queue = c.late.queue.add(r.from, r.end)
+		}
+		c.u.asking = nil
 		c.sendStatus("online", "", false)
 		c.sendAlerts()
+		c.sendReplies()
 		c.sendTelemetry()
 		c.u.save(false)
 		c.u.setStatus(func(s *Status) { s.InFlight = c.inFlight })
@@ -172,6 +195,13 @@ func (c *connection) serve(ctx context.Context) error {
 		case <-journalChanged:
 		case <-bookChanged:
 			c.bookChanged = true
+		case f := <-c.u.calls:
+			f()
+		case b := <-c.heard:
+			c.u.heardStatus(b)
+		case s := <-c.subscribed:
+			c.answered(s)
+		case <-c.replyReady():
 		case <-tick.C:
 			c.bookChanged = true
 			c.live.stalled, c.late.stalled = false, false
@@ -363,6 +393,7 @@ func (c *connection) sendTelemetry() {
 	}
 	for !c.late.stalled && c.flush(c.late) {
 	}
+	c.sendGone()
 	if time.Since(c.lastIdle) >= idleEvery && c.room(true) && c.live.queue.count() == 0 && c.live.held == nil && u.clockSet() {
 		if t, ok := u.settled(); ok {
 			c.lastIdle = time.Now()
@@ -420,23 +451,28 @@ func (c *connection) sendStatus(state, reason string, now bool) {
 		return
 	}
 	c.lastStatus = time.Now()
-	first, next := u.journal.Bounds()
-	js := u.journal.Stats()
-	c.toldFailing = js.LastError != ""
-	us := u.Status()
-	b, err := json.Marshal(wire.Status{
-		Node: u.node, State: state, Reason: reason, Time: c.lastStatus.UTC(), Version: u.cfg.Version, StartedAt: u.started.UTC(),
-		ClockSet: u.clockSet(), Epoch: fmt.Sprintf("%016x", u.state.epoch), FirstSeq: first, NextSeq: next,
-		BacklogFrames: u.state.unacked.count(), WaitingFrames: us.WaitingFrames, OpenAlerts: len(u.book.OpenAlerts()),
-		SentAgainFrames: us.SentAgain, SentAgainReason: us.SentAgainWhy,
-		Journal: &wire.JournalStatus{
-			Bytes: js.Bytes, CommitFailures: js.CommitFailures, SamplesLost: js.SamplesLost, DamagedFrames: js.DamagedFrames, Error: js.LastError,
-		},
-	})
+	c.toldFailing = u.journal.Stats().LastError != ""
+	b, err := json.Marshal(u.statusMessage(state, reason, c.lastStatus))
 	if err != nil {
 		return
 	}
 	c.send(u.topic(wire.StatusTopic, ""), true, b, nil, nil)
+}
+
+// statusMessage returns what is to be said on status at the time t.
+func (u *Uplink) statusMessage(state, reason string, t time.Time) wire.Status {
+	first, next := u.journal.Bounds()
+	js := u.journal.Stats()
+	us := u.Status()
+	return wire.Status{
+		Node: u.node, State: state, Reason: reason, Time: t.UTC(), Version: u.cfg.Version, StartedAt: u.started.UTC(),
+		ClockSet: u.clockSet(), Epoch: fmt.Sprintf("%016x", u.state.epoch), FirstSeq: first, NextSeq: next,
+		BacklogFrames: u.state.unacked.count(), WaitingFrames: us.WaitingFrames, OpenAlerts: len(u.book.OpenAlerts()),
+		SentAgainFrames: us.SentAgain, SentAgainReason: us.SentAgainWhy, SubscribeError: us.SubscribeError,
+		Journal: &wire.JournalStatus{
+			Bytes: js.Bytes, CommitFailures: js.CommitFailures, SamplesLost: js.SamplesLost, DamagedFrames: js.DamagedFrames, Error: js.LastError,
+		},
+	}
 }
 
 func (u *Uplink) topic(kind wire.TopicKind, id string) string {

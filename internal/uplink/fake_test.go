@@ -251,10 +251,12 @@ func (p published) frames(t testing.TB) (wire.Header, string) {
 type hostile struct {
 	url string
 	// answer is asked for every publish: acknowledge it, or close the connection after it, or neither.
-	mu       sync.Mutex
-	answer   func(p published) (ack, drop bool)
-	code     byte // of CONNACK
-	forgets  bool // no connection finds its session, as if the broker had lost it
+	mu      sync.Mutex
+	answer  func(p published) (ack, drop bool)
+	code    byte // of CONNACK
+	forgets bool // no connection finds its session, as if the broker had lost it
+	// grant answers a subscription: with a code, or by closing the connection. nil grants all.
+	grant    func(filter string) (code byte, drop bool)
 	got      []published
 	connects int
 	conns    []net.Conn
@@ -311,6 +313,20 @@ func (h *hostile) serve(c net.Conn, n int) {
 			_ = a.Write(c)
 		case *packets.PingreqPacket:
 			_ = packets.NewControlPacket(packets.Pingresp).Write(c)
+		case *packets.SubscribePacket:
+			h.mu.Lock()
+			grant := h.grant
+			h.mu.Unlock()
+			code, drop := byte(1), false
+			if grant != nil {
+				code, drop = grant(p.Topics[0])
+			}
+			if drop {
+				return
+			}
+			a := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
+			a.MessageID, a.ReturnCodes = p.MessageID, []byte{code}
+			_ = a.Write(c)
 		case *packets.DisconnectPacket:
 			return
 		case *packets.PublishPacket:

@@ -20,6 +20,8 @@ import (
 //	next 1234
 //	unacked 17-40          (both included; any number of lines up to 64, ascending)
 //	gone 11-14             (likewise)
+//	asked 17-40            (likewise)
+//	tell 1-9               (likewise)
 //	crc 1a2b3c4d           (CRC-32C of every byte before this line)
 type state struct {
 	epoch   uint64
@@ -27,6 +29,9 @@ type state struct {
 	unacked spans
 	// gone are frames that vanished from the journal before they were acknowledged and whose loss has not been told yet.
 	gone spans
+	// asked are those of unacked that the city has asked for again, tell those asked for that are not there any more and
+	// of which it has not been told yet.
+	asked, tell spans
 }
 
 const stateName = "uplink.state"
@@ -42,6 +47,12 @@ func (s *state) encode() []byte {
 	}
 	for _, r := range s.gone {
 		fmt.Fprintf(&b, "gone %d-%d\n", r.from, r.end-1)
+	}
+	for _, r := range s.asked {
+		fmt.Fprintf(&b, "asked %d-%d\n", r.from, r.end-1)
+	}
+	for _, r := range s.tell {
+		fmt.Fprintf(&b, "tell %d-%d\n", r.from, r.end-1)
 	}
 	fmt.Fprintf(&b, "crc %08x\n", crc32.Checksum(b.Bytes(), crc32.MakeTable(crc32.Castagnoli)))
 	return b.Bytes()
@@ -78,6 +89,10 @@ func decodeState(b []byte) (*state, error) {
 			s.unacked = s.unacked.add(from, last+1)
 		case "gone":
 			s.gone = s.gone.add(from, last+1)
+		case "asked":
+			s.asked = s.asked.add(from, last+1)
+		case "tell":
+			s.tell = s.tell.add(from, last+1)
 		default:
 			return nil, fmt.Errorf("%w: %q", errState, line)
 		}
@@ -109,26 +124,34 @@ func loadState(dir string, epoch uint64) (*state, error) {
 
 // save replaces the state file: after a power cut either the old one is there or the new one.
 func (s *state) save(dir string) error {
-	path := filepath.Join(dir, stateName)
-	f, err := os.CreateTemp(dir, stateName+".*.tmp")
-	if err != nil {
-		return fmt.Errorf("save uplink state: %w", err)
-	}
-	_, err = f.Write(s.encode())
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return fmt.Errorf("save uplink state: %w", err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("save uplink state: %w", err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+	if err := replaceFile(dir, stateName, s.encode()); err != nil {
 		return fmt.Errorf("save uplink state: %w", err)
 	}
 	return nil
+}
+
+// replaceFile writes a file in dir anew and syncs it.
+func replaceFile(dir, name string, b []byte) error {
+	f, err := os.CreateTemp(dir, name+".*.tmp")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

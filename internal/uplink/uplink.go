@@ -24,10 +24,10 @@
 //
 // # What it does not do
 //
-// It keeps no samples: the journal is the queue. It never publishes from the goroutine of a caller. Commands from the
-// city are not taken yet.
+// It keeps no samples: the journal is the queue. It never publishes from the goroutine of a caller. It carries out no
+// command itself: it judges them and sends the replies (Commands).
 //
-// Concurrency: one goroutine (Run) owns everything but Status, which any goroutine may call.
+// Concurrency: one goroutine (Run) owns everything. Status, StatusNow and Resend may be called by any goroutine.
 package uplink
 
 import (
@@ -70,6 +70,8 @@ type Config struct {
 	// Now is the time by which the broker's certificate is judged (a box without a clock may know better than its
 	// clock); nil means the clock.
 	Now func() time.Time
+	// Commands of the city; nil: none are taken.
+	Commands *Commands
 
 	// For tests and unusual links; the zero values are right.
 	Window      int           // messages in flight; 0 means 64
@@ -189,6 +191,12 @@ type Uplink struct {
 	staleAt  time.Time // when frames were sent again to a broker that knew our session
 	// againAt is when everything acknowledged from againSince on is sent again; zero: never.
 	againSince, againAt time.Time
+	calls               chan func() // to be called by Run's goroutine
+	commands            *commands   // nil: none are taken
+	// subscribeDrops counts connections that ended before the broker had answered to a subscription.
+	subscribeDrops   int
+	noSubscribeUntil time.Time
+	asking           spans // frames that the late lane does not know of yet
 
 	mu     sync.Mutex // guards status
 	status Status
@@ -212,6 +220,19 @@ type Status struct {
 	SentAgain     uint64    // acknowledged frames that had to be sent again, since a broker may have forgotten them
 	SentAgainWhy  string    // why, the last time
 	StateError    string    // why the state file could not be read or written; empty when it can
+	Hears         bool      // the broker has granted our subscriptions on this connection: commands reach us
+	// SubscribeError says why the broker lets us hear nothing; empty while it does.
+	SubscribeError string
+	Resent         uint64 // frames that were acknowledged and are sent again since the city asked for them
+	Commands       CommandStats
+}
+
+// CommandStats counts what came on cmd/+.
+type CommandStats struct {
+	Taken    uint64 // to be carried out
+	Refused  uint64 // signed, and not carried out
+	Unproven uint64 // not signed by any of the keys
+	Dropped  uint64 // too many at once: nobody has looked at them
 }
 
 // New returns an uplink for the journal and the book. It validates cfg, reads the state file and tells the journal what
@@ -231,6 +252,7 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 		cfg: cfg, node: cfg.Site + "." + cfg.Gateway, compression: compression, journal: j, book: book, log: log,
 		frameWall: (*journal.Frame).Wall,
 		waiting:   map[string]spans{},
+		calls:     make(chan func()),
 	}
 	if u.state, err = loadState(cfg.StateDir, j.Epoch()); err != nil {
 		u.stateError(err)
@@ -238,6 +260,9 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 	}
 	u.overtake()
 	u.update()
+	if cfg.Commands != nil {
+		u.commands = newCommands(u, cfg.Commands)
+	}
 	return u, nil
 }
 
@@ -250,6 +275,11 @@ func (u *Uplink) Run(ctx context.Context) error {
 	}
 	u.update()
 	defer u.save(true)
+	if u.commands != nil {
+		var commands sync.WaitGroup
+		commands.Go(func() { u.commands.run(ctx) })
+		defer commands.Wait()
+	}
 
 	var backoff mqtt.Backoff
 	failing, short := false, 0
@@ -269,7 +299,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 		})
 		u.save(true)
 		if ctx.Err() != nil {
-			u.setStatus(func(s *Status) { s.Connected, s.InFlight = false, 0 })
+			u.setStatus(func(s *Status) { s.Connected, s.Hears, s.InFlight = false, false, 0 })
 			return nil
 		}
 		u.unclean = u.unclean || u.Status().Connected
@@ -288,7 +318,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 			if s.Connected {
 				s.Since = time.Now()
 			}
-			s.Connected, s.InFlight, s.LastError = false, 0, err.Error()
+			s.Connected, s.Hears, s.InFlight, s.LastError = false, false, 0, err.Error()
 			s.Failures++
 		})
 		if wasUp || !failing {
@@ -311,6 +341,8 @@ func (u *Uplink) pause(ctx context.Context, wait time.Duration) bool {
 		case <-timer.C:
 			return true
 		case <-changed:
+		case f := <-u.calls:
+			f()
 		}
 	}
 }
@@ -318,6 +350,7 @@ func (u *Uplink) pause(ctx context.Context, wait time.Duration) bool {
 // acknowledged takes frames out of what is still to be delivered.
 func (u *Uplink) acknowledged(d *delivery) {
 	u.state.unacked = u.state.unacked.remove(d.from, d.end)
+	u.state.asked = u.state.asked.remove(d.from, d.end)
 	u.recent.add(time.Now(), d.from, d.end)
 	for _, r := range d.lost {
 		u.state.gone = u.state.gone.remove(r.from, r.end)
@@ -328,8 +361,16 @@ func (u *Uplink) acknowledged(d *delivery) {
 // vanished notes frames that are not in the journal any more.
 func (u *Uplink) vanished(from, end uint64) {
 	st := u.state
-	st.gone = st.gone.union(st.unacked.within(from, end)).bounded(maxSpans)
-	st.unacked = st.unacked.remove(from, end)
+	lost := st.unacked.within(from, end)
+	for _, r := range st.asked.within(from, end) {
+		// The journal may have told it before, or take it for delivered: no tombstone follows.
+		if tell := st.tell.add(r.from, r.end); len(tell) <= maxSpans {
+			st.tell = tell // beyond it the city asks again
+		}
+		lost = lost.remove(r.from, r.end)
+	}
+	st.gone = st.gone.union(lost).bounded(maxSpans)
+	st.unacked, st.asked = st.unacked.remove(from, end), st.asked.remove(from, end)
 	u.dirty = true
 }
 
@@ -448,7 +489,7 @@ func (u *Uplink) save(now bool) {
 		return
 	}
 	u.savedAt = time.Now()
-	st := state{epoch: u.state.epoch, next: u.state.next, unacked: slices.Clone(u.state.unacked).bounded(maxSpans), gone: u.state.gone}
+	st := state{epoch: u.state.epoch, next: u.state.next, unacked: slices.Clone(u.state.unacked).bounded(maxSpans), gone: u.state.gone, asked: u.state.asked, tell: u.state.tell}
 	if err := st.save(u.cfg.StateDir); err != nil {
 		if u.Status().StateError == "" {
 			u.log.Error("uplink state not saved", zap.Error(err))

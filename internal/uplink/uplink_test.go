@@ -19,9 +19,11 @@ import (
 	"linli/internal/wire"
 )
 
-// A publish that the end of its connection interrupted ends with the library's write timeout, 10 s later.
+// A publish or subscription that the end of its connection interrupted ends with the library's write timeout, 10 s or
+// 30 s later.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/eclipse/paho%2emqtt%2egolang.(*client).Publish"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/eclipse/paho%2emqtt%2egolang.(*client).Publish"),
+		goleak.IgnoreAnyFunction("github.com/eclipse/paho%2emqtt%2egolang.(*client).Subscribe"))
 }
 
 type running struct {

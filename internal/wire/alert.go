@@ -104,10 +104,12 @@ type Status struct {
 	WaitingFrames uint64 `json:"waiting_frames,omitempty"`
 	// SentAgainFrames were acknowledged and sent again since the start of the program, because the broker may have
 	// forgotten them; SentAgainReason says why, the last time.
-	SentAgainFrames uint64         `json:"sent_again_frames,omitempty"`
-	SentAgainReason string         `json:"sent_again_reason,omitempty"`
-	OpenAlerts      int            `json:"open_alerts"`
-	Journal         *JournalStatus `json:"journal,omitempty"`
+	SentAgainFrames uint64 `json:"sent_again_frames,omitempty"`
+	SentAgainReason string `json:"sent_again_reason,omitempty"`
+	// SubscribeError says why the broker lets the gateway hear no commands; empty while it does.
+	SubscribeError string         `json:"subscribe_error,omitempty"`
+	OpenAlerts     int            `json:"open_alerts"`
+	Journal        *JournalStatus `json:"journal,omitempty"`
 }
 
 // JournalStatus is how the box's own store is, since the start of the program.

@@ -1,0 +1,139 @@
+package uplink
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"linli/internal/wire"
+)
+
+// Why a resend is refused, as the reply says it.
+const (
+	reasonWrongEpoch = "wrong_epoch"
+	reasonNotThere   = "not_there"
+)
+
+// lossGone is the reason told for frames that were asked for again and are not on the box any more.
+const lossGone = "gone"
+
+// Resend sends frames from to to, both included, of the journal epoch again: those that the journal has go into the late
+// lane, those that it does not have any more are told as lost at once. Neither is forgotten by a restart. A *wire.Refusal
+// says that nothing is done. It may be called from any goroutine while Run runs.
+func (u *Uplink) Resend(ctx context.Context, epoch string, from, to uint64) (result wire.ResendResult, err error) {
+	if from > to || to == 0 {
+		return result, &wire.Refusal{Reason: wire.ReasonMalformed, Detail: fmt.Sprintf("frames %d to %d are none", from, to)}
+	}
+	// The state is written before the answer: what it says must outlive the process.
+	if errRun := u.inRun(ctx, func() {
+		if result, err = u.resend(epoch, max(from, 1), to); err == nil {
+			u.save(true)
+		}
+	}); errRun != nil {
+		return result, errRun
+	}
+	return result, err
+}
+
+// resend runs in Run's goroutine.
+func (u *Uplink) resend(epoch string, from, to uint64) (wire.ResendResult, error) {
+	u.update()
+	st := u.state
+	first, next := u.journal.Bounds()
+	next = min(next, st.next)
+	result := wire.ResendResult{Epoch: fmt.Sprintf("%016x", st.epoch), NextSeq: next}
+	if epoch != result.Epoch {
+		return result, &wire.Refusal{Reason: reasonWrongEpoch, Detail: "the journal here is " + result.Epoch}
+	}
+	if from >= next {
+		return result, &wire.Refusal{Reason: reasonNotThere, Detail: fmt.Sprintf("the next frame here is %d", next)}
+	}
+	end := min(to, next-1) + 1
+	gone := spans(nil).add(from, min(end, first))
+	tell := st.tell.union(gone)
+	if len(tell) > maxSpans {
+		return result, &wire.Refusal{Reason: reasonBusy, Detail: "the line does not take what is to be told"}
+	}
+	have := spans(nil).add(max(from, first), end)
+	waiting := st.unacked.within(max(from, first), end)
+	for _, r := range waiting {
+		have = have.remove(r.from, r.end)
+	}
+	// A frame that turns out to be damaged is told as gone as well; see vanished.
+	st.unacked, st.asked, st.tell = st.unacked.union(have), st.asked.union(have).bounded(maxSpans), tell
+	u.asking = u.asking.union(have)
+	u.dirty = true
+	result.Frames, result.Waiting, result.Gone = have.count(), waiting.count(), gone.count()
+	u.setStatus(func(s *Status) { s.Resent += result.Frames })
+	u.log.Info("the city asks for frames again", zap.Uint64("from", from), zap.Uint64("to", end-1),
+		zap.Uint64("frames", result.Frames), zap.Uint64("waiting", result.Waiting), zap.Uint64("gone", result.Gone))
+	return result, nil
+}
+
+// sendGone tells the city which of the frames that it asked for are not there any more.
+func (c *connection) sendGone() {
+	u := c.u
+	if len(u.state.tell) == 0 || c.gone || !c.room(true) {
+		return
+	}
+	settled, ok := u.settled()
+	if !ok {
+		return // not before the clock is set and something is committed: the message has a time
+	}
+	tell := u.state.tell
+	next := u.state.next
+	t0, t1 := settled, settled
+	var lines []byte
+	for _, r := range tell {
+		l := wire.Lost{Epoch: u.state.epoch, From: r.from, To: r.end - 1, Reason: lossGone}
+		l.T0, l.T1 = u.around(r, settled)
+		t0, t1 = min(t0, l.T0), max(t1, l.T1)
+		lines = wire.AppendLost(lines, &l)
+	}
+	// No frames are in it; and it does not say, as a live one would, that there are no newer ones.
+	payload := append(wire.AppendHeader(nil, &wire.Header{Epoch: u.state.epoch, From: next, To: next - 1, Late: true, T0: t0, T1: t1}), lines...)
+	if u.compression != wire.Plain {
+		payload = c.late.pack.Pack(payload)
+	}
+	c.gone = true
+	c.ofTelemetry++
+	c.lateInFlight += len(payload)
+	c.send(u.topic(wire.Telemetry, ""), false, payload, func() {
+		for _, r := range tell {
+			u.state.tell = u.state.tell.remove(r.from, r.end)
+		}
+		u.dirty = true
+	}, func() {
+		c.gone = false
+		c.ofTelemetry--
+		c.lateInFlight -= len(payload)
+	})
+}
+
+// around returns the moments between which the frames of r were, as far as their neighbours on the box say so: the same
+// moment twice where there is only the one behind, otherwise where there is none.
+func (u *Uplink) around(r span, otherwise int64) (t0, t1 int64) {
+	first, _ := u.journal.Bounds()
+	at := func(seq uint64, end bool) (int64, bool) {
+		f := &u.frame
+		if seq == 0 || u.journal.Read(seq, f) != nil || f.Lost != nil {
+			return 0, false
+		}
+		m := f.T0
+		if end {
+			m = f.T1
+		}
+		t, ok := u.frameWall(f, m)
+		return t.UnixNano(), ok && t.Before(time.Unix(0, otherwise))
+	}
+	t1, ok := at(max(r.end, first), false)
+	if !ok {
+		t1 = otherwise
+	}
+	if t0, ok = at(r.from-1, true); !ok || t0 > t1 {
+		t0 = t1
+	}
+	return t0, t1
+}
