@@ -80,7 +80,7 @@ func rootCommand() *cobra.Command {
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	cmd.AddCommand(demoCommand(), runCommand(), checkCommand(), rulesCommand(), profilesCommand(), outputsCommand(), schemaCommand(), ingestCommand(), versionCommand())
-	cmd.AddCommand(scanCommand(), readCommand(), writeCommand(), configCommand(), resumeCommand())
+	cmd.AddCommand(scanCommand(), readCommand(), writeCommand(), configCommand(), resumeCommand(), journalCommand())
 	return cmd
 }
 

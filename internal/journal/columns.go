@@ -127,9 +127,10 @@ type encoder struct {
 	entries  []entry
 	bySeries map[telemetry.Series]int32
 	inv      *telemetry.Inventory
-	byPoint  []int32 // entry + 1, of inv's points
-	told     int     // entries before this one are in a frame that has been written
-	repeat   bool    // the next frame holds all of them
+	byPoint  []int32  // entry + 1, of inv's points
+	told     int      // entries before this one are in a frame that has been written
+	repeat   bool     // the next frame holds all of them
+	seen     []uint64 // a bit for each entry: the frame has a sample of it
 
 	col   [columns][]byte
 	f32   []uint32
@@ -248,7 +249,7 @@ func (e *encoder) frame(inv *telemetry.Inventory, items []telemetry.Sample, limi
 		n++
 	}
 	h.count = uint32(count)
-	e.raw = e.raw[:0]
+	e.raw, e.seen = e.raw[:0], e.seen[:0]
 	if count > 0 {
 		e.columns(items[:n], telemetry.Mono(h.t0))
 	}
@@ -280,6 +281,10 @@ func (e *encoder) columns(items []telemetry.Sample, t0 telemetry.Mono) {
 		}
 		k := e.entry(s)
 		x := &e.entries[k]
+		for len(e.seen) <= int(k)/64 {
+			e.seen = append(e.seen, 0)
+		}
+		e.seen[k/64] |= 1 << (k % 64)
 		e.put(colEntry, int64(k)-int64(prev)-1)
 		prev = k
 		if group == 0 || s.Time != last {

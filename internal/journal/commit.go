@@ -47,6 +47,8 @@ type writer struct {
 
 	unsealed []*segment // to be sealed once a commit has succeeded
 	failed   bool       // the last commit
+	began    bool       // this process has written a frame
+	index    frameIndex // of the active segment
 }
 
 func (w *writer) init() (err error) {
@@ -291,6 +293,9 @@ func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses,
 			return losses, items, true
 		}
 		w.enc.told = len(w.enc.entries)
+		if !tombstone {
+			w.index.add(len(w.seg.offs)+len(w.frames)-1, w.enc.seen)
+		}
 		if tombstone {
 			if l := &w.losses[losses]; l.FirstSeq != 0 {
 				w.told = append(w.told, seqRange{l.FirstSeq, l.LastSeq})
@@ -369,6 +374,7 @@ func (j *Journal) flush() error {
 			j.offsets[s.boot] = wallOffset{h.offset, h.flags&flagUncertain != 0}
 		}
 	}
+	w.began = true
 	s.size = max(s.size, s.end)
 	s.dict = w.enc.entries[:w.enc.told:w.enc.told]
 	for _, l := range w.told {
@@ -388,7 +394,7 @@ func (j *Journal) create(now telemetry.Now) error {
 	s := &segment{
 		path:  filepath.Join(j.cfg.Dir, segmentName(j.epoch, j.next)),
 		epoch: j.epoch, first: j.next, seed: seed(j.epoch, j.next),
-		boot: j.clock.Boot, end: headerBytes, size: j.cfg.SegmentBytes,
+		boot: j.clock.Boot, end: headerBytes, size: j.cfg.SegmentBytes, start: !w.began,
 	}
 	j.mu.Lock()
 	var o wallOffset
@@ -428,6 +434,7 @@ func (j *Journal) create(now telemetry.Now) error {
 	w.file, w.seg, w.since = f, s, now.Mono
 	w.enc.reset()
 	w.sinceFrames, w.sinceBytes = 0, 0
+	w.index = nil
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.segs = append(j.segs, s)
@@ -472,7 +479,9 @@ func (j *Journal) sealActive() error {
 		return nil
 	}
 	s := w.seg
+	s.index = w.index
 	err := j.seal(w.file, s)
+	s.index, w.index = nil, nil
 	if err != nil {
 		j.abandon()
 		return fmt.Errorf("seal %s: %w", s.path, err)

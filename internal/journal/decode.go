@@ -83,6 +83,21 @@ func (c *cursor) entries(dst []entry) []entry {
 	return dst
 }
 
+// skipEntries passes over what entries reads.
+func (c *cursor) skipEntries() {
+	for range c.count() {
+		for range 4 {
+			c.bytes()
+		}
+		c.byte()
+		c.byte()
+		c.varint()
+		if c.bad {
+			return
+		}
+	}
+}
+
 // dictionary puts what a frame says of the dictionary into dst. Where entries before are missing, because the frame
 // that held them is, their places stay empty (kind 0) until the dictionary is repeated.
 func dictionary(raw []byte, dst []entry) ([]entry, bool) {

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"encoding/binary"
 	"hash/crc32"
 	"path/filepath"
@@ -23,7 +24,9 @@ func OpenFS(cfg Config, inv *telemetry.Inventory, clock *telemetry.Clock, fs Fil
 }
 
 // VerifyFS is Verify on another file system.
-func VerifyFS(dir string, fs FileSystem) (Report, error) { return verify(dir, fs) }
+func VerifyFS(dir string, fs FileSystem) (Report, error) {
+	return verify(context.Background(), dir, fs, nil)
+}
 
 // Kill closes the files as the end of the process would.
 func (j *Journal) Kill() {

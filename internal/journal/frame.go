@@ -30,6 +30,8 @@ type Frame struct {
 	known  bool  // offset is known
 
 	steps *frameSteps // nil: the steps are not wanted
+	only  *wanted     // nil: the records are wanted whatever they are of
+	start bool        // a process began to write with it
 }
 
 // frameSteps is what a Replay needs of a frame beside its samples.

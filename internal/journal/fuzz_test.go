@@ -101,7 +101,7 @@ func FuzzSegment(f *testing.F) {
 func TestVerify(t *testing.T) {
 	cfg := journal.Config{Dir: t.TempDir()}
 	path, at := tenFrames(t, cfg, true)
-	r, err := journal.Verify(cfg.Dir)
+	r, err := journal.Verify(t.Context(), cfg.Dir, nil)
 	if err != nil || r.Segments != 1 || r.Frames != 10 || r.Samples != 100 || r.Missing != 0 || len(r.Problems) != 0 {
 		t.Errorf("%+v %v: want ten good frames", r, err)
 	}
@@ -110,7 +110,7 @@ func TestVerify(t *testing.T) {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r, err = journal.Verify(cfg.Dir)
+	r, err = journal.Verify(t.Context(), cfg.Dir, nil)
 	if err != nil || r.Frames != 9 || r.Missing != 1 || len(r.Problems) != 1 {
 		t.Errorf("%+v %v: want one frame missing", r, err)
 	}

@@ -43,7 +43,7 @@
 //	  |LINLIJNL |version| 128     |flg|boot n | 0 | epoch  | first seq | boot offset | boot id | 0       | CRC |
 //	  +---------+-------+---------+---+-------+---+--------+-----------+-------------+---------+---------+-----+
 //	  version 1. flags bit 0: the boot offset is known, bit 1: it is
-//	  uncertain. A process starts a new segment, so that a segment has one boot.
+//	  uncertain, bit 2: a process began to write with it. A process starts a new segment, so that a segment has one boot.
 //
 //	frame, 56 bytes and the payload
 //	  0      4     8     9   12        16          20      24    32            40   48   56
@@ -101,6 +101,9 @@
 //	  contents: boot id (uvarint length | bytes) | boot offset as the header's flags (1) | varint boot offset
 //	    | uvarint frames, for each: uvarint seqs missing before it, bytes skipped before it, its length, its count
 //	    | varint t0, t1 of all | uvarint losses, for each: first seq, last seq | uvarint entries, the dictionary
+//	    | flags (1) | bit 0: varint wall clock of the earliest sample, of the latest (only where the clock was set in all frames)
+//	    | bit 1: uvarint blocks of 64 frames, for each: uvarint words, so many words of 64 bits: a bit for each entry of the
+//	      dictionary, set where one of the frames has a sample of it. The first builds end with the dictionary.
 //
 // The footer only saves reading the segment at start; a segment without a good one is read through.
 //
@@ -222,7 +225,7 @@ type Journal struct {
 	cmu sync.Mutex
 	w   writer
 
-	// rmu guards the readers' scratch memory and open files.
+	// rmu guards the scratch memory and the open files of Read.
 	rmu sync.Mutex
 	r   reader
 }

@@ -18,7 +18,8 @@ const openSegments = 4
 // readTries is how often reading a frame may fail before it counts as lost.
 const readTries = 3
 
-// reader is the readers' scratch memory and open files. Journal.rmu guards it.
+// reader is the scratch memory and the open files of whoever reads: one, guarded by Journal.rmu, for all callers of Read,
+// and one for each range read and for the rollups, so that these keep nobody waiting.
 type reader struct {
 	dec  *zstd.Decoder
 	open []openSegment // the most recently used first
@@ -33,6 +34,8 @@ type openSegment struct {
 	seg  *segment
 	file file
 	dict []entry // of a sealed segment
+	// index of a sealed segment, read with the dictionary; not all have one.
+	index frameIndex
 }
 
 func (r *reader) init() (err error) {
@@ -60,8 +63,7 @@ func (r *reader) drop(s *segment) {
 }
 
 // use returns the open file of segment s.
-func (j *Journal) use(s *segment) (*openSegment, error) {
-	r := &j.r
+func (j *Journal) use(r *reader, s *segment) (*openSegment, error) {
 	for i := range r.open {
 		if r.open[i].seg == s {
 			o := r.open[i]
@@ -102,9 +104,11 @@ func (o *openSegment) loadDict(dec *zstd.Decoder) error {
 		}
 		s.first = o.seg.first
 		s.scan(b, maxSeq, dec)
+		s.index = nil
 	} else if err != nil {
 		return err
 	}
+	o.index = s.index
 	if o.dict = s.dict; o.dict == nil {
 		o.dict = []entry{}
 	}
@@ -117,7 +121,11 @@ func (o *openSegment) loadDict(dec *zstd.Decoder) error {
 func (j *Journal) Read(seq uint64, f *Frame) error {
 	j.rmu.Lock()
 	defer j.rmu.Unlock()
+	return j.read(&j.r, seq, f)
+}
 
+// read is Read with the files and the memory of r.
+func (j *Journal) read(r *reader, seq uint64, f *Frame) error {
 	j.mu.Lock()
 	s, at, length, dict := j.find(seq)
 	if s != nil {
@@ -128,9 +136,9 @@ func (j *Journal) Read(seq uint64, f *Frame) error {
 		return fmt.Errorf("journal frame %d: %w", seq, ErrNotFound)
 	}
 
-	err := j.readFrame(s, at, length, seq, dict, f)
+	err := j.readFrame(r, s, at, length, seq, dict, f)
 	if err == nil {
-		j.r.failing, j.r.tries = 0, 0
+		r.failing, r.tries = 0, 0
 		j.mu.Lock()
 		if !f.known {
 			var o wallOffset
@@ -144,11 +152,11 @@ func (j *Journal) Read(seq uint64, f *Frame) error {
 		err = errCorrupt
 	}
 	if !errors.Is(err, errCorrupt) {
-		if j.r.failing != seq {
-			j.r.failing, j.r.tries = seq, 0
+		if r.failing != seq {
+			r.failing, r.tries = seq, 0
 		}
-		if j.r.tries++; j.r.tries < readTries {
-			j.r.drop(s) // The next try uses a new descriptor.
+		if r.tries++; r.tries < readTries {
+			r.drop(s) // The next try uses a new descriptor.
 			return fmt.Errorf("read journal frame %d in %s: %w", seq, s.path, err)
 		}
 	}
@@ -217,12 +225,11 @@ func (j *Journal) find(seq uint64) (s *segment, at int64, length int, dict []ent
 	return s, int64(s.offs[i]), int(end - int64(s.offs[i])), s.dict
 }
 
-func (j *Journal) readFrame(s *segment, at int64, length int, seq uint64, dict []entry, f *Frame) error {
-	o, err := j.use(s)
+func (j *Journal) readFrame(r *reader, s *segment, at int64, length int, seq uint64, dict []entry, f *Frame) error {
+	o, err := j.use(r, s)
 	if err != nil {
 		return err
 	}
-	r := &j.r
 	if cap(r.buf) < length {
 		r.buf = make([]byte, length+length/4)
 	}
@@ -257,7 +264,7 @@ func (j *Journal) readFrame(s *segment, at int64, length int, seq uint64, dict [
 	f.ClockSet = h.flags&flagClockSet != 0
 	f.offset, f.known = h.offset, f.ClockSet
 	f.Uncertain = h.flags&flagUncertain != 0
-	f.Lost = nil
+	f.Lost, f.start = nil, s.start && seq == s.first
 	f.Records = f.Records[:0]
 	if f.steps != nil {
 		f.steps.leading, f.steps.entries, f.steps.told = 0, f.steps.entries[:0], false
@@ -265,6 +272,9 @@ func (j *Journal) readFrame(s *segment, at int64, length int, seq uint64, dict [
 	if h.flags&flagTombstone != 0 {
 		f.Lost, err = decodeLoss(raw)
 		return err
+	}
+	if f.only != nil && !f.only.in(raw, s.first, dict) {
+		return nil
 	}
 	f.Records, err = decodeSamples(raw, &h, dict, f.Records)
 	if st := f.steps; st != nil && err == nil {

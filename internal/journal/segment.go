@@ -39,6 +39,7 @@ type segment struct {
 	offset    int64 // first known wall offset of the boot, in this segment or before it
 	hasWall   bool  // offset is known
 	uncertain bool  // offset is that of a clock that nobody vouches for
+	start     bool  // a process began to write with it
 
 	offs    []uint32 // file offset of frame first+i, 0 where that is missing
 	counts  []uint16 // samples of each frame
@@ -48,7 +49,16 @@ type segment struct {
 	t0, t1  int64 // earliest and latest sample; of tombstones too
 	samples uint64
 	losses  []seqRange // told by tombstones in this segment
-	dict    []entry    // nil for a sealed segment: a reader loads it
+
+	// Of the frames that were written with the clock set: the earliest and the latest sample by the wall clock. hasExtent says
+	// that there are such, and no others.
+	wall0, wall1 int64
+	hasExtent    bool
+	unset        bool // there are others
+
+	index frameIndex // while it is being sealed
+
+	dict []entry // nil for a sealed segment: a reader loads it
 
 	doomed bool // its loss has been queued; it goes when the tombstone is written
 	gone   bool // deleted
@@ -81,6 +91,9 @@ func (s *segment) putHeader() []byte {
 	le.PutUint16(b[8:], segmentVersion)
 	le.PutUint16(b[10:], headerBytes)
 	b[12] = s.wallFlags()
+	if s.start {
+		b[12] |= 4
+	}
 	b[13] = byte(len(s.boot))
 	le.PutUint64(b[16:], s.epoch)
 	le.PutUint64(b[24:], s.first)
@@ -114,7 +127,7 @@ func (s *segment) parseHeader(b []byte) error {
 		le.Uint64(b[16:]) != s.epoch || le.Uint64(b[24:]) != s.first || int(b[13]) > maxBootID {
 		return errCorrupt
 	}
-	s.hasWall, s.uncertain = b[12]&1 != 0, b[12]&2 != 0
+	s.hasWall, s.uncertain, s.start = b[12]&1 != 0, b[12]&2 != 0, b[12]&4 != 0
 	s.offset = int64(le.Uint64(b[32:]))
 	s.boot = string(b[40 : 40+int(b[13])])
 	return nil
@@ -160,6 +173,7 @@ func (s *segment) putFooter(enc *zstd.Encoder, dict []entry) []byte {
 		b = binary.AppendUvarint(b, l.last)
 	}
 	b = appendEntries(b, dict)
+	b = s.appendExtent(b)
 
 	out := enc.EncodeAll(b, []byte(footerMagic))
 	var t [trailerBytes]byte
@@ -169,6 +183,65 @@ func (s *segment) putFooter(enc *zstd.Encoder, dict []entry) []byte {
 	le.PutUint32(t[8:], crc32.Update(crc32.Update(s.seed, castagnoli, out), castagnoli, t[:8]))
 	copy(t[16:], trailerMagic)
 	return append(out, t[:]...)
+}
+
+// appendExtent appends what stands behind the dictionary in a footer.
+func (s *segment) appendExtent(b []byte) []byte {
+	var flags byte
+	if s.hasExtent {
+		flags |= 1
+	}
+	if len(s.index) > 0 {
+		flags |= 2
+	}
+	b = append(b, flags)
+	if s.hasExtent {
+		b = binary.AppendVarint(b, s.wall0)
+		b = binary.AppendVarint(b, s.wall1)
+	}
+	if len(s.index) == 0 {
+		return b
+	}
+	b = binary.AppendUvarint(b, uint64(len(s.index)))
+	for _, bits := range s.index {
+		b = binary.AppendUvarint(b, uint64(len(bits)))
+		for _, x := range bits {
+			b = binary.LittleEndian.AppendUint64(b, x)
+		}
+	}
+	return b
+}
+
+// parseExtent reads what appendExtent wrote. Footers of the first builds have none, and some not all of it.
+func (s *segment) parseExtent(c *cursor, wantIndex bool) {
+	s.hasExtent, s.index = false, nil
+	if len(c.b) == 0 {
+		return
+	}
+	flags := c.byte()
+	if flags&1 != 0 {
+		s.wall0, s.wall1 = c.varint(), c.varint()
+		s.hasExtent = !c.bad
+	}
+	if flags&2 == 0 || !wantIndex {
+		return
+	}
+	n := c.count()
+	index := make(frameIndex, 0, n)
+	for range n {
+		k := c.count()
+		if c.bad || k > len(c.b)/8 {
+			c.bad = true
+			return
+		}
+		bits := make([]uint64, k)
+		for i := range bits {
+			bits[i] = binary.LittleEndian.Uint64(c.b[8*i:])
+		}
+		c.b = c.b[8*k:]
+		index = append(index, bits)
+	}
+	s.index = index
 }
 
 // readFooter returns the unpacked contents of the footer of f, or errCorrupt when it has no good one.
@@ -241,7 +314,10 @@ func (s *segment) parseFooter(b []byte, size int64, wantDict bool) error {
 	var dict []entry
 	if wantDict {
 		dict = c.entries(nil)
+	} else {
+		c.skipEntries()
 	}
+	s.parseExtent(&c, wantDict)
 	if c.bad || len(boot) > maxBootID {
 		return errCorrupt
 	}
@@ -263,6 +339,7 @@ type tail struct {
 // frames missing before good ones.
 func (s *segment) scan(b []byte, limit uint64, dec *zstd.Decoder) (missing uint64, t tail) {
 	s.offs, s.counts, s.losses, s.dict, s.samples, s.sealed = nil, nil, nil, nil, 0, false
+	s.hasExtent, s.unset = false, false
 	s.end = min(headerBytes, int64(len(b)))
 	dictOK := true
 	for pos := int(s.end); ; {
@@ -354,6 +431,17 @@ func (s *segment) add(h *frameHeader, pos uint32) {
 	s.t0, s.t1 = min(s.t0, h.t0), max(s.t1, h.t1)
 	if h.flags&flagClockSet != 0 && !s.hasWall {
 		s.hasWall, s.uncertain, s.offset = true, h.flags&flagUncertain != 0, h.offset
+	}
+	if h.flags&flagTombstone == 0 {
+		switch w0, w1 := h.t0+h.offset, h.t1+h.offset; {
+		case h.flags&flagClockSet == 0:
+			s.unset = true
+		case s.hasExtent:
+			s.wall0, s.wall1 = min(s.wall0, w0), max(s.wall1, w1)
+		default:
+			s.wall0, s.wall1, s.hasExtent = w0, w1, true
+		}
+		s.hasExtent = s.hasExtent && !s.unset
 	}
 	s.offs = append(s.offs, pos)
 	s.counts = append(s.counts, uint16(h.count))

@@ -1,6 +1,8 @@
 package journal
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -14,14 +16,21 @@ type Report struct {
 	Bytes    int64
 	Missing  uint64   // frames that cannot be read, between others that can
 	Aside    int      // files set aside earlier
-	Problems []string // one line per segment or frame with something wrong, at most 100
+	Problems []string // one line for each thing that is wrong, with file and place, at most maxProblems
+	Wrong    int      // how many things are wrong
 }
 
-// Verify reads every frame of the journal in dir and says what is wrong with it. It changes nothing, and may run
-// while another process writes the journal: what that one deletes meanwhile may then be reported.
-func Verify(dir string) (Report, error) { return verify(dir, osFS{}) }
+// maxProblems is how many problems a Report lists.
+const maxProblems = 100
 
-func verify(dir string, fs fileSystem) (Report, error) {
+// Verify reads every byte of the journal in dir and says what is wrong with it. It changes nothing, and may run
+// while another process writes the journal: what that one deletes meanwhile may then be reported. progress, which may be
+// nil, is told how many of how many files have been read.
+func Verify(ctx context.Context, dir string, progress func(done, total int)) (Report, error) {
+	return verify(ctx, dir, osFS{}, progress)
+}
+
+func verify(ctx context.Context, dir string, fs fileSystem, progress func(done, total int)) (Report, error) {
 	var r Report
 	names, err := fs.List(dir)
 	if err != nil {
@@ -33,7 +42,7 @@ func verify(dir string, fs fileSystem) (Report, error) {
 		}
 	}
 	problem := func(s *segment, format string, args ...any) {
-		if len(r.Problems) < 100 {
+		if r.Wrong++; len(r.Problems) < maxProblems {
 			r.Problems = append(r.Problems, filepath.Base(s.path)+": "+fmt.Sprintf(format, args...))
 		}
 	}
@@ -45,6 +54,12 @@ func verify(dir string, fs fileSystem) (Report, error) {
 	segs := ours(names, dir)
 	var records []Record
 	for i, s := range segs {
+		if err := ctx.Err(); err != nil {
+			return r, err
+		}
+		if progress != nil {
+			progress(i, len(segs))
+		}
 		limit := uint64(maxSeq)
 		if i+1 < len(segs) {
 			limit = segs[i+1].first
@@ -65,8 +80,35 @@ func verify(dir string, fs fileSystem) (Report, error) {
 			problem(s, "the header is damaged")
 		}
 		missing, t := s.scan(b, limit, dec)
+		for range 3 { // The last frame may be half written: it is not a moment later.
+			if !t.torn || i+1 < len(segs) {
+				break
+			}
+			if again, err := readAll(fs, s.path); err == nil {
+				b = again
+				missing, t = s.scan(b, limit, dec)
+			}
+		}
 		if missing > 0 {
-			problem(s, "%d frames are damaged", missing)
+			for k := 0; k < len(s.offs); k++ {
+				from := k
+				for k < len(s.offs) && s.offs[k] == 0 {
+					k++
+				}
+				if k > from {
+					problem(s, "frames %d to %d are damaged, before byte %d", s.first+uint64(from), s.first+uint64(k)-1, s.offs[k])
+				}
+			}
+		}
+		if bytes.HasPrefix(b[min(s.end, int64(len(b))):], []byte(footerMagic)) {
+			footer := *s
+			contents, err := s.readFooter(bytes.NewReader(b), int64(len(b)), dec)
+			if err == nil {
+				err = footer.parseFooter(contents, int64(len(b)), true)
+			}
+			if err != nil {
+				problem(s, "the footer at byte %d is damaged", s.end)
+			}
 		}
 		if t.torn {
 			problem(s, "a torn frame at the end, at byte %d", s.end)
@@ -82,13 +124,13 @@ func verify(dir string, fs fileSystem) (Report, error) {
 				records, err = decodeSamples(raw, &h, s.dict, records[:0])
 			}
 			if err != nil {
-				problem(s, "frame %d: %v", s.first+uint64(k), err)
+				problem(s, "frame %d at byte %d: %v", s.first+uint64(k), o, err)
 				r.Missing++
 				continue
 			}
 			if _, told := section(raw, sectionSteps); told && h.flags&flagTombstone == 0 {
 				if _, _, ok := decodeSteps(raw, &h, records, nil); !ok {
-					problem(s, "frame %d: how its samples came cannot be read", s.first+uint64(k))
+					problem(s, "frame %d at byte %d: how its samples came cannot be read", s.first+uint64(k), o)
 				}
 			}
 			r.Frames++

@@ -1,0 +1,420 @@
+package journal
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"linli/internal/telemetry"
+)
+
+// SegmentInfo says what is known of one segment file.
+type SegmentInfo struct {
+	Name        string // of the file, in the journal's directory
+	First, Next uint64 // its frames: First <= seq < Next
+	Frames      int    // of these, how many are there
+	Samples     uint64
+	Bytes       int64 // of the file
+	Boot        string
+	// From and To are the times of the earliest and the latest sample, by what is known of the boot's clock; zero where
+	// nothing is.
+	From, To  time.Time
+	Uncertain bool // these times are an estimate, or of a clock that nobody vouches for
+	Sealed    bool // nothing will be written to it any more
+}
+
+// Segments returns what is known of the segments, the oldest first.
+func (j *Journal) Segments() []SegmentInfo {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var out []SegmentInfo
+	for _, s := range j.segs {
+		if s.gone || len(s.offs) == 0 {
+			continue
+		}
+		i := SegmentInfo{Name: filepath.Base(s.path), First: s.first, Next: s.next(), Samples: s.samples, Bytes: s.size, Boot: s.boot, Sealed: s.sealed}
+		for _, o := range s.offs {
+			if o != 0 {
+				i.Frames++
+			}
+		}
+		if o, ok := j.offsetOf(s.boot); ok {
+			i.From, i.To, i.Uncertain = time.Unix(0, s.t0+o.ns).UTC(), time.Unix(0, s.t1+o.ns).UTC(), o.uncertain
+		}
+		out = append(out, i)
+	}
+	return out
+}
+
+// Told is a loss with the frame that tells it.
+type Told struct {
+	Loss
+	Seq      uint64    // of the tombstone
+	From, To time.Time // of the samples lost, as far as is known; zero where the clock is not
+}
+
+// Losses returns the losses that the journal tells of, in the order in which they were told. It reads the frames without
+// samples, which tombstones are among. The error is the disk's, or ctx's.
+func (j *Journal) Losses(ctx context.Context) ([]Told, error) {
+	r, err := newReader()
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	var out []Told
+	var f Frame
+	first, next := j.Bounds()
+	for seq := first; seq < next; seq++ {
+		j.mu.Lock()
+		s, _, _, _ := j.find(seq)
+		skip := s == nil || s.counts[seq-s.first] != 0
+		j.mu.Unlock()
+		if skip {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return out, err
+		}
+		if err := j.retry(r, seq, &f); errors.Is(err, ErrNotFound) {
+			continue
+		} else if err != nil {
+			return out, err
+		}
+		if f.Lost == nil {
+			continue
+		}
+		t := Told{Loss: *f.Lost, Seq: seq}
+		t.From, _ = f.Wall(f.T0)
+		t.To, _ = f.Wall(f.T1)
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// newReader returns a reader of one's own.
+func newReader() (*reader, error) {
+	r := &reader{}
+	if err := r.init(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// retry reads a frame as read does, as often as it takes to know.
+func (j *Journal) retry(r *reader, seq uint64, f *Frame) (err error) {
+	for range readTries {
+		if err = j.read(r, seq, f); err == nil || errors.Is(err, ErrNotFound) {
+			break
+		}
+	}
+	return err
+}
+
+// wanted says which series the reader of a frame is interested in, so that the others need not be decoded.
+type wanted struct {
+	match   func(*telemetry.Series) bool
+	segment uint64 // number of the first frame of the segment that entries is of
+	entries []bool // of its dictionary
+}
+
+// look finds what of the dictionary of a segment is wanted.
+func (w *wanted) look(segment uint64, dict []entry) {
+	if segment != w.segment {
+		w.segment, w.entries = segment, w.entries[:0]
+	}
+	for i := len(w.entries); i < len(dict); i++ {
+		// Entries may be filled in later where the frame that held them is lost; their frames cannot be decoded before.
+		w.entries = append(w.entries, dict[i].series.Kind != 0 && w.match(&dict[i].series))
+	}
+}
+
+// in reports whether the frame with the payload raw has a sample of a series that is wanted.
+func (w *wanted) in(raw []byte, segment uint64, dict []entry) bool {
+	w.look(segment, dict)
+	c, ok := section(raw, sectionSamples)
+	n := c.count()
+	col := c.bytes()
+	if !ok || c.bad {
+		return true // let the decoder say what is wrong
+	}
+	for k := int64(-1); n > 0; n-- {
+		v, used := binary.Varint(col)
+		if used <= 0 {
+			return true
+		}
+		col = col[used:]
+		if k += v + 1; k < 0 || k >= int64(len(w.entries)) || w.entries[k] {
+			return true
+		}
+	}
+	return false
+}
+
+// Resolution is how fine what Range reads is.
+type Resolution uint8
+
+// The resolutions.
+const (
+	Auto    Resolution = iota // the finest that is there and gives a picture, see Journal.Range
+	Samples                   // as they were appended
+	Minutes                   // rollups of a minute
+	Hours                     // rollups of an hour
+)
+
+var resolutionNames = [...]string{"auto", "raw", "1m", "1h"}
+
+// String returns the resolution's name as the command line has it.
+func (r Resolution) String() string {
+	if int(r) < len(resolutionNames) {
+		return resolutionNames[r]
+	}
+	return fmt.Sprintf("resolution(%d)", uint8(r))
+}
+
+// ParseResolution is the inverse of Resolution.String.
+func ParseResolution(s string) (Resolution, error) {
+	for i, name := range resolutionNames {
+		if name == s {
+			return Resolution(i), nil
+		}
+	}
+	return 0, fmt.Errorf("%q is no resolution (auto, raw, 1m, 1h)", s)
+}
+
+// Width returns the length of an interval, 0 for single samples.
+func (r Resolution) Width() time.Duration {
+	switch r {
+	case Minutes:
+		return time.Minute
+	case Hours:
+		return time.Hour
+	}
+	return 0
+}
+
+// Span is a part of the past of some points.
+type Span struct {
+	// Match says which points are wanted. It is called now and then for the same series, and must be cheap.
+	Match func(*telemetry.Series) bool
+	// From and To bound the time of a sample, or the beginning of an interval: From <= t < To.
+	From, To time.Time
+}
+
+// Row is one sample of a point, what is known of it over an interval, or a gap.
+type Row struct {
+	Series *telemetry.Series // not to be changed; nil in a gap
+	At     time.Time         // of the sample; the beginning of the interval, or of the gap
+	Until  time.Time         // the end of the interval, or of the gap; zero for a sample
+	// Uncertain: the times are an estimate, or of a clock that nobody vouches for.
+	Uncertain bool
+
+	// Of a sample.
+	Quality telemetry.Quality
+	Value   telemetry.Value
+
+	Gap string // why nothing is known between At and Until: a Loss constant, or GapStopped
+
+	Rollup // of an interval
+}
+
+// GapStopped is why nothing is known of a time in which no process wrote the journal.
+const GapStopped = "stopped"
+
+// eachSample calls yield for every sample of sp, in the order of the journal, and for each gap between them. Where from is
+// not 0 it begins with that frame.
+func (j *Journal) eachSample(ctx context.Context, sp Span, yield func(*Row) error) error {
+	r, err := newReader()
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	var row Row
+	f := Frame{only: &wanted{match: sp.Match}}
+	from, to := sp.From.UnixNano(), sp.To.UnixNano()
+	var last time.Time // until when the journal has told of
+	missing := ""
+	var begun bool
+	passed := uint64(0) // the last frame, where it was not read
+	for seq, next := j.spanned(sp); seq < next; seq++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if missing == "" && begun {
+			if to := min(j.pass(r, seq, f.only), next); to > seq {
+				passed, seq = to-1, to-1
+				continue
+			}
+		}
+		err := j.retry(r, seq, &f)
+		if passed != 0 && (err != nil || f.Lost != nil || f.start) {
+			var before Frame
+			before.only = &wanted{match: func(*telemetry.Series) bool { return false }}
+			if j.retry(r, passed, &before) == nil {
+				if end, ok := before.Wall(before.T1); ok && end.After(last) {
+					last = end
+				}
+			}
+		}
+		passed = 0
+		if errors.Is(err, ErrNotFound) {
+			missing = LossDamage
+			continue
+		} else if err != nil {
+			return err
+		}
+		if f.Lost != nil {
+			if f.Lost.FirstSeq == 0 {
+				missing = f.Lost.Reason
+			}
+			continue
+		}
+		if f.start && begun && missing == "" {
+			missing = GapStopped
+		}
+		begun = true
+		begin, ok := f.Wall(f.T0)
+		if !ok {
+			continue // nobody knows yet when that was
+		}
+		end, _ := f.Wall(f.T1)
+		if missing != "" && begin.After(last) {
+			if !last.IsZero() && last.Before(sp.To) && begin.After(sp.From) {
+				row = Row{At: last, Until: begin, Gap: missing, Uncertain: f.Uncertain}
+				if err := yield(&row); err != nil {
+					return err
+				}
+			}
+			missing = ""
+		}
+		if end.After(last) {
+			last = end
+		}
+		for i := range f.Records {
+			rec := &f.Records[i]
+			if t := int64(rec.Time) + f.offset; t < from || t >= to || !f.only.entries[rec.entry] {
+				continue
+			}
+			at, _ := f.Wall(rec.Time)
+			row = Row{Series: rec.Series, At: at, Quality: rec.Quality, Value: rec.Value, Uncertain: f.Uncertain}
+			if err := yield(&row); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// pass returns the number of the first frame from seq on that may have a sample that is wanted, or that tells something else
+// (a loss, the start of a process), within its segment. It is seq where that is not known.
+func (j *Journal) pass(r *reader, seq uint64, w *wanted) uint64 {
+	j.mu.Lock()
+	s, _, _, _ := j.find(seq)
+	sealed := s != nil && s.sealed
+	j.mu.Unlock()
+	if !sealed || seq == s.first {
+		return seq
+	}
+	o, err := j.use(r, s)
+	if err != nil {
+		return seq
+	}
+	if o.dict == nil && o.loadDict(r.dec) != nil {
+		return seq
+	}
+	w.look(s.first, o.dict)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for ; seq < s.next(); seq++ {
+		i := seq - s.first
+		if s.offs[i] == 0 || s.counts[i] == 0 || o.index.has(i, w.entries) {
+			break
+		}
+	}
+	return seq
+}
+
+// frameIndex says which entries of the dictionary occur in which frames of a segment, by blocks of indexFrames frames: a bit
+// for each entry. Nothing is known of the frames of a block that is not there.
+type frameIndex [][]uint64
+
+// indexFrames is how many frames a block of a frameIndex speaks of.
+const indexFrames = 64
+
+// has reports whether frame number i of the segment may have a sample of one of entries.
+func (x frameIndex) has(i uint64, entries []bool) bool {
+	if i/indexFrames >= uint64(len(x)) {
+		return true
+	}
+	bits := x[i/indexFrames]
+	for k, ok := range entries {
+		if ok && k/64 < len(bits) && bits[k/64]>>(k%64)&1 != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// add notes that frame number i has samples of the entries in seen.
+func (x *frameIndex) add(i int, seen []uint64) {
+	for len(*x) <= i/indexFrames {
+		*x = append(*x, nil)
+	}
+	b := &(*x)[i/indexFrames]
+	for len(*b) < len(seen) {
+		*b = append(*b, 0)
+	}
+	for k, bits := range seen {
+		(*b)[k] |= bits
+	}
+}
+
+// spanned returns frames first <= seq < next that hold all that the journal has of sp.
+func (j *Journal) spanned(sp Span) (first, next uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	first, next = j.next, 0
+	// The clock of a boot may have been set while it ran: then its later frames say otherwise than its first.
+	const slack = 24 * time.Hour
+	for _, s := range j.segs {
+		if len(s.offs) == 0 || s.gone {
+			continue
+		}
+		from, to, ok := j.extent(s)
+		if !ok {
+			o, known := j.offsetOf(s.boot)
+			if !known {
+				continue
+			}
+			from, to = s.t0+o.ns-int64(slack), s.t1+o.ns+int64(slack)
+		}
+		if to < sp.From.UnixNano() || from >= sp.To.UnixNano() {
+			continue
+		}
+		first, next = min(first, s.first), max(next, s.next())
+	}
+	return first, next
+}
+
+// extent returns the wall clock times of the earliest and the latest sample of s, where they are known. Journal.mu is held.
+func (j *Journal) extent(s *segment) (from, to int64, ok bool) {
+	if !s.hasExtent {
+		return 0, 0, false
+	}
+	return s.wall0, s.wall1, true
+}
+
+// Resolve says in which resolution Range would read sp where it may choose.
+func (j *Journal) Resolve(sp Span, want Resolution) Resolution {
+	if want == Auto {
+		return Samples
+	}
+	return want
+}
+
+// Range reads what the journal knows of sp and calls yield for each Row, which is valid during the call.
+func (j *Journal) Range(ctx context.Context, sp Span, want Resolution, yield func(*Row) error) error {
+	return j.eachSample(ctx, sp, yield)
+}
