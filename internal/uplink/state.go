@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -13,7 +12,7 @@ import (
 // state is what the uplink remembers across restarts: which frames of which journal the broker has not
 // acknowledged. Everything from next on is unacknowledged too.
 //
-// The file is text:
+// It is kept as text, in the file that stateFile describes:
 //
 //	linli-uplink 1
 //	epoch 00c0ffee00c0ffee
@@ -33,8 +32,6 @@ type state struct {
 	// of which it has not been told yet.
 	asked, tell spans
 }
-
-const stateName = "uplink.state"
 
 // errState is wrapped by the errors of a damaged state file.
 var errState = errors.New("damaged state file")
@@ -98,36 +95,6 @@ func decodeState(b []byte) (*state, error) {
 		}
 	}
 	return s, nil
-}
-
-// loadState reads the state of the journal with this epoch. Without a state, or with one of another journal or a
-// damaged one, it returns an error or nil and a state in which nothing is acknowledged: frames may go out twice,
-// none is skipped.
-func loadState(dir string, epoch uint64) (*state, error) {
-	fresh := &state{epoch: epoch, next: 1}
-	b, err := os.ReadFile(filepath.Join(dir, stateName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return fresh, nil
-	}
-	if err != nil {
-		return fresh, err
-	}
-	s, err := decodeState(b)
-	if err != nil {
-		return fresh, err
-	}
-	if s.epoch != epoch {
-		return fresh, nil
-	}
-	return s, nil
-}
-
-// save replaces the state file: after a power cut either the old one is there or the new one.
-func (s *state) save(dir string) error {
-	if err := replaceFile(dir, stateName, s.encode()); err != nil {
-		return fmt.Errorf("save uplink state: %w", err)
-	}
-	return nil
 }
 
 // replaceFile writes a file in dir anew and syncs it.

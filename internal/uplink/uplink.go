@@ -34,7 +34,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -158,6 +157,7 @@ const (
 	stateEvery  = 5 * time.Second  // between writes of the state file
 	waitEvery   = time.Second      // between looks for a clock that has been set
 	drainFor    = 2 * time.Second  // at shutdown, for what is in flight
+	saveFor     = 2 * time.Second  // at shutdown, for the state file
 	livedAfter  = 10 * time.Second // a connection that lived so long was a good one
 	farewellFor = 250 * time.Millisecond
 	// stopWithin is how long after the end of ctx a connection lives at most, whatever the broker does.
@@ -181,7 +181,8 @@ type Uplink struct {
 
 	// Owned by Run.
 	state    *state
-	dirty    bool   // state differs from the file
+	file     *stateFile
+	dirty    bool   // state differs from what the file was given
 	released uint64 // what the journal was told last
 	savedAt  time.Time
 	frame    journal.Frame
@@ -254,7 +255,8 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 		waiting:   map[string]spans{},
 		calls:     make(chan func()),
 	}
-	if u.state, err = loadState(cfg.StateDir, j.Epoch()); err != nil {
+	u.file = newStateFile(cfg.StateDir)
+	if u.state, err = u.file.load(j.Epoch()); err != nil {
 		u.stateError(err)
 		log.Warn("uplink state unusable, sending everything again", zap.Error(err))
 	}
@@ -270,11 +272,10 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 // saves its state. A broker that is not there is no error: Run returns nil when ctx ends.
 func (u *Uplink) Run(ctx context.Context) error {
 	u.started = time.Now()
-	if err := os.MkdirAll(u.cfg.StateDir, 0o750); err != nil {
-		u.stateError(err)
-	}
-	u.update()
+	u.file.start()
+	defer u.file.stop(saveFor)
 	defer u.save(true)
+	u.update()
 	if u.commands != nil {
 		var commands sync.WaitGroup
 		commands.Go(func() { u.commands.run(ctx) })
@@ -483,22 +484,25 @@ func (u *Uplink) timed() spans {
 	return known
 }
 
-// save writes the state when it has changed and the last time is long enough ago, or now.
+// save has the state written when it has changed and the last time is long enough ago, or now. It does not wait for the
+// disk: neither alerts nor samples do.
 func (u *Uplink) save(now bool) {
+	if err, known := u.file.outcome(); known {
+		if err != nil {
+			u.dirty = true
+			if u.Status().StateError == "" {
+				u.log.Error("uplink state not saved", zap.Error(err))
+			}
+		}
+		u.stateError(err)
+	}
 	if !u.dirty || !now && time.Since(u.savedAt) < stateEvery {
 		return
 	}
 	u.savedAt = time.Now()
 	st := state{epoch: u.state.epoch, next: u.state.next, unacked: slices.Clone(u.state.unacked).bounded(maxSpans), gone: u.state.gone, asked: u.state.asked, tell: u.state.tell}
-	if err := st.save(u.cfg.StateDir); err != nil {
-		if u.Status().StateError == "" {
-			u.log.Error("uplink state not saved", zap.Error(err))
-		}
-		u.stateError(err)
-		return
-	}
+	u.file.put(st.encode())
 	u.dirty = false
-	u.stateError(nil)
 }
 
 // clockSet says whether the wall clock can be believed.

@@ -284,7 +284,8 @@ func TestStateSurvivesAndDamageMeansSendingAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b[len(b)/2] ^= 1
+	b[30] ^= 1 // in each of the two halves
+	b[len(b)/2+30] ^= 1
 	if err := os.WriteFile(file, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
