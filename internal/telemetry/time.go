@@ -37,6 +37,7 @@ type Clock struct {
 	start  time.Time // reading with Go's monotonic part at the same moment
 	oldest time.Time // a wall clock before this is taken as not set
 	judge  func(mono Mono, stepped bool) Trust
+	off    func() time.Duration // nil: nothing
 }
 
 // Trust says how far a wall clock can be believed that reads a plausible time.
@@ -57,6 +58,14 @@ func (c *Clock) JudgedBy(judge func(mono Mono, stepped bool) Trust) *Clock {
 	return &d
 }
 
+// OffBy returns a clock whose wall clock reads as much more as off says at each reading, as if somebody had set it. It is
+// for tests: the time of a test cannot be set. off must be safe for concurrent use.
+func (c *Clock) OffBy(off func() time.Duration) *Clock {
+	d := *c
+	d.off = off
+	return &d
+}
+
 // NewClock returns a clock for the boot named boot, whose monotonic time is base at the moment of the call. Wall
 // clocks that read earlier than oldest are taken as not set: a box without RTC boots in 1970.
 func NewClock(boot string, base Mono, oldest time.Time) *Clock {
@@ -67,10 +76,13 @@ func NewClock(boot string, base Mono, oldest time.Time) *Clock {
 func (c *Clock) Now() Now {
 	t := time.Now()
 	n := Now{Mono: c.base.Add(t.Sub(c.start))}
-	if !t.After(c.oldest) {
+	wall := t.Round(0).UTC() // Round(0) drops Go's monotonic part: from here on it is a wall clock value.
+	if c.off != nil {
+		wall = wall.Add(c.off())
+	}
+	if !wall.After(c.oldest) {
 		return n
 	}
-	wall := t.Round(0).UTC() // Round(0) drops Go's monotonic part: from here on it is a wall clock value.
 	trust := ClockSet
 	if c.judge != nil {
 		step := wall.Sub(c.start.Round(0)) - t.Sub(c.start)

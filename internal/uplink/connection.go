@@ -395,11 +395,9 @@ func (c *connection) sendTelemetry() {
 	}
 	c.sendGone()
 	if time.Since(c.lastIdle) >= idleEvery && c.room(true) && c.live.queue.count() == 0 && c.live.held == nil && u.clockSet() {
-		if t, ok := u.settled(); ok {
-			c.lastIdle = time.Now()
-			c.ofTelemetry++
-			c.send(u.topic(wire.Telemetry, ""), false, c.live.idle(u.state.next, t), nil, func() { c.ofTelemetry-- })
-		}
+		c.lastIdle = time.Now()
+		c.ofTelemetry++
+		c.send(u.topic(wire.Telemetry, ""), false, c.live.idle(u.state.next), nil, func() { c.ofTelemetry-- })
 	}
 }
 

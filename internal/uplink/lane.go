@@ -39,6 +39,7 @@ type encoded struct {
 	lines     int
 	t0, t1    int64
 	uncertain bool
+	earlier   bool  // a tombstone of earlier frames
 	lost      spans // told as lost in it
 }
 
@@ -74,6 +75,9 @@ func (l *lane) next(limit int) []message {
 				break
 			}
 		}
+		if !f.earlier && l.u.settling.contradicts(f.seq, f.t0) {
+			f.uncertain = true
+		}
 		if h.From != 0 && (f.seq != h.To+1 || len(l.body)+len(f.text) > limit || f.uncertain != h.Uncertain ||
 			max(h.T1, f.t1)-min(h.T0, f.t0) > int64(maxSpanTime)) {
 			l.held = f
@@ -103,7 +107,10 @@ func (l *lane) next(limit int) []message {
 		if len(parts) > 1 {
 			h.Part, h.Parts = i+1, len(parts)
 		}
-		plain := append(wire.AppendHeader(make([]byte, 0, len(part.text)+180), &h), part.text...)
+		if !l.late && i == len(parts)-1 {
+			h.Settled = l.u.settling.say(h.To)
+		}
+		plain := append(wire.AppendHeader(make([]byte, 0, len(part.text)+210), &h), part.text...)
 		if l.u.compression != wire.Plain {
 			plain = l.pack.Pack(plain)
 		}
@@ -148,6 +155,7 @@ func (l *lane) encode(joins uint64) *encoded {
 		}
 		l.after = seq + 1
 		out := &encoded{seq: seq, t0: t0.UnixNano(), t1: t1.UnixNano(), uncertain: f.Uncertain}
+		out.earlier = f.Lost != nil && f.Lost.FirstSeq != 0
 		if f.Lost != nil {
 			l.tellLost(out, f.Lost)
 		}
@@ -179,10 +187,16 @@ func (l *lane) tellLost(out *encoded, loss *journal.Loss) {
 	out.lost = parts
 }
 
-// idle builds the message that says that at the time t there was nothing newer than the frames before next.
-func (l *lane) idle(next uint64, t int64) []byte {
-	uncertain := l.u.cfg.Clock != nil && l.u.cfg.Clock.Now().Uncertain
-	b := wire.AppendHeader(nil, &wire.Header{Epoch: l.u.state.epoch, From: next, To: next - 1, T0: t, T1: t, Uncertain: uncertain})
+// idle builds the message that says what is in the frames before next, where there are no newer ones.
+func (l *lane) idle(next uint64) []byte {
+	h := wire.Header{Epoch: l.u.state.epoch, From: next, To: next - 1, Settled: l.u.settling.say(next - 1)}
+	h.T0 = h.Settled
+	if h.Settled == 0 {
+		h.T0 = time.Now().Add(-settleLag).UnixNano()
+		h.Uncertain = l.u.cfg.Clock != nil && l.u.cfg.Clock.Now().Uncertain
+	}
+	h.T1 = h.T0
+	b := wire.AppendHeader(nil, &h)
 	if l.u.compression != wire.Plain {
 		return l.pack.Pack(b)
 	}

@@ -378,21 +378,3 @@ func runUntilStopped(t *testing.T, u *uplink.Uplink) func() {
 	t.Cleanup(stop)
 	return stop
 }
-
-// The sign of an idle lane claims no time of which something may still be on its way to the disk.
-func TestIdleClaimsWhatIsCommitted(t *testing.T) {
-	j := newJournal(1)
-	clock := telemetry.NewClock("boot", telemetry.Mono(time.Hour), time.Unix(0, 0))
-	u, err := uplink.New(uplink.Config{Site: "riverside", Gateway: "gw1", Brokers: []string{"tcp://127.0.0.1:1"}, StateDir: t.TempDir(), Clock: clock}, j, newBook(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := u.SettledAt(); ok {
-		t.Error("settled before the first commit")
-	}
-	j.settled = clock.Mono().Add(-5 * time.Minute) // the disk fails since
-	at, ok := u.SettledAt()
-	if age := time.Since(time.Unix(0, at)); !ok || age < 5*time.Minute+10*time.Second || age > 6*time.Minute {
-		t.Errorf("settled %v ago (%v)", age, ok)
-	}
-}

@@ -78,17 +78,20 @@ func (c *connection) sendGone() {
 	if len(u.state.tell) == 0 || c.gone || !c.room(true) {
 		return
 	}
-	settled, ok := u.settled()
-	if !ok {
-		return // not before the clock is set and something is committed: the message has a time
+	if !u.clockSet() {
+		return // not before the clock is set: the message has a time
+	}
+	now := time.Now().UnixNano()
+	if u.cfg.Clock != nil {
+		now = u.cfg.Clock.Now().Wall.UnixNano()
 	}
 	tell := u.state.tell
 	next := u.state.next
-	t0, t1 := settled, settled
+	t0, t1 := now, now
 	var lines []byte
 	for _, r := range tell {
 		l := wire.Lost{Epoch: u.state.epoch, From: r.from, To: r.end - 1, Reason: lossGone}
-		l.T0, l.T1 = u.around(r, settled)
+		l.T0, l.T1 = u.around(r, now)
 		t0, t1 = min(t0, l.T0), max(t1, l.T1)
 		lines = wire.AppendLost(lines, &l)
 	}

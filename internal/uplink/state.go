@@ -21,6 +21,7 @@ import (
 //	gone 11-14             (likewise)
 //	asked 17-40            (likewise)
 //	tell 1-9               (likewise)
+//	settled 1790000000000000000 1234   (what was measured before this moment was said to be in frames before that number; may be left out)
 //	crc 1a2b3c4d           (CRC-32C of every byte before this line)
 type state struct {
 	epoch   uint64
@@ -31,6 +32,9 @@ type state struct {
 	// asked are those of unacked that the city has asked for again, tell those asked for that are not there any more and
 	// of which it has not been told yet.
 	asked, tell spans
+	// said and saidNext are settling's.
+	said     int64
+	saidNext uint64
 }
 
 // errState is wrapped by the errors of a damaged state file.
@@ -50,6 +54,9 @@ func (s *state) encode() []byte {
 	}
 	for _, r := range s.tell {
 		fmt.Fprintf(&b, "tell %d-%d\n", r.from, r.end-1)
+	}
+	if s.said != 0 {
+		fmt.Fprintf(&b, "settled %d %d\n", s.said, s.saidNext)
 	}
 	fmt.Fprintf(&b, "crc %08x\n", crc32.Checksum(b.Bytes(), crc32.MakeTable(crc32.Castagnoli)))
 	return b.Bytes()
@@ -74,6 +81,12 @@ func decodeState(b []byte) (*state, error) {
 	}
 	for _, line := range lines[3:] {
 		if len(line) == 0 {
+			continue
+		}
+		if n, err := fmt.Sscanf(string(line), "settled %d %d\n", &s.said, &s.saidNext); n > 0 {
+			if err != nil || s.said <= 0 {
+				return nil, fmt.Errorf("%w: %q", errState, line)
+			}
 			continue
 		}
 		var from, last uint64

@@ -66,6 +66,9 @@ type Config struct {
 	Version       string        // of the program, for the status message
 	// Clock gives the wall clock and says whether it was ever set; nil: the process's clock is right.
 	Clock *telemetry.Clock
+	// OnTheWay returns the time of the oldest sample that has left its bus and is not in the journal yet,
+	// telemetry.Never where there is none; nil: samples are in the journal at once. Called from Run and New.
+	OnTheWay func() telemetry.Mono
 	// Now is the time by which the broker's certificate is judged (a box without a clock may know better than its
 	// clock); nil means the clock.
 	Now func() time.Time
@@ -164,8 +167,6 @@ const (
 	stopWithin = drainFor + 2*time.Second
 	// skipMargin is more frames than can have been told since the state file was written.
 	skipMargin = 1000
-	// settleLag is how much later than it was taken a sample reaches the journal, at most.
-	settleLag = 10 * time.Second
 )
 
 // Uplink is the gateway's connection to the city.
@@ -187,6 +188,7 @@ type Uplink struct {
 	savedAt  time.Time
 	frame    journal.Frame
 	waiting  map[string]spans // by boot: frames whose wall clock time is not known
+	settling settling
 	recent   recent
 	unclean  bool      // the last connection was lost, not closed
 	staleAt  time.Time // when frames were sent again to a broker that knew our session
@@ -259,6 +261,10 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 	if u.state, err = u.file.load(j.Epoch()); err != nil {
 		u.stateError(err)
 		log.Warn("uplink state unusable, sending everything again", zap.Error(err))
+	}
+	if u.state.said != 0 {
+		// What was said after the file was written is not later than this.
+		u.settling.said, u.settling.saidNext = u.state.said+int64(settleLag), u.state.saidNext
 	}
 	u.overtake()
 	u.update()
@@ -408,21 +414,9 @@ func (u *Uplink) overtake() {
 	u.dirty = true
 }
 
-// settled returns the wall clock time up to which everything that was taken is committed, false while that is not known.
-func (u *Uplink) settled() (int64, bool) {
-	m := u.journal.Settled()
-	if m == 0 {
-		return 0, false
-	}
-	if u.cfg.Clock == nil {
-		return time.Now().Add(-settleLag).UnixNano(), true
-	}
-	t, ok := u.cfg.Clock.Now().WallAt(m.Add(-settleLag))
-	return t.UnixNano(), ok
-}
-
 // update takes new and vanished frames of the journal into account and tells the journal what is history.
 func (u *Uplink) update() {
+	u.lookAround()
 	first, next := u.journal.Bounds()
 	st := u.state
 	if next > st.next {
@@ -496,11 +490,15 @@ func (u *Uplink) save(now bool) {
 		}
 		u.stateError(err)
 	}
-	if !u.dirty || !now && time.Since(u.savedAt) < stateEvery {
+	// A process that comes after a crash takes for said what the file says and settleLag more.
+	leapt := u.settling.said > u.state.said+int64(settleLag)
+	if !leapt && (!u.dirty || !now && time.Since(u.savedAt) < stateEvery) {
 		return
 	}
 	u.savedAt = time.Now()
-	st := state{epoch: u.state.epoch, next: u.state.next, unacked: slices.Clone(u.state.unacked).bounded(maxSpans), gone: u.state.gone, asked: u.state.asked, tell: u.state.tell}
+	u.state.said, u.state.saidNext = u.settling.said, u.settling.saidNext
+	st := *u.state
+	st.unacked = slices.Clone(u.state.unacked).bounded(maxSpans)
 	u.file.put(st.encode())
 	u.dirty = false
 }

@@ -10,14 +10,17 @@ import (
 // Header is the first line of a telemetry message.
 type Header struct {
 	Epoch    uint64 // which journal
-	From, To uint64 // frames, both included; From = To+1 says that the box has nothing newer: at T0 the next frame was From
+	From, To uint64 // frames, both included; From = To+1: no data, only what Settled says
 	Count    int    // data lines in this message
 	Late     bool   // newer data was sent before this
 	// Part and Parts are set where a frame is too large for one message: 1 of 3. Both 0 otherwise.
 	Part, Parts int
 	T0, T1      int64 // first and last moment covered, nanoseconds since 1970
-	// Uncertain: the gateway's clock was not synchronised, the times are its best guess.
+	// Uncertain: the gateway's clock was not synchronised, or was set back; the times are its best guess.
 	Uncertain bool
+	// Settled: what was measured before this moment (nanoseconds since 1970) is in frames up to To, or is told as lost.
+	// 0: not said.
+	Settled int64
 }
 
 // Lost stands for samples that could not be kept.
@@ -54,6 +57,9 @@ func AppendHeader(dst []byte, h *Header) []byte {
 	dst = appendTimes(dst, h.T0, h.T1)
 	if h.Uncertain {
 		dst = append(dst, " time=uncertain"...)
+	}
+	if h.Settled != 0 {
+		dst = strconv.AppendInt(append(dst, " settled="...), h.Settled, 10)
 	}
 	return append(dst, '\n')
 }
@@ -114,6 +120,8 @@ func ParseHeader(line []byte) (Header, error) {
 		case "time":
 			h.Uncertain = string(v) == "uncertain"
 			return true, true
+		case "settled":
+			return true, parseTime(v, &h.Settled) && h.Settled > 0
 		}
 		return false, true
 	})

@@ -53,6 +53,7 @@ func TestHeaderAndLostRoundTrip(t *testing.T) {
 		{Epoch: 0xffffffffffffffff, From: 17, To: 16, Late: true, T0: -5, T1: 1 << 62},
 		{Epoch: 7, From: 17, To: 17, Count: 9, Part: 2, Parts: 3, T0: 1, T1: 2},
 		{Epoch: 7, From: 17, To: 17, Count: 9, T0: 1, T1: 2, Uncertain: true},
+		{Epoch: 7, From: 17, To: 17, Count: 9, T0: 1, T1: 2, Settled: 1_790_000_000_000_000_000},
 	} {
 		line := wire.AppendHeader(nil, &h)
 		got, err := wire.ParseHeader(line)
@@ -70,6 +71,7 @@ func TestHeaderAndLostRoundTrip(t *testing.T) {
 		"# linli epoch=0000000000000001 seq=5-3 count=1 late=0 t0=1 t1=2", "# linli epoch=0000000000000001 seq=1-1 count=-1 late=0 t0=1 t1=2",
 		"# linli epoch=0000000000000001 seq=1-1 count=1 late=2 t0=1 t1=2", "# linli epoch=0000000000000001 seq=1-1 seq=2-2 count=1 late=0 t0=1 t1=2",
 		"# linli epoch=0000000000000001 seq=1-1 count=1 late=0 part=4/3 t0=1 t1=2", string(line),
+		"# linli epoch=0000000000000001 seq=1-1 count=1 late=0 t0=1 t1=2 settled=0", "# linli epoch=0000000000000001 seq=1-1 count=1 late=0 t0=1 t1=2 settled=soon",
 		"# linli epoch=0000000000000001 seq=1-18446744073709551615 count=1 late=0 t0=1 t1=2",
 	} {
 		if got, err := wire.ParseHeader([]byte(bad)); !errors.Is(err, wire.ErrHeader) {
@@ -282,7 +284,7 @@ func FuzzParseTopic(f *testing.F) {
 func FuzzHeader(f *testing.F) {
 	f.Add([]byte("# linli epoch=00c0ffee00c0ffee seq=17-19 count=2 late=0 t0=1 t1=2"))
 	f.Add([]byte("# linli lost epoch=00c0ffee00c0ffee seq=0-0 count=2 reason=space t0=1 t1=2"))
-	f.Add([]byte("# linli epoch=00c0ffee00c0ffee seq=17-17 count=2 late=1 part=1/2 t0=1 t1=2 x=y time=uncertain"))
+	f.Add([]byte("# linli epoch=00c0ffee00c0ffee seq=17-17 count=2 late=1 part=1/2 t0=1 t1=2 x=y time=uncertain settled=7"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := wire.ParseHeader(b); err == nil {
 			if h.Parts == 1 {
