@@ -32,6 +32,7 @@ type fanIn struct {
 	respond *responder
 	log     *zap.Logger
 
+	way     *onTheWay
 	batches chan []telemetry.Sample
 	free    chan []telemetry.Sample // batches to be used again
 	asked   chan func()             // to be done between two steps
@@ -49,6 +50,7 @@ func newFanIn(clock *telemetry.Clock, table *live.Table, engine *rules.Engine, a
 	return &fanIn{
 		clock: clock, live: table, engine: engine, alerts: alerts, journal: j, log: log,
 		respond: newResponder(engine, d, alerts, log),
+		way:     &onTheWay{},
 		batches: make(chan []telemetry.Sample, fanInBatches),
 		free:    make(chan []telemetry.Sample, fanInBatches),
 		asked:   make(chan func()),
@@ -69,9 +71,11 @@ func (f *fanIn) emit(ctx context.Context) func([]telemetry.Sample) {
 		default:
 		}
 		batch = append(batch[:0], samples...)
+		first := f.way.add(samples)
 		select {
 		case f.batches <- batch:
 		case <-ctx.Done():
+			f.way.remove(first)
 		}
 	}
 }
@@ -89,7 +93,7 @@ func (f *fanIn) run(ctx context.Context) error {
 		timer.Reset(max(next.Sub(now), 0))
 		select {
 		case batch := <-f.batches:
-			f.step(batch, &out)
+			f.arrive(batch, &out)
 			select {
 			case f.free <- batch:
 			default:
@@ -106,7 +110,7 @@ func (f *fanIn) run(ctx context.Context) error {
 			for {
 				select {
 				case batch := <-f.batches:
-					f.step(batch, &out)
+					f.arrive(batch, &out)
 				default:
 					return nil
 				}
@@ -143,6 +147,13 @@ func (f *fanIn) moment() telemetry.Now {
 
 // unknown reports whether the rules that run have no such alert: it was closed because they have not.
 func (f *fanIn) unknown(id telemetry.Identity) bool { return !f.engine.Knows(id) }
+
+// arrive takes in a batch that a bus has sent.
+func (f *fanIn) arrive(batch []telemetry.Sample, out *rules.Output) {
+	first := earliest(batch)
+	f.step(batch, out)
+	f.way.remove(first)
+}
 
 func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 	now := f.moment()

@@ -162,7 +162,8 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	parts.start("memory of the buses", 3*time.Second, memory.run)
 
 	// 4a. The city.
-	up, err := newUplink(cfg, st, clock)
+	way := &onTheWay{}
+	up, err := newUplink(cfg, st, clock, way)
 	if err != nil {
 		return fmt.Errorf("set up the uplink: %w", err)
 	}
@@ -194,6 +195,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 		orders.rules[i].health = states[i]
 	}
 	in := newFanIn(clock, table, cfg.plan.engine, book, j, driven, log.Named("rules"))
+	in.way = way
 	in.respond.restore(clock.Now(), clock.Boot, st.idle)
 	points := newBusPoints(s, states, clock)
 	own := newGatewayPoints(s, st, cfg.state, up, clock)
@@ -284,7 +286,7 @@ func goneAlerts(open []alert.Alert, removed []telemetry.ActiveAlert, inv *teleme
 }
 
 // newUplink returns the connection to the city, or nil for a box that works alone.
-func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock) (*uplink.Uplink, error) {
+func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock, way *onTheWay) (*uplink.Uplink, error) {
 	u, inv := cfg.plan.site.Uplink, cfg.plan.site.Inventory
 	if u == nil {
 		return nil, nil
@@ -292,7 +294,7 @@ func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock) (*uplink.U
 	return uplink.New(uplink.Config{
 		Site: inv.Site, Gateway: inv.Gateway, Brokers: u.Brokers, Username: u.Username, PasswordFile: u.PasswordFile,
 		CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, Compression: u.Compression, Batch: u.Batch,
-		StateDir: st.dir, Version: productVersion(), Clock: clock,
+		StateDir: st.dir, Version: productVersion(), Clock: clock, OnTheWay: way.oldest,
 	}, st.journal, st.book, cfg.log.Named("uplink"))
 }
 
