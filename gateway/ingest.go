@@ -49,7 +49,7 @@ func ingestCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringSliceVar(&cfg.Brokers, "broker", nil, "broker as tcp://host:port or tls://host:port; several are tried in turn")
 	f.StringVar(&cfg.ClientID, "client-id", "", "MQTT client id, stable and of its own (default linli-ingest)")
-	f.StringSliceVar(&cfg.Filters, "filter", nil, "MQTT subscriptions (default: telemetry and alerts of every node); $share/group/... shares the work")
+	f.StringSliceVar(&cfg.Filters, "filter", nil, "MQTT subscriptions (default: telemetry, alerts and status of every node); $share/group/... shares the work")
 	f.StringVar(&cfg.Username, "username", "", "MQTT user name")
 	f.StringVar(&cfg.PasswordFile, "password-file", "", "file with the MQTT password")
 	f.StringVar(&cfg.CAFile, "ca-file", "", "certificate authorities of the broker (default: the system's)")

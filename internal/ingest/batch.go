@@ -186,6 +186,8 @@ func (b *batcher) message(name string, payload []byte) {
 		err = b.telemetry(name, topic.Node, site, gateway, payload)
 	case wire.Alert:
 		err = b.alert(topic, site, gateway, payload)
+	case wire.StatusTopic:
+		err = b.status(topic.Node, site, gateway, payload)
 	}
 	if err != nil {
 		b.in.count(func(s *Stats) { s.BadMessages++ })
@@ -206,6 +208,9 @@ func (b *batcher) telemetry(name, node, site, gateway string, payload []byte) er
 	}
 	if !b.check.timely(h.T0) || !b.check.timely(h.T1) {
 		return fmt.Errorf("header: %w", errTime)
+	}
+	if !b.check.timely(h.Settled) {
+		h.Settled = 0 // proves nothing
 	}
 	lines, bad, foreign := 0, 0, 0
 	for len(rest) > 0 {
@@ -275,5 +280,29 @@ func (b *batcher) alert(topic wire.Topic, site, gateway string, payload []byte) 
 		return fmt.Errorf("alert: %w", errTime)
 	}
 	b.lines = wire.AppendAlertLine(b.lines, site, gateway, &e)
+	return nil
+}
+
+// status appends the row of a gateway's status. An empty message only clears what was retained.
+func (b *batcher) status(node, site, gateway string, payload []byte) error {
+	if len(payload) == 0 {
+		return nil
+	}
+	s, err := wire.ParseStatus(payload, node)
+	if err != nil {
+		if errors.Is(err, wire.ErrForeign) {
+			b.in.count(func(s *Stats) { s.Foreign++ })
+		}
+		return err
+	}
+	// A will has no time, and a gateway whose clock is not set does not know it: they are rows of the moment in which
+	// they arrive, and another row when they arrive again.
+	at := b.in.cfg.Now().UnixNano()
+	if !s.Bare() && s.ClockSet {
+		if at = s.Time.UnixNano(); !b.check.timely(at) {
+			return fmt.Errorf("status: %w", errTime)
+		}
+	}
+	b.lines = wire.AppendStatusLine(b.lines, site, gateway, &s, at)
 	return nil
 }

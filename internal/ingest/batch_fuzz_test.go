@@ -16,6 +16,7 @@ func FuzzMessage(f *testing.F) {
 	f.Add("linli/v1/s.g/telemetry", []byte(head+"m,gateway=g,site=s a=1 1790000000000000000\nm,gateway=h,site=s a=\"x\ny\" 1790000000000000000\n# linli lost epoch=00c0ffee00c0ffee seq=0-0 count=1 reason=age t0=1790000000000000000 t1=1790000001000000000\n"))
 	f.Add("linli/v1/s.g/telemetry", []byte(head+"m,gateway=g,site=s a=\"\\\" 1790000000000000000\nm,gateway=h,site=t a=1 1790000000000000000"))
 	f.Add("linli/v1/s.g/alert/01A", []byte(`{"specversion":"1.0","id":"01A/1","source":"s.g","type":"dev.linli.alert.raised","time":"2026-01-01T00:00:00Z","data":{"id":"01A","alert":"b","subject":"c d","severity":"warning","state":"closed"}}`))
+	f.Add("linli/v1/s.g/status", []byte(`{"node":"s.g","state":"online","time":"2026-01-01T00:00:00Z","version":"a\"b\nc","clock_set":true,"next_seq":3}`))
 	in, err := New(Config{Brokers: []string{"tcp://x"}, Influx: Influx{URL: "http://x", Bucket: "b"}}, zap.NewNop())
 	if err != nil {
 		f.Fatal(err)

@@ -21,7 +21,7 @@
 // # Rows
 //
 // Data lines go in as they came. Beside them it writes, as docs/wire.md describes, the measurements alert (one row
-// per transition), linli_loss (one per lost range), linli_ledger (one per message) and linli_ingest (the probe).
+// per transition), linli_loss (one per lost range), linli_ledger (one per message), linli_status (one per status) and linli_ingest (the probe).
 //
 // # What it does not do
 //
@@ -53,7 +53,7 @@ type Config struct {
 	CAFile       string
 	CertFile     string
 	KeyFile      string
-	// Filters are the subscriptions, "" means every node's telemetry and alerts. "$share/group/" before a filter
+	// Filters are the subscriptions, "" means DefaultFilters. "$share/group/" before a filter
 	// shares the work among all that name the group, where the broker can.
 	Filters []string
 
@@ -82,9 +82,9 @@ type Influx struct {
 	TokenFile string // read at each write; for InfluxDB 1.8 it holds user:password; "" means no authentication
 }
 
-// DefaultFilters returns every node's telemetry and alerts.
+// DefaultFilters returns every node's telemetry, alerts and status.
 func DefaultFilters() []string {
-	return []string{wire.Prefix + "+/telemetry", wire.Prefix + "+/alert/+"}
+	return []string{wire.Prefix + "+/telemetry", wire.Prefix + "+/alert/+", wire.Prefix + "+/status"}
 }
 
 // Validate fills in the defaults and says everything that is wrong.

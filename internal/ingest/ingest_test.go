@@ -223,6 +223,39 @@ func TestRoundTripThroughRealServers(t *testing.T) {
 	}
 }
 
+// The status topic: by default it is read, and a will, which has no time, is a row of the moment in which it came.
+func TestStatusBecomesRows(t *testing.T) {
+	broker, db := testservers.StartMosquitto(t), testservers.StartInfluxDB(t)
+	in, _ := start(t, ingest.Config{Brokers: []string{broker.URL}, Influx: ingest.Influx{URL: db.URL, Bucket: db.Bucket}})
+	c := connect(t, broker.URL, "box", "linli/v1/dead/+")
+	status := func(node, rest string) {
+		c.publish("linli/v1/"+node+"/status", []byte(fmt.Sprintf(`{"node":"riverside.gw1",%s}`, rest)))
+	}
+	at := time.Unix(0, base).UTC().Format(time.RFC3339Nano)
+	online := `"state":"online","clock_set":true,"next_seq":8,"backlog_frames":3,"time":"` + at + `"`
+	status(node, online)
+	status(node, online)                              // the same message twice
+	status(node, `"state":"offline","reason":"lost"`) // the will
+	status("riverside.gw2", online)                   // not his
+	c.publish("linli/v1/"+node+"/status", nil)        // only clears what was retained
+	status(node, `"state":"online","clock_set":true,"time":"2031-01-01T00:00:00Z"`)
+	status(node, `"state":"online","clock_set":false,"time":"1970-01-01T00:01:00Z"`)
+	eventually(t, "acknowledged", func() bool { return in.Stats().Acknowledged == 7 })
+	all, err := db.Query(`SELECT "state","reason","next_seq","backlog_frames","clock_set" FROM "linli_status"`)
+	if err != nil || len(all) != 1 {
+		t.Fatalf("rows %+v, %v", all, err)
+	}
+	// The will and the last came at the same moment of this test's clock, and are one row here.
+	arrival := time.Unix(0, base).Add(time.Hour).UnixNano()
+	if got, want := fmt.Sprint(all[0].Values), fmt.Sprintf("[[%d online <nil> 8 3 true] [%d online lost 0 0 false]]", base, arrival); got != want {
+		t.Errorf("rows %s, want %s", got, want)
+	}
+	eventually(t, "dead letters", func() bool { return len(c.letters()) == 2 })
+	if s := in.Stats(); s.BadMessages != 2 || s.Foreign != 1 {
+		t.Errorf("stats %+v", s)
+	}
+}
+
 func TestBadLinesAreIsolated(t *testing.T) {
 	broker, db := testservers.StartMosquitto(t), testservers.StartInfluxDB(t)
 	in, _ := start(t, ingest.Config{Brokers: []string{broker.URL}, Influx: ingest.Influx{URL: db.URL, Bucket: db.Bucket}})

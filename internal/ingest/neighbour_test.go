@@ -122,7 +122,7 @@ func TestSearchForBadLinesIsBounded(t *testing.T) {
 					t.Errorf("line %d of the honest site is missing", i)
 				}
 			}
-			if !db.has("linli_ledger,gateway=gw,site=evil") {
+			if !db.has("linli_ledger,epoch=0000000000c0ffee,gateway=gw,site=evil") {
 				t.Error("the message of refused lines is not in the ledger")
 			}
 			dead := 0
@@ -364,7 +364,7 @@ func TestLedgerAndLosses(t *testing.T) {
 	if s := in.Stats(); s.CountWrong != 1 || db.has("linli_ledger") || !db.has("open=true") {
 		t.Errorf("stats %+v, ledger row %v", s, db.has("linli_ledger"))
 	}
-	if want := fmt.Sprintf("reason=torn,site=hillside epoch=\"0000000000000001\",from=3i,to=4i,t0=0i,t1=0i,count=0i %d", base+3); !db.has(want) {
+	if want := fmt.Sprintf("reason=torn,site=hillside from=3i,to=4i,t0=0i,t1=0i,count=0i %d", base+3); !db.has(want) {
 		t.Errorf("no row %q among %q", want, db.lines)
 	}
 }

@@ -28,7 +28,7 @@ type Lost struct {
 	Epoch    uint64
 	From, To uint64 // frames lost, both 0 where the samples never were in a frame
 	Count    uint64 // samples lost, as far as known
-	Reason   string // pending_full, disk_error, space, age, damaged
+	Reason   string // pending_full, disk_error, space, age, damage, torn, gone
 	T0, T1   int64  // when, nanoseconds since 1970
 }
 
@@ -74,13 +74,17 @@ func AppendLost(dst []byte, l *Lost) []byte {
 }
 
 func appendEpochSeq(dst []byte, epoch, from, to uint64) []byte {
-	dst = append(dst, "epoch="...)
+	dst = appendEpoch(append(dst, "epoch="...), epoch)
+	dst = strconv.AppendUint(append(dst, " seq="...), from, 10)
+	return strconv.AppendUint(append(dst, '-'), to, 10)
+}
+
+func appendEpoch(dst []byte, epoch uint64) []byte {
 	const hex = "0123456789abcdef"
 	for shift := 60; shift >= 0; shift -= 4 {
 		dst = append(dst, hex[epoch>>shift&15])
 	}
-	dst = strconv.AppendUint(append(dst, " seq="...), from, 10)
-	return strconv.AppendUint(append(dst, '-'), to, 10)
+	return dst
 }
 
 func appendTimes(dst []byte, t0, t1 int64) []byte {

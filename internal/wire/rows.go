@@ -15,6 +15,7 @@ const (
 	MeasurementEvent  = "event"
 	MeasurementLoss   = "linli_loss"
 	MeasurementLedger = "linli_ledger"
+	MeasurementStatus = "linli_status"
 	MeasurementProbe  = "linli_ingest"
 
 	reservedPrefix = "linli_"
@@ -75,60 +76,103 @@ func suppressor(a *alert.Alert) string {
 	return a.SuppressedBy.Alert + " " + a.SuppressedBy.Subject
 }
 
-// AppendLossLine appends the row of a loss: tags gateway, reason, site. Its time is the millisecond of at, which is
+// AppendLossLine appends the row of a loss: tags epoch, gateway, reason, site. Its time is the millisecond of at, which is
 // l.T1 where that can be true. Losses that end together stay rows of their own: the last six digits of the time are
 // taken from the first frame's number, or from everything else where the samples never were in a frame.
 func AppendLossLine(dst []byte, site, gateway string, l *Lost, at int64) []byte {
 	dst = append(dst, MeasurementLoss...)
+	dst = appendEpochTag(dst, l.Epoch)
 	dst = appendTag(dst, "gateway", gateway)
 	dst = appendTag(dst, "reason", l.Reason)
 	dst = appendTag(dst, "site", site)
-	dst = appendEpochField(append(dst, ' '), l.Epoch)
-	dst = appendSpan(dst, l.From, l.To, l.T0, l.T1)
+	dst = appendSpan(append(dst, ' '), l.From, l.To, l.T0, l.T1)
 	dst = append(strconv.AppendInt(append(dst, ",count="...), int64(min(l.Count, 1<<62)), 10), 'i')
 	mark := l.From
 	if mark == 0 {
-		h := fnv.New64a()
-		for _, v := range [...]uint64{l.Epoch, l.Count, uint64(l.T0), uint64(l.T1)} {
-			_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, v))
-		}
-		mark = h.Sum64()
+		mark = checksum(l.Epoch, l.Count, uint64(l.T0), uint64(l.T1))
 	}
-	return appendStamp(dst, at-at%1e6+int64(mark%1e6))
+	return appendStamp(dst, distinct(at, mark))
 }
 
-// AppendLedgerLine appends the row that says that a message has been written: tags gateway, site; its time is the
-// last moment covered. Two messages that end with the same frame stay two rows: the last three digits of the time
-// are taken from the first frame's number.
+// AppendLedgerLine appends the row that says that a message has been written: tags epoch, gateway, site; its time is the
+// millisecond of the last moment covered. Messages of other frames stay rows of their own: the last six digits of the
+// time are a checksum of the frames and the part. The same frames in the same message are the same row, live or late:
+// what a late one does not say (settled) stands.
 func AppendLedgerLine(dst []byte, site, gateway string, h *Header) []byte {
 	dst = append(dst, MeasurementLedger...)
+	dst = appendEpochTag(dst, h.Epoch)
 	dst = appendTag(dst, "gateway", gateway)
 	dst = appendTag(dst, "site", site)
-	dst = appendEpochField(append(dst, ' '), h.Epoch)
-	dst = appendSpan(dst, h.From, h.To, h.T0, h.T1)
+	dst = appendSpan(append(dst, ' '), h.From, h.To, h.T0, h.T1)
 	dst = append(strconv.AppendInt(append(dst, ",count="...), int64(h.Count), 10), 'i')
 	dst = append(strconv.AppendInt(append(dst, ",part="...), int64(h.Part), 10), 'i')
 	dst = append(strconv.AppendInt(append(dst, ",parts="...), int64(h.Parts), 10), 'i')
+	if h.Settled != 0 {
+		dst = append(strconv.AppendInt(append(dst, ",settled="...), h.Settled, 10), 'i')
+	}
 	dst = strconv.AppendBool(append(dst, ",late="...), h.Late)
 	dst = strconv.AppendBool(append(dst, ",time_uncertain="...), h.Uncertain)
-	return appendStamp(dst, distinct(h.T1, h.From, h.Part))
+	return appendStamp(dst, distinct(h.T1, checksum(h.From, h.To, uint64(h.Part), uint64(h.Parts))))
 }
 
-func distinct(t int64, from uint64, part int) int64 {
-	return t - t%1000 + int64((from+uint64(part))%1000)
-}
-
-func appendEpochField(dst []byte, epoch uint64) []byte {
-	dst = append(dst, `epoch="`...)
-	const hex = "0123456789abcdef"
-	for shift := 60; shift >= 0; shift -= 4 {
-		dst = append(dst, hex[epoch>>shift&15])
+// AppendStatusLine appends the row of a status: tags gateway, site. Its time is at: the status's own where it has one.
+func AppendStatusLine(dst []byte, site, gateway string, s *Status, at int64) []byte {
+	dst = append(dst, MeasurementStatus...)
+	dst = appendTag(dst, "gateway", gateway)
+	dst = appendTag(dst, "site", site)
+	dst = appendString(append(dst, " state="...), s.State)
+	text := func(key, value string) {
+		if value != "" {
+			dst = appendString(append(dst, key...), value)
+		}
 	}
-	return append(dst, '"')
+	number := func(key string, n uint64) {
+		dst = append(strconv.AppendUint(append(dst, key...), n, 10), 'i')
+	}
+	text(",reason=", s.Reason)
+	if s.Bare() {
+		return appendStamp(dst, at) // a will knows nothing else
+	}
+	text(",version=", s.Version)
+	text(",epoch=", s.Epoch)
+	dst = strconv.AppendBool(append(dst, ",clock_set="...), s.ClockSet)
+	if !s.StartedAt.IsZero() {
+		number(",started_at=", uint64(s.StartedAt.UnixNano()))
+	}
+	number(",first_seq=", s.FirstSeq)
+	number(",next_seq=", s.NextSeq)
+	number(",backlog_frames=", s.BacklogFrames)
+	number(",waiting_frames=", s.WaitingFrames)
+	number(",sent_again_frames=", s.SentAgainFrames)
+	text(",sent_again_reason=", s.SentAgainReason)
+	number(",open_alerts=", uint64(s.OpenAlerts))
+	if j := s.Journal; j != nil {
+		number(",journal_bytes=", uint64(j.Bytes))
+		number(",commit_failures=", j.CommitFailures)
+		number(",samples_lost=", j.SamplesLost)
+		number(",damaged_frames=", j.DamagedFrames)
+		text(",journal_error=", j.Error)
+	}
+	return appendStamp(dst, at)
+}
+
+// distinct returns the millisecond of t with the last six digits taken from mark.
+func distinct(t int64, mark uint64) int64 { return t - t%1e6 + int64(mark%1e6) }
+
+func checksum(values ...uint64) uint64 {
+	h := fnv.New64a()
+	for _, v := range values {
+		_, _ = h.Write(binary.LittleEndian.AppendUint64(nil, v))
+	}
+	return h.Sum64()
+}
+
+func appendEpochTag(dst []byte, epoch uint64) []byte {
+	return appendEpoch(append(dst, ",epoch="...), epoch)
 }
 
 func appendSpan(dst []byte, from, to uint64, t0, t1 int64) []byte {
-	dst = append(strconv.AppendInt(append(dst, ",from="...), int64(from), 10), 'i')
+	dst = append(strconv.AppendInt(append(dst, "from="...), int64(from), 10), 'i')
 	dst = append(strconv.AppendInt(append(dst, ",to="...), int64(to), 10), 'i')
 	dst = append(strconv.AppendInt(append(dst, ",t0="...), t0, 10), 'i')
 	return append(strconv.AppendInt(append(dst, ",t1="...), t1, 10), 'i')

@@ -209,25 +209,49 @@ func TestAlertMessage(t *testing.T) {
 }
 
 func TestLedgerRowsOfOneEndStayApart(t *testing.T) {
-	a := wire.AppendLedgerLine(nil, "s", "g", &wire.Header{Epoch: 1, From: 1, To: 7, Count: 9, T0: 1, T1: 5000})
-	b := wire.AppendLedgerLine(nil, "s", "g", &wire.Header{Epoch: 1, From: 5, To: 7, Count: 3, T0: 1, T1: 5000})
-	if want := "linli_ledger,gateway=g,site=s epoch=\"0000000000000001\",from=1i,to=7i,t0=1i,t1=5000i,count=9i,part=0i,parts=0i,late=false,time_uncertain=false 5001\n"; string(a) != want {
+	h := wire.Header{Epoch: 1, From: 1, To: 7, Count: 9, T0: 1, T1: 3_005_000, Settled: 4}
+	a := wire.AppendLedgerLine(nil, "s", "g", &h)
+	if want := "linli_ledger,epoch=0000000000000001,gateway=g,site=s from=1i,to=7i,t0=1i,t1=3005000i,count=9i,part=0i,parts=0i,settled=4i,late=false,time_uncertain=false 3756739\n"; string(a) != want {
 		t.Errorf("row %q, want %q", a, want)
 	}
-	if bytes.HasSuffix(b, []byte(" 5001\n")) {
-		t.Error("two messages that end alike share a row")
+	stamp := func(h wire.Header) int64 {
+		t.Helper()
+		line, _ := wire.NextLine(wire.AppendLedgerLine(nil, "s", "g", &h))
+		l, err := wire.CheckLine(line)
+		if !errors.Is(err, wire.ErrReserved) || l.Time/1e6 != h.T1/1e6 {
+			t.Fatalf("row %q: %v", line, err)
+		}
+		return l.Time
+	}
+	again := h
+	again.Late, again.Settled, again.Count = true, 0, 8
+	if stamp(again) != stamp(h) {
+		t.Error("the same frames sent again, late, are another row")
+	}
+	at := map[int64]wire.Header{}
+	for _, change := range []func(*wire.Header){
+		func(*wire.Header) {}, func(h *wire.Header) { h.From = 5 }, func(h *wire.Header) { h.To = 6 }, func(h *wire.Header) { h.From, h.To = 8, 7 },
+		func(h *wire.Header) { h.Part, h.Parts = 1, 3 }, func(h *wire.Header) { h.Part, h.Parts = 2, 3 }, func(h *wire.Header) { h.Part, h.Parts = 2, 4 },
+		func(h *wire.Header) { h.From, h.To = 1001, 1007 }, func(h *wire.Header) { h.From, h.To = 1_000_001, 1_000_007 },
+	} {
+		changed := h
+		change(&changed)
+		if other, ok := at[stamp(changed)]; ok {
+			t.Errorf("%+v and %+v share a row", changed, other)
+		}
+		at[stamp(changed)] = changed
 	}
 }
 
 func TestLossRowsOfOneMomentStayApart(t *testing.T) {
 	l := wire.AppendLossLine(nil, "s", "g", &wire.Lost{Epoch: 1, From: 2, To: 3, Count: 4, Reason: "space", T1: 7_000_005_000}, 7_000_005_000)
-	if want := "linli_loss,gateway=g,reason=space,site=s epoch=\"0000000000000001\",from=2i,to=3i,t0=0i,t1=7000005000i,count=4i 7000000002\n"; string(l) != want {
+	if want := "linli_loss,epoch=0000000000000001,gateway=g,reason=space,site=s from=2i,to=3i,t0=0i,t1=7000005000i,count=4i 7000000002\n"; string(l) != want {
 		t.Errorf("row %q, want %q", l, want)
 	}
 	at := map[int64]wire.Lost{}
 	for _, lost := range []wire.Lost{
 		{From: 5, To: 9}, {From: 1005, To: 1009}, {From: 2005, To: 2005}, {From: 900_005, To: 900_006},
-		{Count: 1}, {Count: 2}, {Count: 1, T0: 5}, {Count: 1, Epoch: 9}, {Count: 1, T1: 7_000_005_001},
+		{Count: 1}, {Count: 2}, {Count: 1, T0: 5}, {Count: 2, T0: 9}, {Count: 1, T1: 7_000_005_001},
 	} {
 		lost.Reason, lost.T1 = "damage", max(lost.T1, 7_000_005_000)
 		line, _ := wire.NextLine(wire.AppendLossLine(nil, "s", "g", &lost, lost.T1))
@@ -361,4 +385,37 @@ func FuzzParseAlert(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestStatusRow(t *testing.T) {
+	payload := `{"node":"riverside.gw1","state":"online","time":"2026-11-21T08:03:13Z","version":"1.0.0","started_at":"2026-11-20T22:10:05Z",
+		"clock_set":true,"epoch":"00C0FFEE00c0ffee","first_seq":1,"next_seq":35588,"backlog_frames":2,"waiting_frames":1,"open_alerts":3,
+		"something_new":{"a":[1]},"journal":{"bytes":7,"commit_failures":1,"samples_lost":2,"damaged_frames":0,"error":"write /var: no space"}}`
+	s, err := wire.ParseStatus([]byte(payload), "riverside.gw1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `linli_status,gateway=gw1,site=riverside state="online",version="1.0.0",epoch="00c0ffee00c0ffee",clock_set=true,` +
+		`started_at=1795212605000000000i,first_seq=1i,next_seq=35588i,backlog_frames=2i,waiting_frames=1i,sent_again_frames=0i,open_alerts=3i,` +
+		`journal_bytes=7i,commit_failures=1i,samples_lost=2i,damaged_frames=0i,journal_error="write /var: no space" 5` + "\n"
+	if row := string(wire.AppendStatusLine(nil, "riverside", "gw1", &s, 5)); row != want {
+		t.Errorf("row\n%s\nwant\n%s", row, want)
+	}
+	will, err := wire.ParseStatus([]byte(`{"node":"riverside.gw1","state":"offline","reason":"lost"}`), "riverside.gw1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if row := string(wire.AppendStatusLine(nil, "riverside", "gw1", &will, 5)); row != `linli_status,gateway=gw1,site=riverside state="offline",reason="lost" 5`+"\n" {
+		t.Errorf("row of a will %s", row)
+	}
+	for change, with := range map[string]string{
+		"riverside.gw1": "hillside.gw1", `"online"`: `"asleep"`, "00C0FFEE00c0ffee": "c0ffee", `"next_seq":35588`: `"next_seq":9223372036854775808`,
+		`"backlog_frames":2`: `"backlog_frames":-2`, `"2026-11-21T08:03:13Z"`: `"2600-11-21T08:03:13Z"`, `"2026-11-20T22:10:05Z"`: `"0001-01-02T00:00:00Z"`,
+		`"open_alerts":3`: `"open_alerts":-3`, `"bytes":7`: `"bytes":-7`, `"1.0.0"`: `"` + strings.Repeat("1", 257) + `"`, `"clock_set":true`: `"clock_set":1`,
+		`"time":"2026-11-21T08:03:13Z",`: "", "[1]": "[" + strings.Repeat("1,", 9000) + "1]",
+	} {
+		if _, err := wire.ParseStatus([]byte(strings.Replace(payload, change, with, 1)), "riverside.gw1"); err == nil {
+			t.Errorf("%.80s instead of %s: accepted", with, change)
+		}
+	}
 }
