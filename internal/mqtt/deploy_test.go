@@ -121,13 +121,13 @@ func TestShippedBrokerConfiguration(t *testing.T) {
 		mu.Unlock()
 		m.Ack()
 	})
-	for _, f := range []string{"linli/v1/+/telemetry", "linli/v1/+/alert/+"} {
+	for _, f := range []string{"linli/v1/+/telemetry", "linli/v1/+/alert/+", "linli/v1/+/status"} {
 		if err := ingest.Subscribe(t.Context(), f); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, from := range []string{"riverside.gw1", "hillside.gw1"} {
-		for _, topic := range []string{"riverside.gw1/telemetry", "riverside.gw1/alert/01A", "dead/riverside.gw1", "riverside.gw1/cmd/resend", "hillside.gw1/telemetry"} {
+		for _, topic := range []string{"riverside.gw1/telemetry", "riverside.gw1/alert/01A", "riverside.gw1/status", "dead/riverside.gw1", "riverside.gw1/cmd/resend", "hillside.gw1/telemetry"} {
 			// Mosquitto acknowledges what it refuses, and may then end the connection.
 			s := connect(from, nil)
 			token := s.Publish("linli/v1/"+topic, false, []byte("from "+from))
@@ -140,17 +140,43 @@ func TestShippedBrokerConfiguration(t *testing.T) {
 			s.Close(50 * time.Millisecond)
 		}
 	}
-	want := []string{"linli/v1/hillside.gw1/telemetry from hillside.gw1", "linli/v1/riverside.gw1/alert/01A from riverside.gw1", "linli/v1/riverside.gw1/telemetry from riverside.gw1"}
-	testservers.Eventually(t, 10*time.Second, "three messages", func() bool {
+	want := []string{"linli/v1/hillside.gw1/telemetry from hillside.gw1", "linli/v1/riverside.gw1/alert/01A from riverside.gw1", "linli/v1/riverside.gw1/status from riverside.gw1", "linli/v1/riverside.gw1/telemetry from riverside.gw1"}
+	testservers.Eventually(t, 10*time.Second, "four messages", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return len(got) >= 3
+		return len(got) >= 4
+	})
+	// Ingest may ask a gateway to send again, and command nothing else.
+	var commands []string
+	box := connect("riverside.gw1", func(m paho.Message) {
+		mu.Lock()
+		commands = append(commands, m.Topic())
+		mu.Unlock()
+		m.Ack()
+	})
+	if err := box.Subscribe(t.Context(), "linli/v1/riverside.gw1/cmd/+"); err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"write", "resend"} {
+		select {
+		case <-ingest.Publish("linli/v1/riverside.gw1/cmd/"+verb, false, []byte("x")).Done():
+		case <-time.After(5 * time.Second):
+			t.Fatalf("%s is not acknowledged", verb)
+		}
+	}
+	testservers.Eventually(t, 10*time.Second, "a command", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(commands) > 0
 	})
 	mu.Lock()
 	defer mu.Unlock()
 	slices.Sort(got)
 	if !slices.Equal(got, want) {
 		t.Errorf("ingest got %q, want %q", got, want)
+	}
+	if !slices.Equal(commands, []string{"linli/v1/riverside.gw1/cmd/resend"}) {
+		t.Errorf("the gateway got %q", commands)
 	}
 	if _, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "x", CAFile: filepath.Join(dir, "linli-ca.crt")}, "tls://"+address, mqtt.Options{}); err == nil {
 		t.Error("connected without a certificate")
