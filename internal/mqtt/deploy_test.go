@@ -158,11 +158,14 @@ func TestShippedBrokerConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, verb := range []string{"write", "resend"} {
+		s := connect("ingest", nil)
 		select {
-		case <-ingest.Publish("linli/v1/riverside.gw1/cmd/"+verb, false, []byte("x")).Done():
+		case <-s.Publish("linli/v1/riverside.gw1/cmd/"+verb, false, []byte("x")).Done():
+		case <-s.Lost():
 		case <-time.After(5 * time.Second):
 			t.Fatalf("%s is not acknowledged", verb)
 		}
+		s.Close(50 * time.Millisecond)
 	}
 	testservers.Eventually(t, 10*time.Second, "a command", func() bool {
 		mu.Lock()
