@@ -38,6 +38,7 @@ var allowedImports = map[string][]string{
 	"internal/wire":       {"internal/telemetry", "internal/alert"},
 	"internal/mqtt":       {},
 	"internal/uplink":     {"internal/telemetry", "internal/wire", "internal/journal", "internal/alert", "internal/mqtt"},
+	"internal/ledger":     {},
 	"internal/ingest":     {"internal/telemetry", "internal/wire", "internal/mqtt"},
 	"internal/console": {"internal/telemetry", "internal/site", "rules", "internal/live", "internal/alert",
 		"internal/journal"},
