@@ -17,7 +17,7 @@ func TestExamplesOfTheDocumentation(t *testing.T) {
 		t.Fatal(err)
 	}
 	examples := map[string]string{}
-	for _, m := range regexp.MustCompile("(?s)```([a-z]+)\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
+	for _, m := range regexp.MustCompile("(?s)```([a-z_]+)\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
 		examples[m[1]] = m[2]
 	}
 	text := []byte(examples["telemetry"])
@@ -46,7 +46,7 @@ func TestExamplesOfTheDocumentation(t *testing.T) {
 	if _, err := wire.ParseAlert([]byte(examples["alert"])); err != nil {
 		t.Error(err)
 	}
-	for name, v := range map[string]any{"open": &wire.OpenList{}, "status": &wire.Status{}} {
+	for name, v := range map[string]any{"alerts_open": &wire.OpenList{}, "status": &wire.Status{}} {
 		d := json.NewDecoder(strings.NewReader(examples[name]))
 		d.DisallowUnknownFields()
 		if err := d.Decode(v); err != nil {
