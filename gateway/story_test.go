@@ -258,6 +258,21 @@ func TestFireLaneStory(t *testing.T) {
 		return false
 	})
 	gateway.stop(15 * time.Second)
+	// From raising to closing, each message was as its schema says.
+	s, states := loadSchema(t, "alert"), map[string]bool{}
+	for _, m := range live.all() {
+		if _, payload, _ := strings.Cut(m[2:], " "); payload != "" {
+			s.accepts([]byte(payload))
+			var e struct{ Data struct{ State string } }
+			if err := json.Unmarshal([]byte(payload), &e); err != nil {
+				t.Fatal(err)
+			}
+			states[e.Data.State] = true
+		}
+	}
+	if len(states) < 3 {
+		t.Errorf("states seen: %v", states)
+	}
 	if _, err := os.Stat(state); err != nil {
 		t.Error(err)
 	}

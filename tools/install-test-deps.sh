@@ -45,5 +45,15 @@ if ! [ -x .tools/bin/influxd ]; then
 		{ echo "cannot build InfluxDB 1.8.10; the tests need it" >&2; exit 1; }
 fi
 
+# A real Telegraf, the peer of ingest, with no more plugins than our configurations use: a minute or so, once.
+if ! [ -x .tools/bin/telegraf ]; then
+	echo "building Telegraf 1.37.2 for the tests (about a minute, once)"
+	mkdir -p .tools/bin
+	plugins=custom,inputs.modbus,inputs.mqtt_consumer,outputs.mqtt,outputs.influxdb_v2
+	plugins+=,parsers.influx,parsers.value,processors.starlark,serializers.influx
+	(cd / && CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOBIN="$OLDPWD/.tools/bin" go install -trimpath -ldflags='-s -w' -tags "$plugins" github.com/influxdata/telegraf/cmd/telegraf@v1.37.2) ||
+		{ echo "cannot build Telegraf 1.37.2; the tests need it" >&2; exit 1; }
+fi
+
 # A machine for qemu whose kernel has GPIO lines.
 tools/gpio-vm.sh

@@ -1,5 +1,5 @@
-// Package testservers runs the real servers that tests need: Mosquitto and InfluxDB 1.8, each as a process of its own
-// on a free loopback port with its data in the test's temporary directory. They are stopped when the test ends.
+// Package testservers runs the real servers that tests need: Mosquitto, InfluxDB 1.8 and Telegraf, each as a process of
+// its own on a free loopback port with its data in the test's temporary directory. They are stopped when the test ends.
 // For tests with GPIO lines it also runs a real kernel in an emulated machine (InsideVM, RunInVM, SimChip).
 //
 // A missing program fails the test: a test that is skipped proves nothing. Programs are looked for in PATH, in
@@ -136,6 +136,15 @@ func (p *process) stop(sig os.Signal) {
 		_ = cmd.Process.Kill()
 		<-done
 	}
+}
+
+func (p *process) pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
 }
 
 func (p *process) output() string {
@@ -355,6 +364,41 @@ func (db *InfluxDB) Count(measurement, field string) (int64, error) {
 	}
 	return n.Int64()
 }
+
+// Telegraf is a running Telegraf.
+type Telegraf struct{ p *process }
+
+// StartTelegraf starts Telegraf with configuration files and the environment that they use, and returns when it has
+// loaded them. It may still be about to connect.
+func StartTelegraf(t testing.TB, env []string, files ...string) *Telegraf {
+	t.Helper()
+	var args []string
+	for _, f := range files {
+		args = append(args, "--config", f)
+	}
+	a := &Telegraf{p: &process{t: t, name: "telegraf", path: FindTool(t, "telegraf"), args: args, env: env}}
+	t.Cleanup(a.Stop)
+	a.p.start()
+	a.p.waitFor(20*time.Second, func() error {
+		if !strings.Contains(a.p.output(), "Loaded outputs:") {
+			return errors.New("not loaded")
+		}
+		return nil
+	})
+	return a
+}
+
+// Stop ends Telegraf in order.
+func (a *Telegraf) Stop() { a.p.stop(syscall.SIGTERM) }
+
+// Kill ends Telegraf at once.
+func (a *Telegraf) Kill() { a.p.stop(syscall.SIGKILL) }
+
+// Log returns what Telegraf wrote lately.
+func (a *Telegraf) Log() string { return a.p.output() }
+
+// Pid returns the id of the process, 0 when it does not run.
+func (a *Telegraf) Pid() int { return a.p.pid() }
 
 // Log returns what the broker wrote lately.
 func (m *Mosquitto) Log() string { return m.p.output() }
