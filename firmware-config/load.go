@@ -106,6 +106,7 @@ type classPointFile struct {
 	Writable   bool                        `yaml:"writable"`
 	Event      yamlfile.At[bool]           `yaml:"event"`
 	AlarmWhen  *yamlfile.At[bool]          `yaml:"alarm_when"`
+	Deadband   *yamlfile.Node              `yaml:"deadband"`
 }
 
 type enumFile struct {
@@ -166,6 +167,11 @@ func (l *loader) classPoint(name string, f *classPointFile) telemetry.PointDef {
 		if f.AlarmWhen.Value {
 			def.AlarmWhen = telemetry.AlarmTrue
 		}
+	}
+	if f.Deadband != nil {
+		d, err := DecodeDeadband(f.Deadband, &def)
+		l.errs.Append(f.Deadband.Pos, err)
+		def.Deadband = d
 	}
 	if f.Event.Value && (f.Default != nil || f.Writable) {
 		l.errs.Addf(f.Event.Pos, "an event is something that happened: it has no default and is no output")

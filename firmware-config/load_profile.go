@@ -56,9 +56,10 @@ type deviceFile struct {
 
 // bindingFile is a channel's name, or a mapping that says more.
 type bindingFile struct {
-	From   yamlfile.At[string]      `yaml:"from,required"`
-	Invert bool                     `yaml:"invert"`
-	Map    yamlfile.At[[][]float64] `yaml:"map"`
+	From     yamlfile.At[string]      `yaml:"from,required"`
+	Invert   bool                     `yaml:"invert"`
+	Map      yamlfile.At[[][]float64] `yaml:"map"`
+	Deadband *yamlfile.Node           `yaml:"deadband"`
 }
 
 // UnmarshalYAMLFile decodes either form.
@@ -191,6 +192,13 @@ func (l *loader) device(p *Profile, f *deviceFile) {
 		if b.Channel != "" && (l.whole || p.Channel(b.Channel) >= 0) {
 			_, err := p.Bind(&class.Points[i], b)
 			l.errs.Append(e.Value.From.Pos, err)
+		}
+		if e.Value.Deadband != nil {
+			var err error
+			if b.Deadband, err = DecodeDeadband(e.Value.Deadband, &class.Points[i]); err != nil {
+				l.errs.Append(e.Value.Deadband.Pos, err)
+			}
+			b.OwnDeadband = true
 		}
 		d.Points[e.Key.Value] = b
 	}

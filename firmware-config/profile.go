@@ -270,6 +270,9 @@ type PointBinding struct {
 	// Map is a straight line through two (channel value, point value) pairs, clamped between them: a distance of
 	// 1200 mm is 0 %, 300 mm is 100 %. Nil for none.
 	Map *Linear
+	// Deadband of the point on devices of this model, where OwnDeadband says that the profile has one. It may be none.
+	OwnDeadband bool
+	Deadband    telemetry.Deadband
 }
 
 // Linear is the straight line through (X0, Y0) and (X1, Y1), clamped at both ends.

@@ -61,7 +61,8 @@ func printCheck(stdout, stderr io.Writer, file string, p *plan, err error) error
 	for _, w := range p.site.Warnings {
 		fmt.Fprintf(stdout, "%s: warning: %s\n", w.Pos, w.Msg)
 	}
-	printConstants(stdout, p.site.Constants)
+	printByDevice(stdout, "points that no unit provides are taken as constants:", p.site.Constants)
+	printReport(stdout, p.site)
 	printBudgets(stdout, p.budgets)
 	printUnsafe(stdout, outputsOf(p.site))
 	inv := p.site.Inventory
@@ -73,16 +74,16 @@ func printCheck(stdout, stderr io.Writer, file string, p *plan, err error) error
 	return nil
 }
 
-// printConstants lists the points that no unit provides, devices that have the same ones together. Each entry is
-// "device.point = value".
-func printConstants(stdout io.Writer, constants []string) {
-	if len(constants) == 0 {
+// printByDevice lists what holds for points below a title, devices of which the same holds together. Each entry is
+// "device.point what".
+func printByDevice(stdout io.Writer, title string, entries []string) {
+	if len(entries) == 0 {
 		return
 	}
-	points := map[string][]string{} // device -> what is taken as what
+	points := map[string][]string{} // device -> what holds of which point
 	var devices []string
-	for _, c := range constants {
-		device, point, _ := strings.Cut(c, ".")
+	for _, e := range entries {
+		device, point, _ := strings.Cut(e, ".")
 		if points[device] == nil {
 			devices = append(devices, device)
 		}
@@ -97,7 +98,7 @@ func printConstants(stdout io.Writer, constants []string) {
 		}
 		groups[what] = append(groups[what], device)
 	}
-	fmt.Fprintln(stdout, "points that no unit provides are taken as constants:")
+	fmt.Fprintln(stdout, title)
 	for _, what := range order {
 		fmt.Fprintf(stdout, "  %s: %s\n", few(groups[what]), what)
 	}
@@ -138,7 +139,8 @@ func printCheckJSON(stdout io.Writer, p *plan, err error) error {
 		Warnings []mistake     `json:"warnings"`
 		Buses    []budgetJSON  `json:"buses"`   // empty beside mistakes other than that they cannot keep up
 		Outputs  []outputState `json:"outputs"` // empty beside mistakes
-	}{Good: err == nil, Mistakes: []mistake{}, Warnings: []mistake{}, Buses: []budgetJSON{}, Outputs: []outputState{}}
+		Report   reportState   `json:"report"`
+	}{Good: err == nil, Mistakes: []mistake{}, Warnings: []mistake{}, Buses: []budgetJSON{}, Outputs: []outputState{}, Report: reportState{Deadbands: []deadbandState{}}}
 	convert := func(es yamlfile.Errors) []mistake {
 		out := []mistake{}
 		for _, e := range es {
@@ -158,6 +160,7 @@ func printCheckJSON(stdout io.Writer, p *plan, err error) error {
 	default:
 		result.Warnings = convert(p.site.Warnings)
 		result.Buses, result.Outputs = encodeBudgets(p.budgets), outputsOf(p.site)
+		result.Report = reportState{p.site.Report.MaxInterval.Seconds(), deadbandsOf(p.site)}
 	}
 	if err := printJSON(stdout, result); err != nil {
 		return err

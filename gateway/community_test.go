@@ -77,7 +77,7 @@ func (c *community) start(boot string, mono telemetry.Mono, oldest time.Time) {
 	c.st.book.Remove(c.clock.Now(), gone)
 	c.parts.onStop("journal", time.Minute, c.st.journal.Close)
 	c.parts.start("journal", time.Minute, c.st.journal.Run)
-	c.in = newFanIn(c.clock, table, c.plan.engine, c.st.book, c.st.journal, c.drive(log), log)
+	c.in = newFanIn(c.clock, table, c.plan.engine, c.st.book, c.st.journal, c.drive(log), newReporter(c.plan.site.Inventory, c.plan.site.Report.MaxInterval), log)
 	c.in.respond.restore(c.clock.Now(), c.clock.Boot, c.st.idle)
 	c.in.read = func() telemetry.Now {
 		n := c.clock.Now()

@@ -20,7 +20,8 @@ import (
 const fanInBatches = 256
 
 // fanIn is where the samples of every bus come together. One goroutine takes each batch to the live table, the rules
-// engine, what follows from alerts (outputs first), the alert book and the journal, in this order. It steps them also when
+// engine, what follows from alerts (outputs first), the alert book and the journal, in this order: what its reporter passes of it.
+// Who watches outputs sees every reading. It steps them also when
 // a timer is due, and when people have acknowledged or closed an alert or ordered an output. None of them waits for a
 // disk or a network.
 type fanIn struct {
@@ -30,6 +31,7 @@ type fanIn struct {
 	alerts  *alert.Book
 	journal *journal.Journal
 	respond *responder
+	report  *reporter
 	log     *zap.Logger
 
 	way     *onTheWay
@@ -41,14 +43,16 @@ type fanIn struct {
 	read func() telemetry.Now // reads the clock
 	now  telemetry.Now        // of the last step
 
-	samples atomic.Uint64 // taken in since start
+	passed []telemetry.Sample // memory for what is reported of a batch
+
+	samples atomic.Uint64 // taken in since start, reported or not
 	late    atomic.Uint64 // samples that the engine ignored because they were older than what it knew
 	stepped atomic.Int64  // telemetry.Mono of the last step: how long ago it was says whether decisions are made
 }
 
-func newFanIn(clock *telemetry.Clock, table *live.Table, engine *rules.Engine, alerts *alert.Book, j *journal.Journal, d *drive, log *zap.Logger) *fanIn {
+func newFanIn(clock *telemetry.Clock, table *live.Table, engine *rules.Engine, alerts *alert.Book, j *journal.Journal, d *drive, report *reporter, log *zap.Logger) *fanIn {
 	return &fanIn{
-		clock: clock, live: table, engine: engine, alerts: alerts, journal: j, log: log,
+		clock: clock, live: table, engine: engine, alerts: alerts, journal: j, report: report, log: log,
 		respond: newResponder(engine, d, alerts, log),
 		way:     &onTheWay{},
 		batches: make(chan []telemetry.Sample, fanInBatches),
@@ -157,23 +161,25 @@ func (f *fanIn) arrive(batch []telemetry.Sample, out *rules.Output) {
 
 func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 	now := f.moment()
-	f.live.Apply(batch)
+	f.passed = f.report.take(now.Mono, batch, f.passed[:0])
+	f.live.Apply(f.passed)
+	f.live.Confirm(batch)
 	out.Reset()
 	if closed := slices.DeleteFunc(f.respond.heard(now.Mono), f.unknown); len(closed) > 0 {
 		f.engine.Closed(closed)
 		f.journal.Mark(now.Mono, journal.Mark{Kind: journal.MarkClosed, Closed: closed})
 	}
-	f.engine.Step(now, batch, out)
+	f.engine.Step(now, f.passed, out)
 	f.respond.decide(now, out.Transitions)
 	f.respond.drive.release(now.Mono, f.engine)
-	f.respond.drive.observe(batch)
+	f.respond.drive.observe(batch) // every reading: an output is read back as it is, whether or not that is news
 	f.respond.tell(now, out.Transitions)
 	for i := range out.Transitions {
 		t := &out.Transitions[i]
 		f.log.Info("alert "+t.Op.String(), zap.String("alert", t.Alert), zap.String("subject", t.Subject),
 			zap.Stringer("severity", t.Severity), zap.String("title", t.Title.Zh))
 	}
-	f.journal.Append(now, batch)
+	f.journal.Append(now, f.passed)
 	if len(out.Derived) > 0 {
 		f.live.Apply(out.Derived)
 		f.journal.Append(now, out.Derived)

@@ -31,6 +31,7 @@ func (f *fanIn) ask(ctx context.Context, do func(*rules.Engine)) error {
 func (f *fanIn) replace(next *rules.Engine) (removed []telemetry.Identity, kept int) {
 	removed, kept = next.Adopt(f.engine)
 	f.engine = next
+	f.report.anew()
 	f.respond.replan(f.clock.Mono(), next)
 	f.journal.Mark(f.now.Mono, journal.Mark{Kind: journal.MarkReload, Rules: rulesName(next)})
 	return removed, kept

@@ -29,7 +29,7 @@ func newTestFanIn(t *testing.T) (*fanIn, *stores) {
 		st.book.Close()
 		st.unlock()
 	})
-	return newFanIn(clock, live.New(len(p.site.Inventory.Points)), p.engine, st.book, st.journal, newDrive(p.site, nil, "", zap.NewNop()), zap.NewNop()), st
+	return newFanIn(clock, live.New(len(p.site.Inventory.Points)), p.engine, st.book, st.journal, newDrive(p.site, nil, "", zap.NewNop()), newReporter(p.site.Inventory, p.site.Report.MaxInterval), zap.NewNop()), st
 }
 
 // TestFanInTakesEverythingBeforeItStops: the buses have stopped; what they handed over still reaches the live table, the

@@ -64,6 +64,13 @@ func (h *health) register(set *metrics.Set) {
 	started := time.Now()
 	gauge("linli_uptime_seconds", func() float64 { return time.Since(started).Seconds() })
 	gauge("linli_samples_total", func() float64 { return float64(h.fanIn.samples.Load()) })
+	for why := range reasons {
+		name := "linli_samples_held_total"
+		if why.reported() {
+			name = "linli_samples_reported_total"
+		}
+		gauge(fmt.Sprintf("%s{reason=%q}", name, reasonNames[why]), func() float64 { return float64(h.fanIn.report.counted(why)) })
+	}
 	gauge("linli_fanin_queue_batches", func() float64 { return float64(len(h.fanIn.batches)) })
 	gauge("linli_fanin_last_step_age_seconds", func() float64 {
 		return h.clock.Mono().Sub(telemetry.Mono(h.fanIn.stepped.Load())).Seconds()

@@ -72,7 +72,7 @@ rules: [{pack: at_once}]
 	d := newDrive(p.site, orders, dir, zap.NewNop())
 	table := live.New(len(p.site.Inventory.Points))
 	orders.reads, orders.by = table.Get, d.manual
-	f := newFanIn(clock, table, p.engine, st.book, st.journal, d, zap.NewNop())
+	f := newFanIn(clock, table, p.engine, st.book, st.journal, d, newReporter(p.site.Inventory, p.site.Report.MaxInterval), zap.NewNop())
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 5)
 	parts := []func(context.Context) error{st.book.Run, st.journal.Run, record.Run, d.run, f.run}

@@ -101,7 +101,7 @@ func (r *respondRig) start() {
 	table := live.New(len(inv.Points))
 	r.orders.reads, r.orders.by = table.Get, d.manual
 	p.engine.Restore(r.st.book.Active())
-	r.f = newFanIn(clock, table, p.engine, r.st.book, r.st.journal, d, zap.NewNop())
+	r.f = newFanIn(clock, table, p.engine, r.st.book, r.st.journal, d, newReporter(inv, p.site.Report.MaxInterval), zap.NewNop())
 	r.use(r.plans)
 	r.f.respond.restore(clock.Now(), clock.Boot, r.st.idle)
 	ctx, cancel := context.WithCancel(t.Context())

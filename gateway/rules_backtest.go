@@ -140,7 +140,8 @@ func runBacktest(ctx context.Context, o *backtestOptions) (*backtest.Report, *ti
 		return nil, nil, err
 	}
 	if warmUp < 0 {
-		warmUp = max(engine.Horizon(), p.engine.Horizon())
+		// What does not change is there once in the maximum interval only: as long again until everything is known.
+		warmUp = max(engine.Horizon(), p.engine.Horizon()) + 2*p.site.Report.MaxInterval
 	}
 
 	dir := stateDir(o.state, p.site)

@@ -53,6 +53,7 @@ func (r *runningRules) Explain(ctx context.Context, name, subject string) (x *ru
 		if subject == "" && len(subjects) == 1 {
 			subject = subjects[0]
 		}
+		e.Confirms(func(id telemetry.PointID) telemetry.Mono { return r.table.Get(id).Confirmed })
 		x, found = e.Explain(r.clock.Now(), name, subject)
 	})
 	switch {

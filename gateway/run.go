@@ -105,7 +105,7 @@ type gatewayConfig struct {
 //	buses                          6. one supervisor a bus     7. health, settings, own state, as points
 //	  | batches of samples                                              |                     |
 //	  v                                                                 v                     |
-//	fan-in                         5. one goroutine: live, rules, outputs, alerts, journal, in this order
+//	fan-in                         5. one goroutine: what is reported to live, rules, outputs, alerts, journal, in this order
 //	  |         |         |                                        |                          |
 //	  v         v         v                                        +--> outputs of rules -----+
 //	live     alert book  journal   1. (no goroutine)  2. commits, then announces  3. group commits
@@ -161,9 +161,10 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	memory := newLearned(st.dir, log.Named("bus"))
 	parts.start("memory of the buses", 3*time.Second, memory.run)
 
-	// 4a. The city.
+	// 4a. The city. Who connects is told everything once.
+	report := newReporter(inv, s.Report.MaxInterval)
 	way := &onTheWay{}
-	up, err := newUplink(cfg, st, clock, way)
+	up, err := newUplink(cfg, st, clock, way, report.anew)
 	if err != nil {
 		return fmt.Errorf("set up the uplink: %w", err)
 	}
@@ -194,7 +195,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	for i := range states {
 		orders.rules[i].health = states[i]
 	}
-	in := newFanIn(clock, table, cfg.plan.engine, book, j, driven, log.Named("rules"))
+	in := newFanIn(clock, table, cfg.plan.engine, book, j, driven, report, log.Named("rules"))
 	in.way = way
 	in.respond.restore(clock.Now(), clock.Boot, st.idle)
 	points := newBusPoints(s, states, clock)
@@ -285,8 +286,9 @@ func goneAlerts(open []alert.Alert, removed []telemetry.ActiveAlert, inv *teleme
 	return gone
 }
 
-// newUplink returns the connection to the city, or nil for a box that works alone.
-func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock, way *onTheWay) (*uplink.Uplink, error) {
+// newUplink returns the connection to the city, or nil for a box that works alone. connected is called after each
+// connection.
+func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock, way *onTheWay, connected func()) (*uplink.Uplink, error) {
 	u, inv := cfg.plan.site.Uplink, cfg.plan.site.Inventory
 	if u == nil {
 		return nil, nil
@@ -294,7 +296,7 @@ func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock, way *onThe
 	return uplink.New(uplink.Config{
 		Site: inv.Site, Gateway: inv.Gateway, Brokers: u.Brokers, Username: u.Username, PasswordFile: u.PasswordFile,
 		CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, Compression: u.Compression, Batch: u.Batch,
-		StateDir: st.dir, Version: productVersion(), Clock: clock, OnTheWay: way.oldest,
+		StateDir: st.dir, Version: productVersion(), Clock: clock, OnTheWay: way.oldest, OnConnect: connected,
 	}, st.journal, st.book, cfg.log.Named("uplink"))
 }
 

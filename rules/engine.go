@@ -43,6 +43,8 @@ type Engine struct {
 	present expr.Present
 	stats   Stats
 
+	confirmed func(telemetry.PointID) telemetry.Mono // nil: when a sample came last; see Confirms
+
 	programs []*program // in the order of evaluation
 	costs    []cost     // parallel to programs
 	meter    meter

@@ -84,8 +84,7 @@ type PointState struct {
 	// Source is provided (by a unit), derived (by a rule), constant, or missing (nothing provides it, and it has no constant).
 	Source string `json:"source"`
 	Unit   string `json:"unit,omitempty"`
-	// Read says whether a sample has come since the engine started, Quality and Age of the latest one. A sample's age
-	// alone says nothing: an unchanged value may come rarely.
+	// Read says whether a sample has come since the engine started, Quality and Age of the latest one; see Engine.Confirms.
 	Read    bool    `json:"read"`
 	Quality string  `json:"quality,omitempty"`
 	Age     Seconds `json:"age_s"`
@@ -102,6 +101,10 @@ func (e *Engine) Explain(now telemetry.Now, name, subject string) (*Explanation,
 	}
 	return nil, false
 }
+
+// Confirms has Explain ask when a point was last read to be as the engine knows it: an unchanged value is not given to it with
+// each reading.
+func (e *Engine) Confirms(confirmed func(telemetry.PointID) telemetry.Mono) { e.confirmed = confirmed }
 
 // Subjects returns the subjects that the rule named name has, in the order of the inventory; nil where there is no such rule.
 func (e *Engine) Subjects(name string) []string {
@@ -275,7 +278,11 @@ func (w *operands) point(device int, n *expr.Node) *PointState {
 	c := &w.e.cells[id]
 	if s.Read = c.Seen; c.Seen {
 		s.Quality = c.Quality.String()
-		s.Age = Seconds(max(w.now.Sub(c.Time), 0))
+		at := c.Time
+		if w.e.confirmed != nil {
+			at = max(at, w.e.confirmed(id))
+		}
+		s.Age = Seconds(max(w.now.Sub(at), 0))
 	}
 	return s
 }

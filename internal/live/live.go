@@ -1,6 +1,6 @@
 // Package live holds the latest value of every point.
 //
-// It keeps apart when a value was last confirmed (every good read) and when it last changed. Of points whose samples
+// It keeps apart when a value was last confirmed (every good read, reported or not, see Confirm) and when it last changed. Of points whose samples
 // are events (a card was presented) it also keeps the newest samples one by one, so that none that came between two looks
 // at the table is missed, nor one that repeats the last. The Table is safe for concurrent use: one writer (the
 // fan-in), any number of readers.
@@ -18,7 +18,8 @@ type Entry struct {
 	telemetry.Sample
 	// Known is false until the first sample: nothing is known, which is not the same as a bad sample.
 	Known bool
-	// Last is the last value of a quality that had one, and Confirmed when that was read last.
+	// Last is the last reported value of a quality that had one, and Confirmed when it was last read to be so: as it is, or
+	// within the point's deadband of it.
 	Last      telemetry.Value
 	Confirmed telemetry.Mono
 	// Changed is when value or quality last changed.
@@ -86,6 +87,25 @@ func (t *Table) Apply(batch []telemetry.Sample) {
 		e.Sample, e.Known = s, true
 		if !s.Quality.Bad() {
 			e.Last, e.Confirmed = s.Value, s.Time
+		}
+	}
+}
+
+// Confirm takes what was read, also what is not reported because it says nothing new: nothing changes but Entry.Confirmed.
+// It follows Apply of what is reported of the same readings.
+func (t *Table) Confirm(read []telemetry.Sample) {
+	if len(read) == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range read {
+		s := &read[i]
+		if int64(s.Point) >= int64(len(t.entries)) || s.Quality.Bad() {
+			continue
+		}
+		if e := &t.entries[s.Point]; s.Time > e.Confirmed && !e.Last.IsZero() {
+			e.Confirmed = s.Time
 		}
 	}
 }

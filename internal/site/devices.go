@@ -17,7 +17,9 @@ type source struct {
 	invert   bool
 	linear   *firmwareconfig.Linear
 	constant telemetry.Value
-	// profiles: the point is bound as the unit's profile says; the file says only what an output does at start and stop.
+	deadband *telemetry.Deadband // the profile's, nil where it has none
+	// profiles: the point is bound as the unit's profile says; the file says only what an output does at start and stop, or the
+	// deadband.
 	profiles bool
 	// reader: the point tells whether the card reader of that channel can be read, not what it reads.
 	reader bool
@@ -57,7 +59,7 @@ func (r *resolver) device(d *device, seen map[string]yamlfile.Pos) {
 		spec := &e.Value
 		if key, pos := spec.forOutput(); key != "" && !class.Points[def].Writable {
 			r.failf(pos, "%s is for outputs, and %s is only read", key, class.Points[def].Name)
-		} else if key != "" && spec.From.Pos.Line == 0 && spec.Value == nil && whole != nil {
+		} else if (key != "" || spec.Deadband != nil) && spec.From.Pos.Line == 0 && spec.Value == nil && whole != nil {
 			sources[def] = &source{pos: spec.Pos, spec: spec, profiles: true}
 			if whole.profile != nil && whole.profile.Device.Points[class.Points[def].Name].Channel == "" {
 				r.failf(spec.Pos, "profile %s does not bind %s: write from: %s.channel", whole.profile.ID, class.Points[def].Name, whole.id)
@@ -72,9 +74,9 @@ func (r *resolver) device(d *device, seen map[string]yamlfile.Pos) {
 			switch {
 			case !ok:
 			case sources[def] == nil:
-				sources[def] = &source{pos: d.Unit.Pos, unit: whole, channel: b.Channel, invert: b.Invert, linear: b.Map}
+				sources[def] = &source{pos: d.Unit.Pos, unit: whole, channel: b.Channel, invert: b.Invert, linear: b.Map, deadband: ownDeadband(&b)}
 			case sources[def].profiles:
-				*sources[def] = source{pos: d.Unit.Pos, spec: sources[def].spec, unit: whole, channel: b.Channel, invert: b.Invert, linear: b.Map}
+				*sources[def] = source{pos: d.Unit.Pos, spec: sources[def].spec, unit: whole, channel: b.Channel, invert: b.Invert, linear: b.Map, deadband: ownDeadband(&b)}
 			}
 		}
 	}
@@ -101,6 +103,7 @@ func (r *resolver) device(d *device, seen map[string]yamlfile.Pos) {
 		switch {
 		case s != nil && s.unit != nil:
 			r.bind(s, d.ID.Value, index, &class.Points[def], def)
+			r.deadband(s, index, class, def)
 		case usable:
 			if text := constantText(&class.Points[def], s); text != "" {
 				r.site.Constants = append(r.site.Constants, d.ID.Value+"."+text)
@@ -199,6 +202,9 @@ func (r *resolver) source(p *pointSpec, def *telemetry.PointDef) *source {
 	s := &source{pos: p.From.Pos, spec: p, invert: p.Invert, linear: (*firmwareconfig.Linear)(p.Map)}
 	switch {
 	case r.refused[p.Pos]:
+		return s
+	case p.Value != nil && p.Deadband != nil:
+		r.failf(p.Deadband.Pos, "a constant does not move: it has no deadband")
 		return s
 	case p.Value != nil && (p.From.Pos.Line > 0 || p.Map != nil || p.Invert):
 		r.failf(p.Pos, "a point is either a constant (value) or comes from a channel (from, with invert or map)")

@@ -29,6 +29,7 @@ type siteFile struct {
 	Schedules yamlfile.Map[[]rules.ScheduleEntry] `yaml:"schedules" doc:"Times with names that rules ask for: those of the packs, overridden, or the site's own. An empty list is never."`
 	Uplink    *uplink                             `yaml:"uplink" doc:"The city's MQTT broker. Without it the box works alone."`
 	Console   console                             `yaml:"console" doc:"The web console."`
+	Report    report                              `yaml:"report" doc:"When a reading that says nothing new is reported: to rules, journal and city."`
 	Journal   journal                             `yaml:"journal" doc:"Bounds of what is kept on the box."`
 	Config    config                              `yaml:"config" doc:"How the settings of units are watched over."`
 	DryRun    yamlfile.At[bool]                   `yaml:"dry_run" doc:"For commissioning: what rules want of outputs is recorded, and not sent. Default false."`
@@ -140,11 +141,12 @@ type device struct {
 
 // pointSpec says where a point comes from: the short form is the channel alone.
 type pointSpec struct {
-	Pos    yamlfile.Pos        `yaml:",pos"`
-	From   yamlfile.At[string] `yaml:"from" doc:"unit.channel"`
-	Invert bool                `yaml:"invert" doc:"Turns a bool around, as for a contact that opens when something happens."`
-	Map    *line               `yaml:"map" doc:"Straight line from channel values to point values, clamped at both ends: [[1200, 0], [300, 100]]."`
-	Value  *yamlfile.Node      `yaml:"value" doc:"A constant instead of a channel: an enum's name, true or false, a number."`
+	Pos      yamlfile.Pos        `yaml:",pos"`
+	From     yamlfile.At[string] `yaml:"from" doc:"unit.channel"`
+	Invert   bool                `yaml:"invert" doc:"Turns a bool around, as for a contact that opens when something happens."`
+	Map      *line               `yaml:"map" doc:"Straight line from channel values to point values, clamped at both ends: [[1200, 0], [300, 100]]."`
+	Value    *yamlfile.Node      `yaml:"value" doc:"A constant instead of a channel: an enum's name, true or false, a number."`
+	Deadband *yamlfile.Node      `yaml:"deadband" doc:"How far a number must move from what was reported last: in the point's unit, or as 2%; none for every reading."`
 	// Of outputs:
 	OnStart  yamlfile.At[string]        `yaml:"on_start" enum:"hold,off,on" doc:"What a Modbus output is set to when the gateway starts. Default hold: as it is."`
 	OnStop   yamlfile.At[string]        `yaml:"on_stop" enum:"hold,off,on" doc:"What a Modbus output is set to when the gateway stops. Default hold: as it is."`
@@ -199,6 +201,11 @@ type console struct {
 
 type config struct {
 	Verify yamlfile.At[time.Duration] `yaml:"verify" doc:"How often the settings of units are compared with config, 10m to 30d; 0s is never. Default 1d."`
+}
+
+type report struct {
+	MaxInterval yamlfile.At[time.Duration]                `yaml:"max_interval" doc:"What does not change is reported once in this time, 5s to 1h. Default 60s."`
+	Deadbands   yamlfile.Map[yamlfile.Map[yamlfile.Node]] `yaml:"deadbands" doc:"Deadbands of all devices of a class, as energy_meter: {voltage_v: 0.5, active_power_w: 2%}."`
 }
 
 type journal struct {

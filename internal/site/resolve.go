@@ -33,6 +33,9 @@ type resolver struct {
 	// locks is what the file says about outputs that are never on together, before all of them are known.
 	locks []lock
 
+	// deadbands are the site's own by class and point.
+	deadbands map[string]map[string]telemetry.Deadband
+
 	errs, warnings yamlfile.Errors
 	refused        map[yamlfile.Pos]bool // places where the decoder found a mistake already
 	strange        map[yamlfile.Pos]bool // of those, keys that it does not know

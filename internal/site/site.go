@@ -64,6 +64,7 @@ type Site struct {
 	DryRun    bool   // what rules want of outputs is recorded, and not sent
 	State     string // state directory; "" means the command line decides
 	Journal   Journal
+	Report    Report
 	Own       int // the device that the gateway itself is (class gateway), an index in Inventory.Devices; -1 for none
 	// Constants lists the points that no unit provides, as "device.point = value", for `linli check`. Those that the
 	// site file fixes end in "(set)", the others are the class's defaults.
@@ -161,6 +162,12 @@ type Journal struct {
 	CommitEvery time.Duration // between syncs, 1 s to 10 s; default 1 s
 }
 
+// Report says when a reading that says nothing new is reported all the same. Deadbands are in Inventory.Points.
+type Report struct {
+	MaxInterval time.Duration // default 60 s
+	Set         bool          // the file says something of it
+}
+
 // Load reads and resolves the site file src named file. lib is the class and profile library, packs the rule packs
 // that can be named (shipped, then site-local). The error is yamlfile.Errors with every mistake found.
 //
@@ -187,6 +194,7 @@ func Load(file string, src []byte, lib *firmwareconfig.Library, packs map[string
 	r.verify()
 	r.zones()
 	r.buses()
+	r.report()
 	r.devices()
 	r.interlocks()
 	r.timing()

@@ -38,6 +38,8 @@ type PointDef struct {
 	// Event points tell what happened, not what is: each sample stands for itself (a card was presented), also where it
 	// repeats the last one. They are never thinned out, and nothing is to be read from how old the last one is.
 	Event bool
+	// Deadband, of a number, is what holds for the devices of the class unless profile or site file say otherwise.
+	Deadband Deadband
 	// AlarmWhen, for a bool point, is the state worth colour on a screen ("smoke": true). 0 none, 1 true, 2 false.
 	AlarmWhen AlarmWhen
 }

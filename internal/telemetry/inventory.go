@@ -59,6 +59,8 @@ type Point struct {
 	// zone it was computed for, or the site's id. Empty for device points.
 	Rule, Subject string
 	SubjectZone   int // zone of the subject of a derived point, -1 for the site
+	// Deadband of a device point that is a number: what of site file, profile and class holds for it.
+	Deadband Deadband
 }
 
 // Series names a point for files and messages, where PointID means nothing.
@@ -106,7 +108,7 @@ func (inv *Inventory) ProvidePoint(device, def int) PointID {
 	d := &inv.Devices[device]
 	if d.Points[def] == NoPoint {
 		d.Points[def] = PointID(len(inv.Points))
-		inv.Points = append(inv.Points, Point{Device: device, Def: &d.Class.Points[def], SubjectZone: -1})
+		inv.Points = append(inv.Points, Point{Device: device, Def: &d.Class.Points[def], SubjectZone: -1, Deadband: d.Class.Points[def].Deadband})
 	}
 	return d.Points[def]
 }

@@ -106,6 +106,9 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 		s.Connected, s.Since, s.LastError = true, time.Now(), ""
 		s.Connects++
 	})
+	if u.cfg.OnConnect != nil {
+		u.cfg.OnConnect()
+	}
 	u.update()
 	c.late.queue = slices.Clone(u.state.unacked)
 	for _, set := range u.waiting {

@@ -75,6 +75,9 @@ type Config struct {
 	// Commands of the city; nil: none are taken.
 	Commands *Commands
 
+	// OnConnect, where it is not nil, is called after each connection to a broker. It must return at once.
+	OnConnect func()
+
 	// For tests and unusual links; the zero values are right.
 	Window      int           // messages in flight; 0 means 64
 	AckTimeout  time.Duration // without an acknowledgement for so long the connection is dropped; 0 means 30 s

@@ -12,8 +12,9 @@ import (
 	"linli/internal/telemetry"
 )
 
-// QualityEvery is the longest time between two `<point>_q` fields of a series whose quality does not change.
-const QualityEvery = 60 * time.Second
+// QualityEvery is how old the last `<point>_q` field of a series may be for a sample to do without, while its quality does
+// not change. It is less than the minute in which an unchanged value is reported once, so that each of those tells it.
+const QualityEvery = 45 * time.Second
 
 // maxSeries bounds what the encoder remembers; beyond it everything is forgotten and learned anew, which costs
 // time and some repeated `_q` fields but no data.

@@ -81,7 +81,7 @@ func TestEncoderJoinsOneDeviceAndTime(t *testing.T) {
 	}
 }
 
-func TestQualityIsToldOnChangeAndEachMinute(t *testing.T) {
+func TestQualityIsToldOnChangeAndFromTimeToTime(t *testing.T) {
 	e := wire.NewEncoder("s", "g")
 	s := sensor("a", telemetry.Int)
 	told := func(sec int64, q telemetry.Quality) bool {
@@ -95,7 +95,7 @@ func TestQualityIsToldOnChangeAndEachMinute(t *testing.T) {
 		want bool
 	}{
 		{100, 0, true}, {101, 0, false}, {102, 1, true}, {103, 1, false}, {104, telemetry.BadComm, true},
-		{105, telemetry.BadComm, true}, {106, 0, true}, {165, 0, false}, {166, 0, true}, {120, 0, true},
+		{105, telemetry.BadComm, true}, {106, 0, true}, {150, 0, false}, {151, 0, true}, {120, 0, true},
 	} {
 		if got := told(step.sec, step.q); got != step.want {
 			t.Errorf("step %d: quality told %v, want %v", i, got, step.want)
