@@ -55,11 +55,11 @@ func TestReporter(t *testing.T) {
 	yes, no := telemetry.BoolValue(true), telemetry.BoolValue(false)
 	f, n, text := telemetry.FloatValue, telemetry.IntValue, telemetry.TextValue
 	type reading struct {
-		at    float64 // s
-		v     telemetry.Value
-		q     telemetry.Quality
-		want  reason
-		anew  bool // before it
+		at   float64 // s
+		v    telemetry.Value
+		q    telemetry.Quality
+		want reason
+		anew bool // before it
 	}
 	for name, c := range map[string]struct {
 		point telemetry.PointID
