@@ -39,6 +39,26 @@ func TestTableKeepsWhatWasConfirmedApartFromWhatChanged(t *testing.T) {
 	}
 }
 
+// TestTableIsConfirmedByWhatIsNotReported: what was read and says nothing new changes nothing but when that was.
+func TestTableIsConfirmedByWhatIsNotReported(t *testing.T) {
+	table := live.New(2)
+	table.Confirm(sample(5, telemetry.Good, telemetry.FloatValue(1)))
+	if e := table.Get(1); e != (live.Entry{}) {
+		t.Errorf("confirmed before it is known: %+v", e)
+	}
+	table.Apply(sample(10, telemetry.Good, telemetry.FloatValue(21.5)))
+	_, version := table.Snapshot(nil)
+	want := table.Get(1)
+	table.Confirm(sample(20, telemetry.Good, telemetry.FloatValue(21.6)))
+	table.Confirm(sample(15, telemetry.Good, telemetry.FloatValue(21.6)))
+	table.Confirm(sample(30, telemetry.BadComm, telemetry.Value{}))
+	table.Confirm([]telemetry.Sample{{Point: 7, Time: 40}, {Point: telemetry.NoPoint, Time: 40}})
+	want.Confirmed = 20
+	if _, now := table.Snapshot(nil); table.Get(1) != want || now != version {
+		t.Errorf("%+v at version %d, want %+v at %d", table.Get(1), now, want, version)
+	}
+}
+
 func TestTableIgnoresPointsThatDoNotExist(t *testing.T) {
 	table := live.New(1)
 	table.Apply([]telemetry.Sample{{Point: 7, Time: 1, Value: telemetry.BoolValue(true)}, {Point: telemetry.NoPoint, Time: 1}})
