@@ -51,8 +51,8 @@ bench:
 web:
 	cd internal/console/web && npm ci && npm run build
 
-## test-deps: install Mosquitto, pymodbus, libmodbus, socat, Chromium, qemu (Debian packages), InfluxDB 1.8.10 and
-## Telegraf (go install), and a Debian kernel with simulated GPIO lines for qemu (tools/gpio-vm.sh)
+## test-deps: install Mosquitto, pymodbus, libmodbus, socat, Chromium, qemu (Debian packages), InfluxDB 1.8.10,
+## Telegraf and nats-server (go install), and a Debian kernel with simulated GPIO lines for qemu (tools/gpio-vm.sh)
 test-deps:
 	@tools/install-test-deps.sh
 

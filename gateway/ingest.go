@@ -20,17 +20,22 @@ import (
 
 func ingestCommand() *cobra.Command {
 	var cfg ingest.Config
+	var natsCfg ingest.NATS
 	var listen, classes string
 	cmd := &cobra.Command{
 		Use:   "ingest",
 		Short: "City side: carry messages from the broker into the database",
-		Long: "Carry the messages of all gateways from an MQTT broker into any database with the InfluxDB v2 write API.\n" +
+		Long: "Carry the messages of all gateways from an MQTT broker, or from the JetStream of a NATS cluster that speaks MQTT\n" +
+			"to them, into any database with the InfluxDB v2 write API.\n" +
 			"A message is acknowledged only after the database said yes to every line of it. Ingest keeps nothing:\n" +
-			"run as many as you like, each with a --client-id of its own and a shared subscription.",
+			"run as many as you like, each with a --client-id of its own and a shared subscription, or on NATS the same --durable.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(cfg.Brokers) == 0 || cfg.Influx.URL == "" || cfg.Influx.Bucket == "" {
-				return &usageError{errors.New("ingest needs --broker, --influx-url and --bucket")}
+			if len(cfg.Brokers)+len(natsCfg.Servers) == 0 || cfg.Influx.URL == "" || cfg.Influx.Bucket == "" {
+				return &usageError{errors.New("ingest needs --broker or --nats, --influx-url and --bucket")}
+			}
+			if len(natsCfg.Servers) > 0 {
+				cfg.NATS = &natsCfg
 			}
 			log, flush := newLogger(cmd.ErrOrStderr(), zapcore.InfoLevel)
 			defer flush()
@@ -48,6 +53,12 @@ func ingestCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&cfg.Brokers, "broker", nil, "broker as tcp://host:port or tls://host:port; several are tried in turn")
+	f.StringSliceVar(&natsCfg.Servers, "nats", nil, "instead of --broker: NATS servers as nats://host:port or tls://host:port")
+	f.StringVar(&natsCfg.CredsFile, "nats-creds", "", "credentials for NATS, as nsc writes them (or --username, or a certificate)")
+	f.StringVar(&natsCfg.Stream, "stream", "", "JetStream stream of telemetry, made if it is not there (default linli)")
+	f.StringVar(&natsCfg.Durable, "durable", "", "durable consumer, shared by all that name it (default linli-ingest)")
+	f.IntVar(&natsCfg.Replicas, "stream-replicas", 0, "copies of each message in streams made here (default 3)")
+	f.Int64Var(&natsCfg.MaxBytes, "stream-bytes", 0, "telemetry that waits in a stream made here before gateways are told to keep it (default 64 GiB)")
 	f.StringVar(&cfg.ClientID, "client-id", "", "MQTT client id, stable and of its own (default linli-ingest)")
 	f.StringSliceVar(&cfg.Filters, "filter", nil, "MQTT subscriptions (default: telemetry, alerts and status of every node); $share/group/... shares the work")
 	f.StringVar(&cfg.Username, "username", "", "MQTT user name")

@@ -55,5 +55,13 @@ if ! [ -x .tools/bin/telegraf ]; then
 		{ echo "cannot build Telegraf 1.37.2; the tests need it" >&2; exit 1; }
 fi
 
+# Three of these are the cluster that speaks MQTT and JetStream.
+if ! [ -x .tools/bin/nats-server ]; then
+	echo "building nats-server 2.15.2 for the tests (half a minute, once)"
+	mkdir -p .tools/bin
+	(cd / && CGO_ENABLED=0 GOFLAGS=-buildvcs=false GOBIN="$OLDPWD/.tools/bin" go install -ldflags='-s -w' github.com/nats-io/nats-server/v2@v2.15.2) ||
+		{ echo "cannot build nats-server 2.15.2; the tests need it" >&2; exit 1; }
+fi
+
 # A machine for qemu whose kernel has GPIO lines.
 tools/gpio-vm.sh

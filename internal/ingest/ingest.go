@@ -56,6 +56,9 @@ type Config struct {
 	// Filters are the subscriptions, "" means DefaultFilters. "$share/group/" before a filter
 	// shares the work among all that name the group, where the broker can.
 	Filters []string
+	// NATS, if not nil, is where messages come from instead of Brokers. ClientID is then only a name, and "$share/..."
+	// says nothing, since a durable consumer is shared anyway.
+	NATS *NATS
 
 	Influx Influx
 	// Kinds tells the type of a field of a class, so that no site can fix it to another: a database keeps the type of
@@ -90,7 +93,15 @@ func DefaultFilters() []string {
 // Validate fills in the defaults and says everything that is wrong.
 func (c *Config) Validate() error {
 	var errs []error
-	if len(c.Brokers) == 0 {
+	if c.NATS != nil {
+		if len(c.Brokers) > 0 {
+			errs = append(errs, errors.New("either brokers or NATS servers"))
+		}
+		if err := c.NATS.validate(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(c.servers()) == 0 {
 		errs = append(errs, errors.New("no broker"))
 	}
 	for _, b := range c.Brokers {
@@ -108,11 +119,7 @@ func (c *Config) Validate() error {
 		c.Filters = DefaultFilters()
 	}
 	for _, f := range c.Filters {
-		plain := f
-		if rest, ok := strings.CutPrefix(f, "$share/"); ok {
-			_, plain, _ = strings.Cut(rest, "/")
-		}
-		if !strings.HasPrefix(plain, wire.Prefix) {
+		if !strings.HasPrefix(plainFilter(f), wire.Prefix) {
 			errs = append(errs, fmt.Errorf("filter %q must begin with %s (or $share/group/%s)", f, wire.Prefix, wire.Prefix))
 		}
 	}
@@ -140,6 +147,22 @@ func (c *Config) Validate() error {
 		c.Now = time.Now
 	}
 	return errors.Join(errs...)
+}
+
+// servers returns where messages come from, in order of preference.
+func (c *Config) servers() []string {
+	if c.NATS != nil {
+		return c.NATS.Servers
+	}
+	return c.Brokers
+}
+
+// plainFilter returns a filter without "$share/group/".
+func plainFilter(f string) string {
+	if rest, ok := strings.CutPrefix(f, "$share/"); ok {
+		_, f, _ = strings.Cut(rest, "/")
+	}
+	return f
 }
 
 // Stats are counters since the start, and what is going on now.
@@ -219,6 +242,7 @@ const (
 func (in *Ingest) Run(ctx context.Context) error {
 	var backoff mqtt.Backoff
 	failing := false
+	servers := in.cfg.servers()
 	for attempt := 0; ; attempt++ {
 		timer := time.NewTimer(min(backoff.Next(), in.cfg.MaxBackoff, brokerWait))
 		select {
@@ -227,7 +251,7 @@ func (in *Ingest) Run(ctx context.Context) error {
 			return nil
 		case <-timer.C:
 		}
-		broker := in.cfg.Brokers[attempt%len(in.cfg.Brokers)]
+		broker := servers[attempt%len(servers)]
 		began, up := time.Now(), false
 		err := in.connection(ctx, broker, func() {
 			up, failing = true, false
@@ -260,7 +284,12 @@ var errFull = errors.New("more messages than the queue holds: lower the broker's
 // connection works with one connection until it is lost or ctx ends.
 func (in *Ingest) connection(ctx context.Context, broker string, up func()) error {
 	q := &queue{max: in.cfg.QueueBytes, ready: make(chan struct{}, 1)}
-	l, err := in.openMQTT(ctx, broker, func(m message) {
+	open := in.openMQTT
+	if in.cfg.NATS != nil {
+		// It keeps to QueueBytes by itself. Here what was acknowledged counts a little longer.
+		open, q.max = in.openNATS, 2*in.cfg.QueueBytes
+	}
+	l, err := open(ctx, broker, func(m message) {
 		if !q.put(m) {
 			return // not acknowledged: it comes again with the next connection
 		}

@@ -6,6 +6,9 @@ import (
 	"time"
 )
 
+// messageRoom is what a message takes beside its payload.
+const messageRoom = 256
+
 // queue holds messages between the connection, which must not block, and the worker.
 type queue struct {
 	max   int
@@ -22,7 +25,7 @@ type queue struct {
 func (q *queue) put(m message) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	size := len(m.Payload()) + 256
+	size := len(m.Payload()) + messageRoom
 	if q.full || q.bytes+size > q.max && q.bytes > 0 {
 		q.full = true
 		return false
@@ -62,7 +65,7 @@ func (q *queue) take(out []message, size, limit int) ([]message, int) {
 	out = append(out, q.messages[:n]...)
 	clear(q.messages[:n])
 	q.messages = q.messages[n:]
-	q.bytes -= 256 * n
+	q.bytes -= messageRoom * n
 	return out, size
 }
 
