@@ -20,41 +20,45 @@ type NATSCluster struct {
 	p    []*process
 }
 
-// StartNATSCluster starts the servers and waits until they have a leader. Extra lines go into the configuration of
-// each; in them %MQTT% is the address on which to listen for MQTT, and must be used where a line begins with "mqtt".
-func StartNATSCluster(t testing.TB, extra ...string) *NATSCluster {
+// NATSServer is one server of a cluster before its start.
+type NATSServer struct {
+	Name, Dir             string
+	Client, MQTT, Cluster string // host:port each
+	Routes                []string
+}
+
+// StartNATSCluster starts the servers and waits until they have a leader.
+func StartNATSCluster(t testing.TB) *NATSCluster {
+	t.Helper()
+	return StartNATSClusterConf(t, func(s *NATSServer) string {
+		return fmt.Sprintf("server_name: %s\nlisten: %q\njetstream { store_dir: %q, max_memory_store: 64MB, max_file_store: 4GB }\n"+
+			"cluster { name: linli, listen: %q, routes: [%s] }\nmqtt { listen: %q, stream_replicas: 3 }\n",
+			s.Name, s.Client, s.Dir, s.Cluster, strings.Join(s.Routes, ", "), s.MQTT)
+	})
+}
+
+// StartNATSClusterConf does so with a configuration of the test's own.
+func StartNATSClusterConf(t testing.TB, conf func(*NATSServer) string) *NATSCluster {
 	t.Helper()
 	c := &NATSCluster{}
 	path := FindTool(t, "nats-server")
 	dir := t.TempDir()
-	var routes, cluster []string
-	for range 3 {
-		route := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
-		cluster, routes = append(cluster, route), append(routes, "nats://"+route)
-		c.MQTT = append(c.MQTT, fmt.Sprintf("tcp://127.0.0.1:%d", FreePort(t)))
-		c.URLs = append(c.URLs, fmt.Sprintf("nats://127.0.0.1:%d", FreePort(t)))
-		c.http = append(c.http, fmt.Sprintf("127.0.0.1:%d", FreePort(t)))
-	}
+	var servers []*NATSServer
+	var routes []string
+	local := func() string { return fmt.Sprintf("127.0.0.1:%d", FreePort(t)) }
 	for i := range 3 {
-		mqtt := strings.TrimPrefix(c.MQTT[i], "tcp://")
-		config := []string{
-			fmt.Sprintf("server_name: n%d", i+1), fmt.Sprintf("listen: %q", strings.TrimPrefix(c.URLs[i], "nats://")), fmt.Sprintf("http: %q", c.http[i]),
-			fmt.Sprintf("jetstream { store_dir: %q, max_memory_store: 64MB, max_file_store: 4GB }", filepath.Join(dir, fmt.Sprint("n", i+1))),
-			fmt.Sprintf("cluster { name: linli, listen: %q, routes: [%s] }", cluster[i], strings.Join(routes, ", ")),
-		}
-		own := false
-		for _, line := range extra {
-			own = own || strings.HasPrefix(line, "mqtt")
-			config = append(config, strings.ReplaceAll(line, "%MQTT%", mqtt))
-		}
-		if !own {
-			config = append(config, fmt.Sprintf("mqtt { listen: %q, stream_replicas: 3 }", mqtt))
-		}
-		file := filepath.Join(dir, fmt.Sprintf("n%d.conf", i+1))
-		if err := os.WriteFile(file, []byte(strings.Join(config, "\n")+"\n"), 0o600); err != nil {
+		s := &NATSServer{Name: fmt.Sprint("n", i+1), Client: local(), MQTT: local(), Cluster: local()}
+		s.Dir = filepath.Join(dir, s.Name)
+		servers, routes = append(servers, s), append(routes, "nats://"+s.Cluster)
+		c.MQTT, c.URLs, c.http = append(c.MQTT, "tcp://"+s.MQTT), append(c.URLs, "nats://"+s.Client), append(c.http, local())
+	}
+	for i, s := range servers {
+		s.Routes = routes
+		file := filepath.Join(dir, s.Name+".conf")
+		if err := os.WriteFile(file, fmt.Appendf(nil, "http: %q\n%s", c.http[i], conf(s)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		p := &process{t: t, name: fmt.Sprint("nats-server ", i+1), path: path, args: []string{"-c", file}}
+		p := &process{t: t, name: "nats-server " + s.Name, path: path, args: []string{"-c", file}}
 		c.p = append(c.p, p)
 		t.Cleanup(func() { p.stop(syscall.SIGTERM) })
 		p.start()
@@ -74,6 +78,7 @@ func (c *NATSCluster) WaitReady(timeout time.Duration) {
 			}
 			defer resp.Body.Close()
 			if resp.StatusCode != http.StatusOK {
+				time.Sleep(200 * time.Millisecond) // it logs each
 				return errors.New(resp.Status)
 			}
 			return nil

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+
+	"linli/internal/mqtt"
+	"linli/internal/testservers"
+	"linli/internal/wire"
+)
+
+// sender is a gateway as the cluster sees it: it publishes numbered messages with QoS 1, some in flight at a time, and
+// sends again on the next server what was not acknowledged on the last.
+type sender struct {
+	node    string
+	brokers []string
+	acked   atomic.Int64 // messages 1 to acked have their PUBACK
+	resent  atomic.Int64
+	lost    atomic.Int64 // connections
+}
+
+const senderWindow = 16
+
+// run publishes until ctx ends and everything is acknowledged, or until limit.
+func (s *sender) run(ctx, limit context.Context, every time.Duration, epoch int64) {
+	next := int64(1) // to be published for the first time
+	for turn := rand.IntN(len(s.brokers)); limit.Err() == nil; turn++ {
+		session, err := mqtt.Connect(limit, mqtt.Config{ClientID: strings.Replace(s.node, ".", "-", 1)}, s.brokers[turn%len(s.brokers)], mqtt.Options{})
+		if err != nil {
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		var flying []paho.Token // of messages acked+1 and up
+		at := s.acked.Load() + 1
+		for session.Err() == nil && limit.Err() == nil {
+			if ctx.Err() != nil && s.acked.Load() == next-1 {
+				session.Close(100 * time.Millisecond)
+				return
+			}
+			if len(flying) < senderWindow && (at < next || ctx.Err() == nil) {
+				if at < next {
+					s.resent.Add(1)
+				}
+				flying = append(flying, session.Publish("linli/v1/"+s.node+"/telemetry", false, s.message(at, epoch)))
+				at++
+				next = max(next, at)
+				if at == next {
+					time.Sleep(every)
+				}
+				for len(flying) > 0 && flying[0].WaitTimeout(0) {
+					flying = s.landed(session, flying)
+				}
+				continue
+			}
+			select {
+			case <-flying[0].Done():
+				flying = s.landed(session, flying)
+			case <-session.Lost():
+			}
+		}
+		s.lost.Add(1)
+		session.Drop(context.Canceled)
+	}
+}
+
+// landed takes the first token off, acknowledged or failed.
+func (s *sender) landed(session *mqtt.Session, flying []paho.Token) []paho.Token {
+	if err := flying[0].Error(); err != nil {
+		session.Drop(err)
+		return flying
+	}
+	s.acked.Add(1)
+	return flying[1:]
+}
+
+// message returns message n: one line that no other message has.
+func (s *sender) message(n, epoch int64) []byte {
+	site, gateway, _ := wire.SplitNode(s.node)
+	at := epoch + n*1e6
+	b := wire.AppendHeader(nil, &wire.Header{Epoch: 0xc0ffee, From: uint64(n), To: uint64(n), Count: 1, T0: at, T1: at})
+	return fmt.Appendf(b, "js_counter,device=c1,gateway=%s,site=%s n=%di %d\n", gateway, site, n, at)
+}
+
+// Servers of a NATS cluster and ingests are killed at random while gateways publish: what got its PUBACK is in the
+// database, once. LINLI_JETSTREAM_SOAK=10m does it for longer.
+func TestJetStreamLosesNothing(t *testing.T) {
+	duration := 25 * time.Second
+	if s := os.Getenv("LINLI_JETSTREAM_SOAK"); s != "" {
+		var err error
+		if duration, err = time.ParseDuration(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cluster, db := testservers.StartNATSCluster(t), testservers.StartInfluxDB(t)
+	startIngest := func() *process {
+		return start(t, "ingest", "--nats", strings.Join(cluster.URLs, ","), "--influx-url", db.URL, "--bucket", db.Bucket, "--stream-bytes", "1000000000")
+	}
+	ingests := []*process{startIngest(), startIngest()}
+	waitFor(t, 30*time.Second, "the consumers", func() bool { return strings.Contains(ingests[0].out.String(), "ingest connected") })
+
+	limit, cancel := context.WithTimeout(t.Context(), duration+2*time.Minute)
+	defer cancel()
+	ctx, stop := context.WithTimeout(limit, duration)
+	defer stop()
+	epoch := time.Now().Add(-24 * time.Hour).UnixNano()
+	var senders []*sender
+	var sending sync.WaitGroup
+	for i := range 6 {
+		s := &sender{node: fmt.Sprintf("site%d.gw1", i), brokers: cluster.MQTT}
+		senders = append(senders, s)
+		sending.Go(func() { s.run(ctx, limit, 10*time.Millisecond, epoch) })
+	}
+
+	acked := func() (n int64) {
+		for _, s := range senders {
+			n += s.acked.Load()
+		}
+		return n
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	dice := rand.New(rand.NewPCG(seed, 0))
+	kills := map[string]int{}
+	for ctx.Err() == nil {
+		pause := time.Duration(dice.IntN(1500)) * time.Millisecond
+		switch n := dice.IntN(12); {
+		case n < 5:
+			i := dice.IntN(len(ingests))
+			ingests[i].kill()
+			time.Sleep(pause / 4)
+			ingests[i] = startIngest()
+			kills["ingest"]++
+		case n < 11:
+			i := dice.IntN(3)
+			cluster.Kill(i)
+			time.Sleep(pause)
+			cluster.Start(i)
+			kills["server"]++
+		default:
+			for i := range 3 {
+				cluster.Kill(i)
+			}
+			for i := range 3 {
+				cluster.Start(i)
+			}
+			kills["all servers"]++
+		}
+		// Mostly somebody is served again before the next blow, or the test would show little.
+		before := acked()
+		for wait := time.Now(); dice.IntN(4) > 0 && acked() < before+200 && time.Since(wait) < 20*time.Second; {
+			time.Sleep(20 * time.Millisecond)
+		}
+		time.Sleep(pause / 4)
+	}
+	cluster.WaitReady(60 * time.Second)
+	sending.Wait()
+
+	total := acked()
+	var resent, lost int64
+	for _, s := range senders {
+		resent, lost = resent+s.resent.Load(), lost+s.lost.Load()
+	}
+	t.Logf("%d messages with a PUBACK, %d sent again, %d connections lost, killed: %v", total, resent, lost, kills)
+	if total < 500 || lost == 0 {
+		t.Errorf("%d messages and %d lost connections: the test shows nothing", total, lost)
+	}
+	deadline := time.Now().Add(90 * time.Second)
+	for count := int64(0); count < total && time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		count, _ = db.Count("js_counter", "n")
+	}
+	for _, s := range senders {
+		site, _, _ := wire.SplitNode(s.node)
+		for measurement, field := range map[string]string{"js_counter": "n", "linli_ledger": "to"} {
+			series, err := db.Query(fmt.Sprintf(`SELECT %q FROM %q WHERE "site"='%s'`, field, measurement, site))
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen, rows := map[int64]int{}, 0
+			for _, one := range series {
+				for _, r := range one.Values {
+					n, err := r[1].(json.Number).Int64()
+					if err != nil {
+						t.Fatal(err)
+					}
+					seen[n]++
+					rows++
+				}
+			}
+			var missing []int64
+			for n := int64(1); n <= s.acked.Load(); n++ {
+				if seen[n] == 0 {
+					missing = append(missing, n)
+				}
+			}
+			if len(missing) > 0 {
+				t.Errorf("%s: %d of %d messages with a PUBACK are missing in %s, as %v", s.node, len(missing), s.acked.Load(), measurement, missing[:min(20, len(missing))])
+			}
+			if rows != len(seen) || len(seen) > 0 && slices.Max(slices.Collect(maps.Keys(seen))) > s.acked.Load() {
+				t.Errorf("%s: %d rows of %d messages in %s", s.node, rows, len(seen), measurement)
+			}
+		}
+	}
+}
