@@ -83,6 +83,15 @@ func (h *health) register(set *metrics.Set) {
 	gauge("linli_journal_samples_written_total", func() float64 { return float64(h.journal.Stats().SamplesWritten) })
 	gauge("linli_journal_samples_lost_total", func() float64 { return float64(h.journal.Stats().SamplesLost) })
 	gauge("linli_journal_damaged_frames_total", func() float64 { return float64(h.journal.Stats().DamagedFrames) })
+	for name, value := range map[string]func(journal.RollupStats) float64{
+		"linli_rollup_bytes":          func(s journal.RollupStats) float64 { return float64(s.Bytes) },
+		"linli_rollup_hours_waiting":  func(s journal.RollupStats) float64 { return float64(s.Waiting) },
+		"linli_rollup_files_total":    func(s journal.RollupStats) float64 { return float64(s.Built) },
+		"linli_rollup_failures_total": func(s journal.RollupStats) float64 { return float64(s.Failures) },
+		"linli_rollup_damaged_total":  func(s journal.RollupStats) float64 { return float64(s.Damaged) },
+	} {
+		gauge(name, func() float64 { return value(h.journal.Stats().Rollups) })
+	}
 
 	for severity := telemetry.Notice; severity <= telemetry.Critical; severity++ {
 		gauge(fmt.Sprintf("linli_alerts_open{severity=%q}", severity), func() float64 { return float64(h.book.Stats().Open[severity]) })

@@ -192,6 +192,11 @@ type journalStat struct {
 	To             *time.Time    `json:"to,omitempty"`
 	MissingFrames  uint64        `json:"missing_frames"`
 	Losses         []journalLoss `json:"losses"`
+	RollupMinutes  int           `json:"rollup_hours_by_minutes"`
+	RollupHours    int           `json:"rollup_days_by_hours"`
+	RollupBytes    int64         `json:"rollup_bytes"`
+	RollupFrom     *time.Time    `json:"rollup_from,omitempty"`
+	RollupWaiting  int           `json:"rollup_hours_waiting"`
 }
 
 // journalLoss sums up the losses of one reason.
@@ -241,6 +246,15 @@ func (o *journalOptions) stat(ctx context.Context, out io.Writer) error {
 	if sealedSamples > 0 {
 		st.BytesPerSample = float64(sealedBytes) / float64(sealedSamples)
 	}
+	if err := j.LookAtRollups(ctx); err != nil {
+		return err
+	}
+	rollups := j.Stats().Rollups
+	st.RollupMinutes, st.RollupHours, st.RollupBytes, st.RollupWaiting = rollups.Minutes, rollups.Hours, rollups.Bytes, rollups.Waiting
+	if !rollups.From.IsZero() {
+		from := rollups.From.In(loc)
+		st.RollupFrom = &from
+	}
 	told, err := j.Losses(ctx)
 	if err != nil {
 		return err
@@ -272,6 +286,12 @@ func (o *journalOptions) stat(ctx context.Context, out io.Writer) error {
 		fmt.Fprintf(out, ", %.2f a sample in sealed segments", st.BytesPerSample)
 	}
 	fmt.Fprintln(out)
+	if st.RollupMinutes+st.RollupHours > 0 {
+		fmt.Fprintf(out, "rollups since %s: %s by the minute, %s by the hour, %d bytes\n", localTime(st.RollupFrom), count(st.RollupMinutes, "hour"), count(st.RollupHours, "day"), st.RollupBytes)
+	}
+	if rollups.Damaged > 0 {
+		fmt.Fprintf(out, "%s cannot be read\n", count(int(rollups.Damaged), "rollup file"))
+	}
 	if st.MissingFrames > 0 {
 		fmt.Fprintf(out, "%d frames cannot be read\n", st.MissingFrames)
 	}

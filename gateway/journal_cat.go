@@ -10,6 +10,7 @@ import (
 	"io"
 	"math"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,6 +57,7 @@ func journalCatCommand(common *journalOptions) *cobra.Command {
 
 // matcher returns which series the patterns stand for.
 func matcher(patterns []string) (func(*telemetry.Series) bool, error) {
+	patterns = slices.Clone(patterns)
 	for i, p := range patterns {
 		if !strings.Contains(p, ".") {
 			patterns[i] = p + ".*"
@@ -108,6 +110,9 @@ func (o *catOptions) cat(ctx context.Context, stdout, stderr io.Writer, progress
 		return err
 	}
 	span := journal.Span{Match: match, From: since, To: until}
+	if len(o.points) == 1 && !strings.ContainsAny(o.points[0], `*?[\\`) {
+		span.Device, span.Point, _ = strings.Cut(o.points[0], ".")
+	}
 	every = j.Resolve(span, every)
 	fmt.Fprintf(stderr, "%s from %s to %s\n", map[journal.Resolution]string{journal.Samples: "samples", journal.Minutes: "minutes", journal.Hours: "hours"}[every],
 		since.In(loc).Format(time.DateTime), until.In(loc).Format(time.DateTime))

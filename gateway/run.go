@@ -155,6 +155,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	// 3. The journal.
 	parts.onStop("journal", 3*time.Second, j.Close)
 	parts.start("journal", 5*time.Second, j.Run)
+	parts.start("rollups", 3*time.Second, j.RunRollups)
 
 	record := audit.New(audit.Config{Path: filepath.Join(st.dir, "audit.log"), Log: log.Named("audit")})
 	parts.start("audit record", 3*time.Second, record.Run)

@@ -128,3 +128,6 @@ func DecodeSteps(b []byte, n int) (samples int, ok bool) {
 	}
 	return samples, ok
 }
+
+// NoPause lets rollups be made without pauses.
+func (j *Journal) NoPause() { j.roll.pause = nil }

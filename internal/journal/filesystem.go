@@ -10,7 +10,7 @@ import (
 )
 
 // fileSystem is what the journal asks of files; the tests have others that fail and crash. Paths are joined by the
-// caller. One goroutine changes files at a time; reading goes on meanwhile.
+// caller. One goroutine changes segments at a time and one rollups; reading goes on meanwhile.
 type fileSystem interface {
 	MkdirAll(dir string) error
 	// Lock takes the lock file at path, or fails when another process has it. It ends with the process.
@@ -21,6 +21,7 @@ type fileSystem interface {
 	Create(path string) (file, error)
 	// Open opens an existing file, for writing too when write is set.
 	Open(path string, write bool) (file, error)
+	// Rename takes the place of a file that is there.
 	Rename(from, to string) error
 	// Gone says that there is certainly no file at path.
 	Gone(path string) bool

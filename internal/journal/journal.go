@@ -114,6 +114,58 @@
 // frame are a torn tail and dropped. Anything else there may have been a frame that was read, so its number is not
 // used again and a tombstone says so (reason torn). A hole before a good frame is damage.
 //
+// # Rollups
+//
+// A rollup file says what was known of each point over the 60 minutes of an hour or the 24 hours of a day (UTC), so that a
+// week can be drawn without its samples. It is made of committed frames, by a goroutine of its own that pauses between
+// pieces of work, once the hour or the day is over by the wall clock; a file that is there under its name is whole and
+// right as of the frame number in it. What there is to do follows from the files and the frames alone: after a kill, a
+// power cut or a failure it is done anew from the samples, and nothing is counted twice (TestRollupsAreWhatTheSamplesSay,
+// TestRollupsPowerCutAfterEveryOperation, TestRollupsEveryOperationFailsOnce). Samples that come later, or that a wall
+// clock set back puts into an hour that is over, let its file be written anew with the next hour's; only where the
+// samples that it was made of have gone since it stays as it is. Frames whose time nobody knows yet wait, and what comes
+// behind them.
+//
+// A reading holds until the next one of its point. It ends where nothing can be known: at the end of a process, at a
+// frame that is lost. Of the time that good, doubtful and bad leave of an interval nothing is known. Points of kind text are
+// left out. Deleted are hours' files beyond 336 (14 days in which the box ran), days' files beyond 730, and, to stay within
+// Config.RollupBytes, first hours' files down to 24, then days' files. Nothing is deleted because of what a clock reads.
+//
+//	<yyyy-mm-ddThh>.minutes: the minutes of an hour      <yyyy-mm-dd>.hours: the hours of a day
+//	  written as *.part and renamed                          made of the files of its hours
+//
+//	file = header | block ... | index
+//
+//	header, 96 bytes
+//	  0         8       10   12    13  14   16      24      32    40   48   56     64    68     72       76  80     84  92   96
+//	  +---------+-------+----+-----+---+----+-------+-------+-----+----+----+------+-----+------+--------+---+------+---+----+
+//	  |LINLIROL |version| 96 |level|flg|rows| start | epoch |first|last|next|resume|index|packed|unpacked|CRC|points| 0 | CRC|
+//	  +---------+-------+----+-----+---+----+-------+-------+-----+----+----+------+-----+------+--------+---+------+---+----+
+//	  level 1 minutes, 2 hours. flags bit 0: a time in it is uncertain. start: seconds since 1970. first, last: the frames
+//	  that it was made of; next: of those before it none is missing here; resume: the first frame that a later file may
+//	  need. index, packed, unpacked, CRC: of the index. The last CRC covers bytes 0 to 92. Every CRC is started with level (1
+//	  byte) and start (8 bytes).
+//
+//	block, zstd = uvarint points (64 at most) | eleven streams, each uvarint length | bytes. The points are in order of device,
+//	point, zone, class; "each interval" means each of the first point, then of the second, ...
+//	   1 points:   class, device, zone, point (each uvarint length | bytes) | kind (1) | form (1) as in a dictionary
+//	   2 good:     ms, each interval; runs: uvarint ms | uvarint number of intervals
+//	   3 doubtful: the same: uncertain, over_range, under_range
+//	   4 bad:      the same
+//	   5 count:    uvarint, each interval: twice the readings with a value, plus 1 where something held; only such intervals
+//	               are in the streams 6 to 10
+//	   6 min:      varint, minus that of the interval before (the first: 0). Of a float the number that its form writes,
+//	               or its bits in the order of the floats: b XOR (b >> 63, unsigned >> 1); of a bool 0 or 1
+//	   7 range:    uvarint, max minus min
+//	   8 last:     uvarint, last minus min; where range is not 0
+//	   9 mean:     two planes, (mean - min) / (max - min) times 65535; where range is not 0, not of an enum
+//	  10 changes:  uvarint; of a bool or an enum
+//	  11 end:      per point: 0, or 1 + the quality of what holds on at the end of the file, whose value is the last last
+//
+//	index, zstd = uvarint blocks, for each: key of its first point (device 0 point 0 zone 0 class 0 kind + '0'; uvarint length
+//	  | bytes) | uvarint packed | uvarint unpacked | CRC (4); then uvarint 0, or 24 and for each hour next of the file that
+//	  it was taken from, 0 where there was none
+//
 // # Time
 //
 // Samples carry monotonic time. A frame written with the clock set carries its own wall offset. A frame written
@@ -140,6 +192,7 @@ type Config struct {
 	Dir          string
 	SegmentBytes int64         // preallocated size of a segment; 0 means 4 MiB; at most an eighth of MaxBytes is used
 	MaxBytes     int64         // bound of all segments together; 0 means 1 GiB
+	RollupBytes  int64         // bound of all rollup files together; 0 means a quarter of MaxBytes, negative: none are written
 	MaxAge       time.Duration // of running time: while the box is off nothing ages; 0 means 7 days
 	CommitEvery  time.Duration // group commit; 0 means 1 s
 	MaxPending   int           // samples, steps and marks waiting in memory for a commit; 0 means 200,000; beyond it the oldest are dropped and told by a tombstone
@@ -170,6 +223,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.CommitEvery == 0 {
 		c.CommitEvery = time.Second
+	}
+	if c.RollupBytes == 0 {
+		c.RollupBytes = c.MaxBytes / 4
 	}
 	if c.Log == nil {
 		c.Log = zap.NewNop()
@@ -228,6 +284,8 @@ type Journal struct {
 	// rmu guards the scratch memory and the open files of Read.
 	rmu sync.Mutex
 	r   reader
+
+	roll rollups
 }
 
 // Open opens or creates the journal. Damaged segments are set aside and counted; the rest is kept. It fails when the
@@ -254,6 +312,7 @@ func open(cfg Config, inv *telemetry.Inventory, clock *telemetry.Clock, fs fileS
 		changed: make(chan struct{}),
 		offsets: map[string]wallOffset{},
 	}
+	j.roll.pause = rollPause
 	j.pend.max = cfg.MaxPending
 	j.pend.inv = inv
 	if err := j.w.init(); err != nil {
@@ -437,6 +496,7 @@ func (j *Journal) Stats() Stats {
 	s.Segments = len(j.segs)
 	s.Pending = pend
 	s.SamplesLost += lost
+	s.Rollups = j.roll.figures()
 	return s
 }
 
@@ -462,4 +522,5 @@ type Stats struct {
 	SamplesLost    uint64 // told by tombstones, or about to be
 	DamagedFrames  uint64
 	LastError      string // of the last failed commit, empty after a good one
+	Rollups        RollupStats
 }

@@ -1,11 +1,13 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"linli/internal/telemetry"
@@ -197,10 +199,30 @@ func (r Resolution) Width() time.Duration {
 
 // Span is a part of the past of some points.
 type Span struct {
-	// Match says which points are wanted. It is called now and then for the same series, and must be cheap.
+	// Device and Point name a point, or with Device alone all points of a device. "" is any. To name a point is much faster
+	// than to match it.
+	Device, Point string
+	// Match says which points are wanted of these; nil: all. It is called again and again for the same series, and must be
+	// cheap.
 	Match func(*telemetry.Series) bool
 	// From and To bound the time of a sample, or the beginning of an interval: From <= t < To.
 	From, To time.Time
+}
+
+// wants reports whether a series is wanted.
+func (sp *Span) wants(s *telemetry.Series) bool {
+	return (sp.Device == "" || s.Device == sp.Device) && (sp.Point == "" || s.Point == sp.Point) && (sp.Match == nil || sp.Match(s))
+}
+
+// keys bounds the keys of the points that are wanted, see rollKey; "" is no bound.
+func (sp *Span) keys() (first, last string) {
+	switch {
+	case sp.Device == "":
+		return "", ""
+	case sp.Point == "":
+		return sp.Device + "\x00", sp.Device + "\x01"
+	}
+	return sp.Device + "\x00" + sp.Point + "\x00", sp.Device + "\x00" + sp.Point + "\x01"
 }
 
 // Row is one sample of a point, what is known of it over an interval, or a gap.
@@ -232,7 +254,7 @@ func (j *Journal) eachSample(ctx context.Context, sp Span, yield func(*Row) erro
 	}
 	defer r.close()
 	var row Row
-	f := Frame{only: &wanted{match: sp.Match}}
+	f := Frame{only: &wanted{match: sp.wants}}
 	from, to := sp.From.UnixNano(), sp.To.UnixNano()
 	var last time.Time // until when the journal has told of
 	missing := ""
@@ -406,15 +428,191 @@ func (j *Journal) extent(s *segment) (from, to int64, ok bool) {
 	return s.wall0, s.wall1, true
 }
 
-// Resolve says in which resolution Range would read sp where it may choose.
+// Lengths up to which Auto takes samples, and minutes.
+const (
+	autoSamples = 2 * time.Hour
+	autoMinutes = 8 * 24 * time.Hour
+)
+
+// Resolve says in which resolution Range reads sp where it may choose: samples up to two hours, minutes up to eight days,
+// hours beyond. Where those do not reach back to the begin of sp it is the next coarser one that reaches further.
 func (j *Journal) Resolve(sp Span, want Resolution) Resolution {
-	if want == Auto {
-		return Samples
+	if want != Auto {
+		return want
 	}
-	return want
+	res := Hours
+	switch length := sp.To.Sub(sp.From); {
+	case length <= autoSamples:
+		res = Samples
+	case length <= autoMinutes:
+		res = Minutes
+	}
+	// When what there is begins.
+	begin := [...]time.Time{Samples: sp.To, Minutes: sp.To, Hours: sp.To}
+	if segs := j.Segments(); len(segs) > 0 && !segs[0].From.IsZero() {
+		begin[Samples], begin[Minutes], begin[Hours] = segs[0].From, segs[0].From, segs[0].From
+	}
+	for res, level := range map[Resolution]rollLevel{Minutes: levelMinutes, Hours: levelHours} {
+		if id, n := j.roll.oldest(level); n > 0 && id.from() < begin[res].UnixNano() {
+			begin[res] = time.Unix(id.start, 0)
+		}
+	}
+	if begin[Minutes].Before(begin[Hours]) {
+		begin[Hours] = begin[Minutes]
+	}
+	for res < Hours && begin[res].After(sp.From) && begin[res+1].Add(res.Width()+time.Minute).Before(begin[res]) {
+		res++
+	}
+	return res
 }
 
-// Range reads what the journal knows of sp and calls yield for each Row, which is valid during the call.
+// Range reads what the journal knows of sp in a resolution and calls yield for each Row, which is valid during the call.
+// An error of yield ends it and is returned; others are the disk's or ctx's.
+//
+// Samples come in the order of the journal, with a Row for each gap between them: where samples were lost, or no process
+// ran. Intervals come in the order of time, of several points hour by hour or day by day; those of which nothing is known
+// are left out. What has no rollup file yet is added up from its samples. Rollups that are damaged are set aside and made of
+// the samples where these are there.
 func (j *Journal) Range(ctx context.Context, sp Span, want Resolution, yield func(*Row) error) error {
+	switch j.Resolve(sp, want) {
+	case Minutes:
+		return j.eachInterval(ctx, sp, levelMinutes, yield)
+	case Hours:
+		return j.eachInterval(ctx, sp, levelHours, yield)
+	}
 	return j.eachSample(ctx, sp, yield)
+}
+
+// eachInterval calls yield for the intervals of sp.
+func (j *Journal) eachInterval(ctx context.Context, sp Span, level rollLevel, yield func(*Row) error) error {
+	rd, err := newReader()
+	if err != nil {
+		return err
+	}
+	defer rd.close()
+	dec, err := newDecoder(maxRollBlock)
+	if err != nil {
+		return err
+	}
+	defer dec.Close()
+	if err := j.look(ctx, rd); err != nil {
+		return err
+	}
+	ro := &j.roll
+	from, to := sp.From.UnixNano(), sp.To.UnixNano()
+	var ids []rollID
+	ro.mu.Lock()
+	add := func(id rollID) {
+		if id.from() < to && id.to() > from {
+			ids = append(ids, id)
+		}
+	}
+	for id := range ro.files {
+		if id.level == level {
+			add(id)
+		} else if id.level == levelMinutes && ro.files[day(id.start)] == nil {
+			add(id)
+		}
+	}
+	for start := range ro.touched {
+		if ro.files[rollID{levelMinutes, start}] == nil && (level == levelMinutes || ro.files[day(start)] == nil) {
+			add(rollID{levelMinutes, start})
+		}
+	}
+	ro.mu.Unlock()
+	slices.SortFunc(ids, func(a, b rollID) int { return cmp.Compare(a.start, b.start) })
+	var row Row
+	emit := func(id rollID, uncertain bool, p *rollPoint) error {
+		cells, width := p.cells, id.level.width()
+		if id.level != level { // the minutes of an hour that the file of its day has not yet
+			var sum cell
+			for i := range p.cells {
+				sum.add(&p.cells[i])
+			}
+			cells, width = []cell{sum}, time.Hour
+		}
+		for i := range cells {
+			c := &cells[i]
+			at := id.from() + int64(i)*int64(width)
+			if at < from || at >= to || !c.some && c.bad == 0 {
+				continue
+			}
+			row = Row{Series: &p.series, At: time.Unix(0, at).UTC(), Until: time.Unix(0, at+int64(width)).UTC(), Uncertain: uncertain, Rollup: c.rollup(p.series.Kind)}
+			if err := yield(&row); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for i := 0; i < len(ids); i++ {
+		id := ids[i]
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if f := ro.have(id); f != nil {
+			told := false
+			err := j.readRollWith(dec, id, sp, func(p *rollPoint) error {
+				told = true
+				return emit(id, f.head.uncertain, p)
+			})
+			if err == nil {
+				continue
+			}
+			if !errors.Is(err, errCorrupt) && !notExist(err) {
+				return err
+			}
+			if told {
+				return fmt.Errorf("rollups %s are damaged and set aside: ask again", id.name())
+			}
+			if err := j.look(ctx, rd); err != nil {
+				return err
+			}
+		}
+		if id.level != levelMinutes { // What it was made of may still be there.
+			for h := range 24 {
+				ids = slices.Insert(ids, i+1+h, rollID{levelMinutes, id.start + int64(h)*3600})
+			}
+			continue
+		}
+		ro.mu.Lock()
+		t, ok := ro.touched[id.start]
+		ro.mu.Unlock()
+		if !ok {
+			continue
+		}
+		if err := j.addUp(ctx, rd, id, t, sp, func(p *rollPoint) error { return emit(id, t.uncertain, p) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addUp makes the intervals of an hour that has no file.
+func (j *Journal) addUp(ctx context.Context, rd *reader, id rollID, t touch, sp Span, yield func(*rollPoint) error) error {
+	held, err := j.heldBefore(id, t.first, sp)
+	if err != nil {
+		return err
+	}
+	list, err := j.seriesOf(rd, t.first, t.last, held)
+	if err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(s telemetry.Series) bool { return !sp.wants(&s) })
+	var r roller
+	for len(list) > 0 {
+		part := list[:min(len(list), rollPoints)]
+		list = list[len(part):]
+		r.reset(id, part, held)
+		if err := j.run(ctx, rd, &r, t.first, t.last, nil); err != nil {
+			return err
+		}
+		for k := range part {
+			if p := r.point(k); !p.empty() {
+				if err := yield(&p); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }

@@ -38,7 +38,12 @@ func ofPoint(device, point string) func(*telemetry.Series) bool {
 func rows(t testing.TB, j *journal.Journal, sp journal.Span, res journal.Resolution) (out []journal.Row) {
 	t.Helper()
 	err := j.Range(t.Context(), sp, res, func(r *journal.Row) error {
-		out = append(out, *r)
+		row := *r
+		if r.Series != nil {
+			series := *r.Series
+			row.Series = &series
+		}
+		out = append(out, row)
 		return nil
 	})
 	if err != nil {

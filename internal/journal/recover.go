@@ -35,6 +35,7 @@ func (j *Journal) recover() error {
 	if err != nil {
 		return err
 	}
+	j.findRollups(names)
 	segs := ours(names, j.cfg.Dir)
 	if len(segs) == 0 {
 		if err := j.newEpoch(); err != nil {

@@ -194,7 +194,7 @@ func (j *Journal) pruneAside() error {
 	names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, damagedSuffix) })
 	slices.Sort(names)
 	for ; len(names) > maxAside; names = names[1:] {
-		if err := j.fs.Remove(filepath.Join(j.cfg.Dir, names[0])); err != nil {
+		if err := j.fs.Remove(filepath.Join(j.cfg.Dir, names[0])); err != nil && !notExist(err) {
 			return err
 		}
 	}
