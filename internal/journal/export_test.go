@@ -6,6 +6,8 @@ import (
 	"hash/crc32"
 	"path/filepath"
 
+	"github.com/klauspost/compress/zstd"
+
 	"linli/internal/telemetry"
 )
 
@@ -131,3 +133,86 @@ func DecodeSteps(b []byte, n int) (samples int, ok bool) {
 
 // NoPause lets rollups be made without pauses.
 func (j *Journal) NoPause() { j.roll.pause = nil }
+
+// RollSeed is a seed of the fuzzing of rollup files: a file, and one of its blocks unpacked.
+type RollSeed struct{ File, Raw []byte }
+
+// RollBlocks returns good ones.
+func RollBlocks() []RollSeed {
+	enc, err := zstd.NewWriter(nil)
+	if err != nil {
+		return nil
+	}
+	var points []rollPoint
+	for i, kind := range []telemetry.Kind{telemetry.Float, telemetry.Int, telemetry.Bool, telemetry.Enum} {
+		p := rollPoint{series: telemetry.Series{Class: "c", Device: "d", Zone: "z", Point: string(rune('a' + i)), Kind: kind}, carry: 1, cells: make([]cell, 60)}
+		for k := range p.cells {
+			c := &p.cells[k]
+			*c = cell{good: 50e6, doubt: 1e6, bad: 9e6, count: uint32(k), changes: 1}
+			a, _ := number(kind, telemetry.FloatValue(float64(k)/10))
+			z, _ := number(kind, telemetry.FloatValue(float64(k)/10+3))
+			c.include(a)
+			c.include(z)
+			c.sum = figure(kind, a) * 51
+		}
+		points = append(points, p)
+	}
+	raw := appendBlock(nil, levelMinutes, points)
+	fs := &keepFS{}
+	w := &rollWriter{fs: fs, dir: "j", id: rollID{levelMinutes, 1777888800}, enc: enc, head: rollHead{epoch: 1, first: 1, last: 2, next: 3}}
+	w.begin()
+	for i := range points {
+		_ = w.add(&points[i])
+	}
+	_, _ = w.finish()
+	return []RollSeed{{fs.b, raw}, {fs.b[:len(fs.b)/2], raw[:len(raw)/2]}}
+}
+
+// keepFS keeps what is written to its one file.
+type keepFS struct {
+	osFS
+	b []byte
+}
+
+func (k *keepFS) Create(string) (file, error)       { return k, nil }
+func (k *keepFS) Rename(string, string) error       { return nil }
+func (k *keepFS) SyncDir(string) error              { return nil }
+func (k *keepFS) ReadAt([]byte, int64) (int, error) { return 0, nil }
+func (k *keepFS) Allocate(int64) error              { return nil }
+func (k *keepFS) Truncate(int64) error              { return nil }
+func (k *keepFS) Sync() error                       { return nil }
+func (k *keepFS) Size() (int64, error)              { return int64(len(k.b)), nil }
+func (k *keepFS) Close() error                      { return nil }
+func (k *keepFS) WriteAt(b []byte, at int64) (int, error) {
+	k.b = append(k.b, make([]byte, max(0, int(at)+len(b)-len(k.b)))...)
+	return copy(k.b[at:], b), nil
+}
+
+// DecodeRollBlock decodes an unpacked block and returns how many intervals it has.
+func DecodeRollBlock(b []byte) (n int) {
+	_ = decodeBlock(b, levelMinutes, nil, func(p *rollPoint) error {
+		n += len(p.cells)
+		for i := range p.cells {
+			p.cells[i].rollup(p.series.Kind)
+		}
+		return nil
+	})
+	return n
+}
+
+// FixRollChecksums returns the rollup file b with the checksums of header and index right.
+func FixRollChecksums(b []byte, name string) []byte {
+	b = append([]byte(nil), b...)
+	id, _ := parseRollName(name)
+	if len(b) < rollHeaderBytes {
+		return b
+	}
+	le := binary.LittleEndian
+	if at, n := int64(le.Uint32(b[64:])), int64(le.Uint32(b[68:])); at+n <= int64(len(b)) {
+		le.PutUint32(b[76:], crc32.Update(id.seed(), castagnoli, b[at:at+n]))
+	}
+	le.PutUint64(b[16:], uint64(id.start))
+	b[12] = byte(id.level)
+	le.PutUint32(b[92:], crc32.Update(id.seed(), castagnoli, b[:92]))
+	return b
+}

@@ -49,6 +49,7 @@ type rollups struct {
 	files   map[rollID]*rollFile
 	touched map[int64]touch // hours that are not built, or not with all, by their begin in seconds
 	again   bool            // all frames are to be looked at once more
+	remake  map[rollID]bool // set aside
 	stats   RollupStats
 
 	pause func() // between pieces of work, so that nobody waits; nil: not at all
@@ -409,8 +410,50 @@ func (j *Journal) loadRollups(ctx context.Context) error {
 		}
 	}
 	ro.mu.Unlock()
+	ro.seen = min(ro.seen, j.firstHole())
 	ro.loaded = true
 	return nil
+}
+
+// firstHole returns the first frame of the earliest segment with an hour whose file is missing between others: somebody has
+// removed it. Where there is none it is beyond all.
+func (j *Journal) firstHole() uint64 {
+	ro := &j.roll
+	ro.mu.Lock()
+	starts := map[int64]bool{}
+	var oldest, newest int64
+	for id := range ro.files {
+		if id.level != levelMinutes {
+			continue
+		}
+		if len(starts) == 0 || id.start < oldest {
+			oldest = id.start
+		}
+		newest = max(newest, id.start)
+		starts[id.start] = true
+	}
+	ro.mu.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, s := range j.segs {
+		if len(s.offs) == 0 || s.gone {
+			continue
+		}
+		from, to, ok := j.extent(s)
+		if !ok {
+			if o, known := j.offsetOf(s.boot); known {
+				from, to = s.t0+o.ns, s.t1+o.ns
+			} else {
+				continue
+			}
+		}
+		for start := from / int64(time.Hour) * 3600; start <= to/int64(time.Second); start += 3600 {
+			if start > oldest && start < newest && !starts[start] {
+				return s.first
+			}
+		}
+	}
+	return maxSeq
 }
 
 // setRollupAside renames a file that cannot be used, so that another can take its place while the frames are there.
@@ -419,6 +462,10 @@ func (j *Journal) setRollupAside(id rollID) {
 	j.roll.stats.Damaged++
 	delete(j.roll.files, id)
 	j.roll.again = true
+	if j.roll.remake == nil {
+		j.roll.remake = map[rollID]bool{}
+	}
+	j.roll.remake[id] = true
 	j.roll.mu.Unlock()
 	if j.cfg.ReadOnly {
 		return
@@ -651,7 +698,7 @@ func (j *Journal) buildHour(ctx context.Context, rd *reader, enc *zstd.Encoder, 
 	ro := &j.roll
 	id := rollID{levelMinutes, start}
 	ro.mu.Lock()
-	t := ro.touched[start]
+	t, remake := ro.touched[start], ro.remake[id]
 	ro.mu.Unlock()
 	first, _ := j.Bounds()
 	head := rollHead{epoch: j.epoch, first: t.first, last: min(t.last, next-1), next: next, uncertain: t.uncertain}
@@ -663,7 +710,7 @@ func (j *Journal) buildHour(ctx context.Context, rd *reader, enc *zstd.Encoder, 
 		}
 		head.first, head.last = min(head.first, before.head.first), max(head.last, before.head.last)
 		head.uncertain = head.uncertain || before.head.uncertain
-	} else if oldest, n := ro.oldest(levelMinutes); before == nil && n > 0 && start < oldest.start && ro.have(day(start)) != nil {
+	} else if oldest, n := ro.oldest(levelMinutes); before == nil && !remake && n > 0 && start < oldest.start && ro.have(day(start)) != nil {
 		ro.forget(start, next) // It was there, and has been deleted for its age.
 		return nil
 	}
@@ -737,6 +784,7 @@ func (j *Journal) place(w *rollWriter) error {
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
 	ro.files[w.id] = &rollFile{w.head, size}
+	delete(ro.remake, w.id)
 	ro.stats.Built++
 	return nil
 }

@@ -6,6 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // Report is what Verify found.
@@ -15,6 +19,7 @@ type Report struct {
 	Samples  uint64
 	Bytes    int64
 	Missing  uint64   // frames that cannot be read, between others that can
+	Rollups  int      // rollup files
 	Aside    int      // files set aside earlier
 	Problems []string // one line for each thing that is wrong, with file and place, at most maxProblems
 	Wrong    int      // how many things are wrong
@@ -52,13 +57,21 @@ func verify(ctx context.Context, dir string, fs fileSystem, progress func(done, 
 	}
 	defer dec.Close()
 	segs := ours(names, dir)
+	var rolls []rollID
+	for _, n := range names {
+		if id, ok := parseRollName(n); ok {
+			rolls = append(rolls, id)
+		}
+	}
+	slices.SortFunc(rolls, func(a, b rollID) int { return strings.Compare(a.name(), b.name()) })
+	files := len(segs) + len(rolls)
 	var records []Record
 	for i, s := range segs {
 		if err := ctx.Err(); err != nil {
 			return r, err
 		}
 		if progress != nil {
-			progress(i, len(segs))
+			progress(i, files)
 		}
 		limit := uint64(maxSeq)
 		if i+1 < len(segs) {
@@ -141,5 +154,53 @@ func verify(ctx context.Context, dir string, fs fileSystem, progress func(done, 
 			problem(s, "frames %d to %d are missing after it", s.next(), limit-1)
 		}
 	}
+	for i, id := range rolls {
+		if err := ctx.Err(); err != nil {
+			return r, err
+		}
+		if progress != nil {
+			progress(len(segs)+i, files)
+		}
+		size, err := verifyRoll(fs, dir, id, dec)
+		if notExist(err) {
+			continue
+		}
+		r.Rollups++
+		r.Bytes += size
+		if err != nil {
+			if r.Wrong++; len(r.Problems) < maxProblems {
+				r.Problems = append(r.Problems, fmt.Sprintf("%s: %v", id.name(), err))
+			}
+		}
+	}
 	return r, nil
+}
+
+// verifyRoll reads all of a rollup file.
+func verifyRoll(fs fileSystem, dir string, id rollID, dec *zstd.Decoder) (int64, error) {
+	f, size, err := openRoll(fs, dir, id, dec, true)
+	if errors.Is(err, errCorrupt) {
+		return size, errors.New("header or index is damaged")
+	} else if err != nil {
+		return size, err
+	}
+	defer f.close()
+	n := 0
+	for i := range f.blocks {
+		e := &f.blocks[i]
+		b, err := f.unpack(e.at, e.packed, e.unpacked, e.crc)
+		if err == nil {
+			err = decodeBlock(b, id.level, nil, func(*rollPoint) error {
+				n++
+				return nil
+			})
+		}
+		if err != nil {
+			return size, fmt.Errorf("the block at byte %d is damaged", e.at)
+		}
+	}
+	if n != int(f.head.points) {
+		return size, fmt.Errorf("it has %d points and says %d", n, f.head.points)
+	}
+	return size, nil
 }
