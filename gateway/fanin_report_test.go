@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"linli/internal/telemetry"
 )
@@ -234,6 +235,26 @@ func TestReporterSpreadsDevices(t *testing.T) {
 				t.Fatalf("at %d s a device is told in parts", s)
 			}
 		}
+	}
+}
+
+// TestReporterAllocatesNothing once it has seen a batch.
+func TestReporterAllocatesNothing(t *testing.T) {
+	r := newReporter(reportSite(), time.Minute)
+	batch := make([]telemetry.Sample, rDerived)
+	out := make([]telemetry.Sample, 0, len(batch)+1)
+	now := telemetry.Mono(0)
+	if n := testing.AllocsPerRun(1000, func() {
+		now += 7e9
+		for i := range batch {
+			batch[i] = telemetry.Sample{Point: telemetry.PointID(i), Time: now, Value: telemetry.FloatValue(float64(now % 5))}
+		}
+		out = r.take(now, batch, out[:0])
+	}); n != 0 {
+		t.Errorf("%v allocations a batch", n)
+	}
+	if size := unsafe.Sizeof(reportedPoint{}); size > 80 {
+		t.Errorf("%d bytes a point, want 80 at most", size)
 	}
 }
 
