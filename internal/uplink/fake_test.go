@@ -125,6 +125,12 @@ func (j *fakeJournal) Settled() telemetry.Mono {
 	return j.settled
 }
 
+func (j *fakeJournal) setSettled(m telemetry.Mono) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.settled = m
+}
+
 func (j *fakeJournal) Stats() journal.Stats {
 	j.mu.Lock()
 	defer j.mu.Unlock()
