@@ -65,6 +65,7 @@ func printCheck(stdout, stderr io.Writer, file string, p *plan, err error) error
 	printReport(stdout, p.site)
 	printBudgets(stdout, p.budgets)
 	printUnsafe(stdout, outputsOf(p.site))
+	printCommands(stdout, p.site.Uplink)
 	inv := p.site.Inventory
 	devices, points := inv.Installed()
 	fmt.Fprintf(stdout, "%s: good. %s: %s\n", file, inv.Node(), strings.Join([]string{
@@ -140,7 +141,8 @@ func printCheckJSON(stdout io.Writer, p *plan, err error) error {
 		Buses    []budgetJSON  `json:"buses"`   // empty beside mistakes other than that they cannot keep up
 		Outputs  []outputState `json:"outputs"` // empty beside mistakes
 		Report   reportState   `json:"report"`
-	}{Good: err == nil, Mistakes: []mistake{}, Warnings: []mistake{}, Buses: []budgetJSON{}, Outputs: []outputState{}, Report: reportState{Deadbands: []deadbandState{}}}
+		Commands commandsJSON  `json:"commands"`
+	}{Good: err == nil, Mistakes: []mistake{}, Warnings: []mistake{}, Buses: []budgetJSON{}, Outputs: []outputState{}, Commands: encodeCommands(nil), Report: reportState{Deadbands: []deadbandState{}}}
 	convert := func(es yamlfile.Errors) []mistake {
 		out := []mistake{}
 		for _, e := range es {
@@ -161,6 +163,7 @@ func printCheckJSON(stdout io.Writer, p *plan, err error) error {
 		result.Warnings = convert(p.site.Warnings)
 		result.Buses, result.Outputs = encodeBudgets(p.budgets), outputsOf(p.site)
 		result.Report = reportState{p.site.Report.MaxInterval.Seconds(), deadbandsOf(p.site)}
+		result.Commands = encodeCommands(p.site.Uplink)
 	}
 	if err := printJSON(stdout, result); err != nil {
 		return err

@@ -2,6 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -98,6 +102,9 @@ func (d *demo) run(ctx context.Context, out io.Writer) (err error) {
 	}
 	parts.start("broker", 3*time.Second, broker.run)
 	p.site.Uplink = &site.Uplink{Brokers: []string{"tcp://" + brokerListener.Addr().String()}, Batch: time.Second}
+	if p.site.Uplink.Commands, err = demoCommands(filepath.Join(state, demoKey)); err != nil {
+		return err
+	}
 
 	// The community.
 	community := simulate.New(p.site.Inventory)
@@ -128,7 +135,7 @@ func (d *demo) run(ctx context.Context, out io.Writer) (err error) {
 	return runGateway(ctx, gatewayConfig{
 		plan: p, state: state, log: log, scenarios: stories, listener: web,
 		ready: func(url string, table *live.Table) {
-			d.greet(out, p, url, brokerListener.Addr().String(), filepath.Join(state, "linli.log"))
+			d.greet(out, p, url, brokerListener.Addr().String(), state)
 			stories.playing.Go(func() { d.watch(playing, out, p, table, stories) })
 		},
 	})
@@ -171,7 +178,26 @@ func listenPreferred(out io.Writer, what, asked, usual string) (net.Listener, er
 	return l, err
 }
 
-func (d *demo) greet(out io.Writer, p *plan, url, broker, logFile string) {
+// demoKey is the file of the key that commands the demo, beside its other state. It is made anew at each start.
+const demoKey = "command.pem"
+
+// demoCommands allows everything to whoever can read the key in file.
+func demoCommands(file string) (*site.Commands, error) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		return nil, err
+	}
+	return &site.Commands{Keys: []site.CommandKey{{Name: "city", Key: public}}, Allow: site.CommandVerbs()}, nil
+}
+
+func (d *demo) greet(out io.Writer, p *plan, url, broker, state string) {
 	inv := p.site.Inventory
 	devices, _ := inv.Installed()
 	fmt.Fprintf(out, `
@@ -180,12 +206,14 @@ func (d *demo) greet(out io.Writer, p *plan, url, broker, logFile string) {
 
   Console    %s
   MQTT       mosquitto_sub -h %s -p %s -v -t 'linli/v1/#'
+  Command    linli command send status --broker tcp://%s --node %s --key %s
   Log        %s
 
   Start a story on the page (演示 / Demo), or with --scenario. Ctrl-C ends everything.
 
 `, inv.Title.Zh, inv.Title.En, devices, len(p.site.Buses), url,
-		broker[:strings.LastIndex(broker, ":")], broker[strings.LastIndex(broker, ":")+1:], logFile)
+		broker[:strings.LastIndex(broker, ":")], broker[strings.LastIndex(broker, ":")+1:],
+		broker, inv.Node(), filepath.Join(state, demoKey), filepath.Join(state, "linli.log"))
 }
 
 // watch says when every point has been read once, then plays the story asked for.

@@ -75,6 +75,8 @@ func fileWarnings(file string, src []byte, s *site.Site) yamlfile.Errors {
 		look("uplink", "ca_file", u.CAFile, exists)
 		look("uplink", "cert_file", u.CertFile, exists)
 		look("uplink", "key_file", u.KeyFile, exists)
+		_, unread := commandKeys(u.Commands)
+		warnings = append(warnings, unread...)
 	}
 	return warnings
 }

@@ -70,6 +70,8 @@ type order struct {
 	Value telemetry.Value
 	By    string // who asks; never empty
 	Note  string
+	// City says that it came as a signed command of the city.
+	City bool
 	// Force sends it even where the same value was confirmed just now.
 	Force bool
 	// first makes it the order of the gateway at start, which anybody else's order of the point makes void.
@@ -462,6 +464,8 @@ func (o *orders) entry(or order) audit.Entry {
 		e.Origin = audit.OriginGateway
 	case or.rule:
 		e.Origin = audit.OriginRule
+	case or.City:
+		e.Origin = audit.OriginCity
 	}
 	if int(or.Point) < len(o.inv.Points) {
 		s := o.inv.Series(or.Point)

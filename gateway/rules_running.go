@@ -82,10 +82,15 @@ func someOf(names []string) string {
 // with what stands there. Everything that can fail comes first: a wrong pack never replaces a running one. What else
 // has changed in the file waits for a restart, and where something has, the rules wait with it: they may speak of it.
 func (r *runningRules) Reload(ctx context.Context, by string) (console.Reloaded, error) {
+	return r.reloadFrom(ctx, by, audit.OriginAPI)
+}
+
+// reloadFrom is Reload for who asks in another way.
+func (r *runningRules) reloadFrom(ctx context.Context, by, origin string) (console.Reloaded, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	done, err := r.reload(ctx)
-	e := audit.Entry{What: "reload_rules", By: by, Origin: audit.OriginAPI, Outcome: orderDone, Error: inOneLine(err)}
+	e := audit.Entry{What: "reload_rules", By: by, Origin: origin, Outcome: orderDone, Error: inOneLine(err)}
 	if err != nil {
 		e.Outcome = orderRefused
 	}

@@ -165,15 +165,13 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	// 4a. The city. Who connects is told everything once.
 	report := newReporter(inv, s.Report.MaxInterval)
 	way := &onTheWay{}
-	up, err := newUplink(cfg, st, clock, way, report.anew)
+	city := &cityCommands{inv: inv, clock: clock, book: book, audit: record, log: log.Named("commands")}
+	up, err := newUplink(cfg, st, clock, city, way, report.anew)
 	if err != nil {
 		return fmt.Errorf("set up the uplink: %w", err)
 	}
-	if up != nil {
-		parts.start("uplink", 12*time.Second, up.Run)
-	}
 
-	// 5 and 6 are built here and started below, so that the console can show them.
+	// 5 and 6 are built here and started below, so that the console can show them and the city can command them.
 	buses, dialIns, err := newBuses(s, clock, log, memory.of)
 	if err != nil {
 		return err
@@ -207,6 +205,10 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 
 	// 4b. People.
 	ruleSet := &runningRules{in: in, book: book, journal: j, table: table, clock: clock, audit: record, log: log.Named("rules"), plan: cfg.plan}
+	if up != nil {
+		city.up, city.orders, city.rules = up, orders, ruleSet
+		parts.start("uplink", 12*time.Second, up.Run)
+	}
 	health := &health{inv: inv, clock: clock, table: table, book: book, journal: j, trouble: st.trouble, uplink: up, lines: lines, dialIns: dialIns, fanIn: in, audit: record}
 	token, err := readToken(s.Console.TokenFile)
 	if err != nil {
@@ -289,7 +291,7 @@ func goneAlerts(open []alert.Alert, removed []telemetry.ActiveAlert, inv *teleme
 
 // newUplink returns the connection to the city, or nil for a box that works alone. connected is called after each
 // connection.
-func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock, way *onTheWay, connected func()) (*uplink.Uplink, error) {
+func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock, city *cityCommands, way *onTheWay, connected func()) (*uplink.Uplink, error) {
 	u, inv := cfg.plan.site.Uplink, cfg.plan.site.Inventory
 	if u == nil {
 		return nil, nil
@@ -298,6 +300,7 @@ func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock, way *onThe
 		Site: inv.Site, Gateway: inv.Gateway, Brokers: u.Brokers, Username: u.Username, PasswordFile: u.PasswordFile,
 		CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, Compression: u.Compression, Batch: u.Batch,
 		StateDir: st.dir, Version: productVersion(), Clock: clock, OnTheWay: way.oldest, OnConnect: connected,
+		Commands: city.taken(u.Commands),
 	}, st.journal, st.book, cfg.log.Named("uplink"))
 }
 

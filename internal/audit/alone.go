@@ -32,4 +32,5 @@ const (
 	OriginRule    = "rule"
 	OriginAPI     = "api"
 	OriginTool    = "tool"
+	OriginCity    = "city"
 )

@@ -65,11 +65,12 @@ type Entry struct {
 	Time time.Time `json:"time,omitzero"`
 	// BootS is the time since the box booted, in seconds.
 	BootS float64 `json:"boot_s"`
-	// What is write (a point), raw (a request of a tool that changes a unit), suspend or resume (of a bus's polling).
+	// What is write (a point), raw (a request of a tool that changes a unit), suspend or resume (of a bus's polling),
+	// reload_rules, or command (of the city, whatever it asks for).
 	What string `json:"what"`
 	By   string `json:"by"` // who asked; "gateway" for what the gateway does by itself, "rule ALERT SUBJECT" for what follows from an alert
 	// Origin is the way it came: gateway (by itself), rule (what follows from an alert), api (the console's), tool (a
-	// program beside a gateway that does not run). A name anybody can give; this nobody can.
+	// program beside a gateway that does not run), city (a signed command). A name anybody can give; this nobody can.
 	Origin string `json:"origin,omitempty"`
 	Note   string `json:"note,omitempty"`
 
@@ -81,6 +82,11 @@ type Entry struct {
 	Bus  string `json:"bus,omitempty"`
 	Unit *int   `json:"unit,omitempty"` // address, of a raw write
 	PDU  string `json:"pdu,omitempty"`  // of a raw write, in hex
+
+	// Verb and Command are of a command: what it asks for and its id. Reason is a word for why it is refused.
+	Verb    string `json:"verb,omitempty"`
+	Command string `json:"command,omitempty"`
+	Reason  string `json:"reason,omitempty"`
 
 	// Outcome is done, unchanged, unknown, refused or not_taken; begun is what is about to be sent, dry_run what is not
 	// sent because the site is being commissioned.
@@ -220,9 +226,9 @@ func (r *Record) begin(e Entry) (n uint64, broken bool) {
 const Begun = "begun"
 
 // Fold takes an entry about something that changed nothing. It returns at once. The same thing within the next minute
-// (What, Device, Point, Bus and Outcome) is counted instead of written, and told in one line when the minute is over.
+// (What, Device, Point, Bus, Verb, Reason and Outcome) is counted instead of written, and told in one line when the minute is over.
 func (r *Record) Fold(e Entry) {
-	key := strings.Join([]string{e.What, e.Device, e.Point, e.Bus, e.Outcome}, "\x00")
+	key := strings.Join([]string{e.What, e.Device, e.Point, e.Bus, e.Verb, e.Reason, e.Outcome}, "\x00")
 	r.mu.Lock()
 	if r.folds[key] == nil && len(r.folds) >= foldsMost { // A flood over very many points: one line for all the others.
 		e.Device, e.Point, e.Bus, e.Value, e.Read = "", "", "", nil, nil
@@ -310,7 +316,7 @@ func (r *Record) stir() {
 
 // encode returns the entry's line.
 func encode(e Entry) []byte {
-	for _, s := range []*string{&e.What, &e.By, &e.Origin, &e.Note, &e.Device, &e.Point, &e.Bus, &e.PDU, &e.Outcome, &e.Error} {
+	for _, s := range []*string{&e.What, &e.By, &e.Origin, &e.Note, &e.Device, &e.Point, &e.Bus, &e.PDU, &e.Verb, &e.Command, &e.Reason, &e.Outcome, &e.Error} {
 		*s = clip(*s)
 	}
 	for _, v := range []*any{&e.Value, &e.Read} {

@@ -203,8 +203,8 @@ func readAction(w http.ResponseWriter, r *http.Request) (actionJSON, bool) {
 	return in, true
 }
 
-// clean removes control characters and the space around s: it goes into a record that people read.
-func clean(s string) string {
+// CleanText removes control characters and the space around s: it goes into a record that people read.
+func CleanText(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' {
 			return ' '

@@ -305,7 +305,7 @@ const reservedName = "gateway"
 // cleanAuthor cleans the texts that go into the record and checks their length and the name; where that fails it has
 // answered.
 func cleanAuthor(w http.ResponseWriter, by, note *string) bool {
-	*by, *note = clean(*by), clean(*note)
+	*by, *note = CleanText(*by), CleanText(*note)
 	if utf8.RuneCountInString(*by) > maxName || utf8.RuneCountInString(*note) > maxNote {
 		writeError(w, http.StatusBadRequest, errLongText)
 		return false
@@ -352,7 +352,7 @@ func (s *Server) writePoint(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var err error
-	if o.Value, err = decodeValue(in.Value, &inv.Devices[device].Class.Points[def]); err != nil {
+	if o.Value, err = DecodeValue(in.Value, &inv.Devices[device].Class.Points[def]); err != nil {
 		writeProblem(w, http.StatusBadRequest, errBadValue, err.Error())
 		return
 	}
@@ -369,8 +369,8 @@ func (s *Server) writePoint(w http.ResponseWriter, r *http.Request) {
 	s.writeJSON(w, r, http.StatusOK, out)
 }
 
-// decodeValue reads a value of def's kind.
-func decodeValue(raw json.RawMessage, def *telemetry.PointDef) (telemetry.Value, error) {
+// DecodeValue reads a value of def's kind from JSON.
+func DecodeValue(raw json.RawMessage, def *telemetry.PointDef) (telemetry.Value, error) {
 	wrong := func(want string) (telemetry.Value, error) {
 		return telemetry.Value{}, fmt.Errorf("value of %s: want %s", def.Name, want)
 	}

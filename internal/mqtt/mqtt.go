@@ -44,6 +44,8 @@ type Config struct {
 	WriteTimeout time.Duration // 0 means 10 s
 	// Now is the time by which certificates are judged; nil means the clock.
 	Now func() time.Time
+	// Clean: the broker keeps no session when the connection is over.
+	Clean bool
 }
 
 // Will is what the broker publishes, retained, when the connection is lost.
@@ -135,7 +137,7 @@ func Connect(ctx context.Context, cfg Config, broker string, opts Options) (*Ses
 	o := paho.NewClientOptions()
 	o.AddBroker("tcp://" + address) // only for form: the connection is already open
 	o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) { return g, nil })
-	o.SetClientID(cfg.ClientID).SetCleanSession(false).SetProtocolVersion(4)
+	o.SetClientID(cfg.ClientID).SetCleanSession(cfg.Clean).SetProtocolVersion(4)
 	o.SetUsername(cfg.Username).SetPassword(password)
 	o.SetAutoReconnect(false).SetConnectRetry(false).SetResumeSubs(false)
 	o.SetStore(paho.NewOrderedMemoryStore())

@@ -191,6 +191,7 @@ type uplink struct {
 	KeyFile      yamlfile.At[string]        `yaml:"key_file" doc:"PEM file of the key of cert_file."`
 	Compression  yamlfile.At[string]        `yaml:"compression" enum:"none,gzip,zstd" doc:"Of telemetry messages. Default none."`
 	Batch        yamlfile.At[time.Duration] `yaml:"batch" doc:"How much time of samples goes into one message, 100ms to 10s. Default 1s."`
+	Commands     *commands                  `yaml:"commands" doc:"Commands of the city: whose are taken, and which."`
 }
 
 type console struct {

@@ -133,6 +133,7 @@ func (r *resolver) uplink() {
 	if r.choice("compression", u.Compression, choices[uplink]("compression")) {
 		out.Compression = u.Compression.Value
 	}
+	out.Commands = r.commands(u.Commands)
 	out.Batch = r.among("batch", u.Batch, time.Second, 100*time.Millisecond, 10*time.Second)
 	r.site.Uplink = out
 }

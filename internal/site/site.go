@@ -147,6 +147,7 @@ type Uplink struct {
 	KeyFile      string
 	Compression  string        // none, gzip, zstd
 	Batch        time.Duration // how much time of frames goes into one message, at most 10 s
+	Commands     *Commands     // of the city; nil: none are taken
 }
 
 // Console says where people look.

@@ -163,7 +163,7 @@ func TestBusesAndSettings(t *testing.T) {
 		t.Errorf("rtu over tcp: %+v", over)
 	}
 	if got, want := fmt.Sprintf("%+v", *s.Uplink), "{Brokers:[tls://city.example:8883 tcp://127.0.0.1:1883] Username:yangguang.gw1 "+
-		"PasswordFile:testdata/secrets/mqtt CAFile:/etc/linli/ca.pem CertFile: KeyFile: Compression:zstd Batch:2s}"; got != want {
+		"PasswordFile:testdata/secrets/mqtt CAFile:/etc/linli/ca.pem CertFile: KeyFile: Compression:zstd Batch:2s Commands:<nil>}"; got != want {
 		t.Errorf("uplink\n got %s\nwant %s", got, want)
 	}
 	if s.Console != (site.Console{Listen: "0.0.0.0:8080", TokenFile: "testdata/secrets/token"}) {
