@@ -24,19 +24,19 @@ type connection struct {
 	results chan result
 	waiters sync.WaitGroup
 
-	inFlight     int
-	ofTelemetry  int            // of inFlight
-	lateInFlight int            // bytes
-	alerts       map[string]int // messages in flight by alert id
-	open         []string       // ids last published on alerts/open
-	openTold     bool
-	bookChanged  bool // look at the book again
-	lastLive     time.Time
-	lastIdle     time.Time
-	lastStatus   time.Time
-	toldFailing  bool     // what the status said last of the journal
-	repeat       []string // ids of open alerts still to be sent again
-	lastWaiting  time.Time
+	pace        *pace
+	inFlight    int
+	ofTelemetry int            // of inFlight
+	alerts      map[string]int // messages in flight by alert id
+	open        []string       // ids last published on alerts/open
+	openTold    bool
+	bookChanged bool // look at the book again
+	lastLive    time.Time
+	lastIdle    time.Time
+	lastStatus  time.Time
+	toldFailing bool     // what the status said last of the journal
+	repeat      []string // ids of open alerts still to be sent again
+	lastWaiting time.Time
 
 	heard       chan []byte       // our own status messages
 	subscribed  chan subscription // the broker's answers
@@ -48,8 +48,11 @@ type connection struct {
 
 type result struct {
 	err  error
-	done func() // what an acknowledgement means
-	free func() // what the end of the message frees, acknowledged or not
+	sent time.Time
+	// ahead is how many bytes of telemetry were in flight with a message of telemetry; 0 for others.
+	ahead int
+	done  func() // what an acknowledgement means
+	free  func() // what the end of the message frees, acknowledged or not
 }
 
 var (
@@ -66,7 +69,7 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 	}
 	c := &connection{
 		u: u, results: make(chan result, u.cfg.Window+8), alerts: map[string]int{}, bookChanged: true, lastIdle: time.Now(),
-		replies: map[string]reply{}, heard: make(chan []byte, maxHeard), subscribed: make(chan subscription, 2),
+		pace: newPace(4 * u.cfg.MaxMessage), replies: map[string]reply{}, heard: make(chan []byte, maxHeard), subscribed: make(chan subscription, 2),
 	}
 	session, err := mqtt.Connect(ctx, mqtt.Config{
 		ClientID: u.node, Username: u.cfg.Username, PasswordFile: u.cfg.PasswordFile,
@@ -234,6 +237,7 @@ func (c *connection) take(r result) {
 		c.session.Drop(r.err)
 		return
 	}
+	c.pace.took(r.sent, time.Now(), r.ahead)
 	c.u.setStatus(func(s *Status) { s.Acknowledged++ })
 	if r.done != nil {
 		r.done()
@@ -263,11 +267,29 @@ func (c *connection) drain() {
 // send hands one message to the connection. done runs in Run's goroutine after the acknowledgement, free in any case
 // when the message is over.
 func (c *connection) send(topic string, retained bool, payload []byte, done, free func()) {
+	c.sendAhead(topic, retained, payload, 0, done, free)
+}
+
+// sendTelemetryMessage hands one message of telemetry to the connection, which it counts in the pace.
+func (c *connection) sendTelemetryMessage(payload []byte, done, free func()) {
+	c.ofTelemetry++
+	c.pace.inFlight += len(payload)
+	c.sendAhead(c.u.topic(wire.Telemetry, ""), false, payload, c.pace.inFlight, done, func() {
+		c.ofTelemetry--
+		c.pace.inFlight -= len(payload)
+		if free != nil {
+			free()
+		}
+	})
+}
+
+func (c *connection) sendAhead(topic string, retained bool, payload []byte, ahead int, done, free func()) {
+	sent := time.Now()
 	token := c.session.Publish(topic, retained, payload)
 	c.inFlight++
 	c.u.setStatus(func(s *Status) { s.Sent++ })
 	c.waiters.Go(func() {
-		r := result{done: done, free: free}
+		r := result{sent: sent, ahead: ahead, done: done, free: free}
 		timeout := time.NewTimer(c.u.cfg.AckTimeout)
 		defer timeout.Stop()
 		select {
@@ -388,10 +410,15 @@ func (c *connection) sendTelemetry() {
 		}
 	}
 	// A message is sent when its time has come; a little early rather than a whole commit late.
-	if time.Since(c.lastLive) >= u.cfg.Batch*9/10 || c.live.queue.count() >= liveFrames*3/4 {
-		for !c.live.stalled && c.flush(c.live) {
-			c.lastLive = time.Now()
-			c.lastIdle = c.lastLive
+	if time.Since(c.lastLive) >= u.cfg.Batch*9/10 || len(c.live.parts) > 0 || c.live.queue.count() >= liveFrames*3/4 {
+		for !c.live.stalled {
+			begun := len(c.live.parts) > 0
+			if !c.flush(c.live) {
+				break
+			}
+			if c.lastIdle = time.Now(); !begun {
+				c.lastLive = c.lastIdle
+			}
 		}
 	}
 	for !c.late.stalled && c.flush(c.late) {
@@ -399,8 +426,7 @@ func (c *connection) sendTelemetry() {
 	c.sendGone()
 	if time.Since(c.lastIdle) >= idleEvery && c.room(true) && c.live.queue.count() == 0 && c.live.held == nil && u.clockSet() {
 		c.lastIdle = time.Now()
-		c.ofTelemetry++
-		c.send(u.topic(wire.Telemetry, ""), false, c.live.idle(u.state.next), nil, func() { c.ofTelemetry-- })
+		c.sendTelemetryMessage(c.live.idle(u.state.next), nil, nil)
 	}
 }
 
@@ -410,7 +436,7 @@ func (c *connection) flush(l *lane) bool {
 		return false
 	}
 	if len(l.parts) == 0 {
-		limit := c.u.cfg.MaxMessage
+		limit := min(c.u.cfg.MaxMessage, int(float64(c.pace.limit())/l.packing))
 		if l.late {
 			limit = min(limit, lateBytes/2)
 		}
@@ -419,24 +445,16 @@ func (c *connection) flush(l *lane) bool {
 		}
 	}
 	m := l.parts[0]
-	late := 0
-	if l.late {
-		late = len(m.payload)
-		if c.lateInFlight > 0 && c.lateInFlight+late > lateBytes {
-			return false
-		}
+	if !c.pace.room(l.late, l.inFlight, len(m.payload)) {
+		return false
 	}
 	l.parts = l.parts[1:]
-	c.ofTelemetry++
-	c.lateInFlight += late
-	c.send(c.u.topic(wire.Telemetry, ""), false, m.payload, func() {
+	l.inFlight += len(m.payload)
+	c.sendTelemetryMessage(m.payload, func() {
 		if m.of.left--; m.of.left == 0 {
 			c.u.acknowledged(m.of)
 		}
-	}, func() {
-		c.ofTelemetry--
-		c.lateInFlight -= late
-	})
+	}, func() { l.inFlight -= len(m.payload) })
 	return true
 }
 

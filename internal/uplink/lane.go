@@ -24,10 +24,13 @@ type lane struct {
 	enc   *wire.Encoder
 	after uint64 // the frame that would follow the last one encoded; anything else resets the encoder
 
-	held  *encoded  // a frame that was encoded and did not fit into the last message
-	parts []message // built and not yet sent
-	body  []byte    // reused
-	pack  *wire.Compressor
+	held     *encoded  // a frame that was encoded and did not fit into the last message
+	parts    []message // built and not yet sent
+	inFlight int       // bytes sent and not acknowledged
+	body     []byte    // reused
+	pack     *wire.Compressor
+	// packing is what became of a byte in the last message of some size: 1 without compression.
+	packing float64
 	// stalled: the journal could not be read, or a search was cut short; go on at the next tick.
 	stalled bool
 }
@@ -58,7 +61,7 @@ type message struct {
 
 func newLane(u *Uplink, late bool) (*lane, error) {
 	pack, err := wire.NewCompressor(u.compression)
-	return &lane{u: u, late: late, enc: wire.NewEncoder(u.cfg.Site, u.cfg.Gateway), pack: pack}, err
+	return &lane{u: u, late: late, enc: wire.NewEncoder(u.cfg.Site, u.cfg.Gateway), pack: pack, packing: 1}, err
 }
 
 // next builds the messages of the next frames: one, or the parts of a frame that is larger than limit bytes in
@@ -112,7 +115,11 @@ func (l *lane) next(limit int) []message {
 		}
 		plain := append(wire.AppendHeader(make([]byte, 0, len(part.text)+210), &h), part.text...)
 		if l.u.compression != wire.Plain {
+			size := len(plain)
 			plain = l.pack.Pack(plain)
+			if size >= 1024 {
+				l.packing = min(1, max(float64(len(plain))/float64(size), 1.0/16))
+			}
 		}
 		messages = append(messages, message{payload: plain, of: of})
 	}

@@ -101,17 +101,15 @@ func (c *connection) sendGone() {
 		payload = c.late.pack.Pack(payload)
 	}
 	c.gone = true
-	c.ofTelemetry++
-	c.lateInFlight += len(payload)
-	c.send(u.topic(wire.Telemetry, ""), false, payload, func() {
+	c.late.inFlight += len(payload)
+	c.sendTelemetryMessage(payload, func() {
 		for _, r := range tell {
 			u.state.tell = u.state.tell.remove(r.from, r.end)
 		}
 		u.dirty = true
 	}, func() {
 		c.gone = false
-		c.ofTelemetry--
-		c.lateInFlight -= len(payload)
+		c.late.inFlight -= len(payload)
 	})
 }
 
