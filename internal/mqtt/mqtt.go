@@ -14,7 +14,6 @@ package mqtt
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -36,6 +35,7 @@ type Config struct {
 	CAFile       string // empty: the system's authorities
 	CertFile     string // with KeyFile: the client's certificate, read at each connect
 	KeyFile      string
+	Keys         *Keys // in place of the three files: read once, and renewed when Renew says so
 
 	MaxPacket    int           // largest message taken from the broker, in bytes; 0 means 256 KiB
 	KeepAlive    time.Duration // 0 means 30 s
@@ -184,23 +184,14 @@ func dial(ctx context.Context, cfg *Config, address string, secure bool) (net.Co
 		if err != nil {
 			return nil, err
 		}
-		tlsConfig = &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12, Time: cfg.Now}
-		if cfg.CAFile != "" {
-			pem, err := os.ReadFile(cfg.CAFile)
-			if err != nil {
+		keys := cfg.Keys
+		if keys == nil {
+			if keys, err = NewKeys(cfg.CAFile, cfg.CertFile, cfg.KeyFile, cfg.Now); err != nil {
 				return nil, err
-			}
-			tlsConfig.RootCAs = x509.NewCertPool()
-			if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("%s holds no certificate", cfg.CAFile)
 			}
 		}
-		if cfg.CertFile != "" {
-			cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
-			if err != nil {
-				return nil, err
-			}
-			tlsConfig.Certificates = []tls.Certificate{cert}
+		if tlsConfig, err = keys.config(host); err != nil {
+			return nil, err
 		}
 	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
