@@ -23,10 +23,9 @@ import (
 // and no more; and ingest takes from it what it needs.
 func TestShippedNATSConfiguration(t *testing.T) {
 	certs := t.TempDir()
-	a := &authority{t: t, dir: certs}
-	a.issue("linli-ca", "Linli test authority")
+	a := testservers.NewAuthority(t, certs, "linli-ca")
 	for _, who := range []string{"server", "riverside.gw1", "hillside.gw1", "ingest", "stranger"} {
-		a.issue(who, who)
+		a.Issue(who, who, time.Hour)
 	}
 	conf, err := os.ReadFile("../../deploy/nats/linli.conf")
 	if err != nil {

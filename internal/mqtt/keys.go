@@ -150,7 +150,7 @@ func (k *Keys) config(host string) (*tls.Config, error) {
 	return &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12, Time: k.now, RootCAs: good.cas, Certificates: good.cert}, nil
 }
 
-// refuseWithin is how long a broker gets to refuse a certificate: with TLS 1.3 it does so after the handshake.
+// refuseWithin is how long a broker gets to refuse us: with TLS 1.3 it judges a certificate after the handshake.
 const refuseWithin = 2 * time.Second
 
 // Probe finds out whether a broker takes connections and, where it speaks TLS, the keys of cfg. It says nothing in MQTT, so
@@ -168,9 +168,6 @@ func Probe(ctx context.Context, cfg Config, broker string) error {
 		return fmt.Errorf("connect to %s: %w", broker, err)
 	}
 	defer conn.Close()
-	if !secure {
-		return nil
-	}
 	deadline := time.Now().Add(refuseWithin)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d

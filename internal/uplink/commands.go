@@ -399,9 +399,6 @@ func (u *Uplink) subscribeError(err error) {
 	u.setStatus(func(s *Status) { s.SubscribeError = err.Error() })
 }
 
-// heardStatus takes a message on our own status topic, which may be one of ours. It runs in Run's goroutine.
-func (u *Uplink) heardStatus([]byte) {}
-
 // now returns the time by which expiry is judged, zero while the clock has never been set.
 func (u *Uplink) now() time.Time {
 	switch {

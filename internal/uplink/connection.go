@@ -22,6 +22,7 @@ type connection struct {
 	live    *lane
 	late    *lane
 	results chan result
+	leaving chan *leftError // from watch
 	waiters sync.WaitGroup
 
 	pace        *pace
@@ -68,14 +69,10 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 		return err
 	}
 	c := &connection{
-		u: u, results: make(chan result, u.cfg.Window+8), alerts: map[string]int{}, bookChanged: true, lastIdle: time.Now(),
+		u: u, results: make(chan result, u.cfg.Window+8), leaving: make(chan *leftError, 1), alerts: map[string]int{}, bookChanged: true, lastIdle: time.Now(),
 		pace: newPace(4 * u.cfg.MaxMessage), replies: map[string]reply{}, heard: make(chan []byte, maxHeard), subscribed: make(chan subscription, 2),
 	}
-	session, err := mqtt.Connect(ctx, mqtt.Config{
-		ClientID: u.node, Username: u.cfg.Username, PasswordFile: u.cfg.PasswordFile,
-		CAFile: u.cfg.CAFile, CertFile: u.cfg.CertFile, KeyFile: u.cfg.KeyFile,
-		KeepAlive: u.cfg.KeepAlive, PingTimeout: u.cfg.PingTimeout, Now: u.cfg.Now, MaxPacket: maxInbound,
-	}, broker, mqtt.Options{Will: &mqtt.Will{Topic: u.topic(wire.StatusTopic, ""), Payload: will}, OnMessage: c.hear})
+	session, err := mqtt.Connect(ctx, u.mqttConfig(u.keys), broker, mqtt.Options{Will: &mqtt.Will{Topic: u.topic(wire.StatusTopic, ""), Payload: will}, OnMessage: c.hear})
 	if err != nil {
 		return err
 	}
@@ -130,6 +127,7 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 	}
 	u.asking = nil // it is among what is late
 	c.subscribe(ctx)
+	c.waiters.Go(func() { c.watch(ctx) })
 	err = c.serve(ctx)
 	if ctx.Err() == nil {
 		c.unsubscribed()
@@ -190,8 +188,15 @@ func (c *connection) serve(ctx context.Context) error {
 		c.u.setStatus(func(s *Status) { s.InFlight = c.inFlight })
 		select {
 		case <-ctx.Done():
-			c.drain()
+			c.drain("stopped")
 			return errStopping
+		case left := <-c.leaving:
+			reason := ""
+			if left.broker != c.u.brokers.at {
+				reason = movedReason
+			}
+			c.drain(reason)
+			return left
 		case <-c.session.Lost():
 			c.collect()
 			return c.session.Err()
@@ -244,11 +249,13 @@ func (c *connection) take(r result) {
 	}
 }
 
-// drain waits for what is in flight, tells the city that the gateway stops, and says farewell.
-func (c *connection) drain() {
+// drain waits for what is in flight and says farewell. Where there is a reason, the city is told that the gateway leaves.
+func (c *connection) drain(reason string) {
 	timeout := time.NewTimer(drainFor)
 	defer timeout.Stop()
-	c.sendStatus("offline", "stopped", true)
+	if reason != "" {
+		c.sendStatus("offline", reason, true)
+	}
 	for c.inFlight > 0 {
 		select {
 		case r := <-c.results:
@@ -475,7 +482,7 @@ func (c *connection) sendStatus(state, reason string, now bool) {
 	if err != nil {
 		return
 	}
-	c.send(u.topic(wire.StatusTopic, ""), true, b, nil, nil)
+	c.send(u.topic(wire.StatusTopic, ""), true, b, func() { u.statusTold = true }, nil)
 }
 
 // statusMessage returns what is to be said on status at the time t.
@@ -483,7 +490,15 @@ func (u *Uplink) statusMessage(state, reason string, t time.Time) wire.Status {
 	first, next := u.journal.Bounds()
 	js := u.journal.Stats()
 	us := u.Status()
+	var twin *wire.Twin
+	if t := u.twin(); t != nil {
+		twin = &wire.Twin{Instance: t.Instance, Host: t.Host, Version: t.Version, Epoch: t.Epoch, StartedAt: t.Started}
+		if reason == "" {
+			reason = "twin"
+		}
+	}
 	return wire.Status{
+		Instance: u.instance, Host: u.host, Twin: twin, CertificateUntil: us.CertificateUntil.UTC(), CertificateError: us.CertificateError,
 		Node: u.node, State: state, Reason: reason, Time: t.UTC(), Version: u.cfg.Version, StartedAt: u.started.UTC(),
 		ClockSet: u.clockSet(), Epoch: fmt.Sprintf("%016x", u.state.epoch), FirstSeq: first, NextSeq: next,
 		BacklogFrames: u.state.unacked.count(), WaitingFrames: us.WaitingFrames, OpenAlerts: len(u.book.OpenAlerts()),

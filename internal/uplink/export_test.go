@@ -10,6 +10,9 @@ import (
 // SetWall replaces Frame.Wall: a frame made by a test has no clock.
 func (u *Uplink) SetWall(f func(*journal.Frame, telemetry.Mono) (time.Time, bool)) { u.frameWall = f }
 
+// JudgedBy is the time by which certificates are judged.
+func (u *Uplink) JudgedBy() time.Time { return u.judgedBy() }
+
 // Save writes the state file now, SaveWhenDue when Run would. Without Run nobody else writes it.
 func (u *Uplink) Save()        { u.save(true); u.written() }
 func (u *Uplink) SaveWhenDue() { u.save(false); u.written() }

@@ -260,6 +260,7 @@ type hostile struct {
 	mu      sync.Mutex
 	answer  func(p published) (ack, drop bool)
 	code    byte // of CONNACK
+	deaf    bool // connections are closed at once
 	forgets bool // no connection finds its session, as if the broker had lost it
 	// grant answers a subscription: with a code, or by closing the connection. nil grants all.
 	grant    func(filter string) (code byte, drop bool)
@@ -283,6 +284,11 @@ func startHostile(t *testing.T, answer func(p published) (ack, drop bool)) *host
 				return
 			}
 			h.mu.Lock()
+			if h.deaf {
+				c.Close()
+				h.mu.Unlock()
+				continue
+			}
 			h.conns = append(h.conns, c)
 			h.connects++
 			n := h.connects
@@ -364,6 +370,13 @@ func (h *hostile) forget(forgets bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.forgets = forgets
+}
+
+// refuseConnections makes the broker close each connection at once, as long as no gateway may even look at it.
+func (h *hostile) refuseConnections(refuse bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.deaf = refuse
 }
 
 // drop ends the connection.

@@ -32,8 +32,10 @@ package uplink
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -69,8 +71,10 @@ type Config struct {
 	// OnTheWay returns the time of the oldest sample that has left its bus and is not in the journal yet,
 	// telemetry.Never where there is none; nil: samples are in the journal at once. Called from Run and New.
 	OnTheWay func() telemetry.Mono
-	// Now is the time by which the broker's certificate is judged (a box without a clock may know better than its
-	// clock); nil means the clock.
+	// Built is when the program was built, zero where nobody knows.
+	Built time.Time
+	// Now is the time by which certificates are judged; nil means the latest of the clock, Built, and the newest sample
+	// that the journal had at the start.
 	Now func() time.Time
 	// Commands of the city; nil: none are taken.
 	Commands *Commands
@@ -84,6 +88,10 @@ type Config struct {
 	KeepAlive   time.Duration // 0 means 30 s
 	PingTimeout time.Duration // 0 means 10 s
 	SendAgain   time.Duration // after a broker came back without sessions, until others have theirs; 0 means 60 s
+	LookEvery   time.Duration // between looks at the certificates' files; 0 means 1 min
+	ReturnAfter time.Duration // on another broker than the first until a better one is looked at; 0 means 10 min
+	TwinWait    time.Duration // before connecting again where another gateway uses our id; 0 means 1 min
+	DialTimeout time.Duration // until a broker has answered; 0 means 10 s
 	MinBackoff  time.Duration // caps the waits between attempts to connect where not 0
 }
 
@@ -125,8 +133,10 @@ func (c *Config) Validate() error {
 	if c.AckTimeout == 0 {
 		c.AckTimeout = 30 * time.Second
 	}
-	if c.SendAgain == 0 {
-		c.SendAgain = time.Minute
+	for d, v := range map[*time.Duration]time.Duration{&c.SendAgain: time.Minute, &c.LookEvery: time.Minute, &c.ReturnAfter: 10 * time.Minute, &c.TwinWait: time.Minute} {
+		if *d == 0 {
+			*d = v
+		}
 	}
 	if c.StateDir == "" {
 		errs = append(errs, errors.New("no state directory"))
@@ -182,6 +192,12 @@ type Uplink struct {
 	log         *zap.Logger
 	frameWall   func(*journal.Frame, telemetry.Mono) (time.Time, bool)
 	started     time.Time
+	instance    string // of this process, random
+	host        string
+	keys        *mqtt.Keys
+	secure      bool          // some broker speaks TLS
+	measured    time.Time     // the newest sample at the start
+	look        chan struct{} // look at the certificates
 
 	// Owned by Run.
 	state    *state
@@ -192,9 +208,13 @@ type Uplink struct {
 	frame    journal.Frame
 	waiting  map[string]spans // by boot: frames whose wall clock time is not known
 	settling settling
-	recent   recent
-	unclean  bool      // the last connection was lost, not closed
-	staleAt  time.Time // when frames were sent again to a broker that knew our session
+	brokers  brokers
+	// statusTold: a status of this process was acknowledged.
+	statusTold bool
+	expiryTold int // how near the end of the certificate was when it was told last
+	recent     recent
+	unclean    bool      // the last connection was lost, not closed
+	staleAt    time.Time // when frames were sent again to a broker that knew our session
 	// againAt is when everything acknowledged from againSince on is sent again; zero: never.
 	againSince, againAt time.Time
 	calls               chan func() // to be called by Run's goroutine
@@ -226,7 +246,12 @@ type Status struct {
 	SentAgain     uint64    // acknowledged frames that had to be sent again, since a broker may have forgotten them
 	SentAgainWhy  string    // why, the last time
 	StateError    string    // why the state file could not be read or written; empty when it can
-	Hears         bool      // the broker has granted our subscriptions on this connection: commands reach us
+	// CertificateUntil is the end of the own certificate in use, zero without one. CertificateError says why those on the
+	// disk are not taken, empty where they are those in use.
+	CertificateUntil time.Time
+	CertificateError string
+	Twin             *Twin // another gateway with our id, as it was noticed last; nil: none
+	Hears            bool  // the broker has granted our subscriptions on this connection: commands reach us
 	// SubscribeError says why the broker lets us hear nothing; empty while it does.
 	SubscribeError string
 	Resent         uint64 // frames that were acknowledged and are sent again since the city asked for them
@@ -256,11 +281,23 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 	}
 	u := &Uplink{
 		cfg: cfg, node: cfg.Site + "." + cfg.Gateway, compression: compression, journal: j, book: book, log: log,
-		frameWall: (*journal.Frame).Wall,
-		waiting:   map[string]spans{},
-		calls:     make(chan func()),
+		frameWall: (*journal.Frame).Wall, instance: rand.Text(), look: make(chan struct{}, 1),
+		waiting: map[string]spans{},
+		calls:   make(chan func()),
 	}
 	u.file = newStateFile(cfg.StateDir)
+	u.host, _ = os.Hostname() // only to be shown
+	u.measured = u.lastMeasured()
+	u.brokers.n = len(cfg.Brokers)
+	for _, b := range cfg.Brokers {
+		_, secure, _ := mqtt.ParseBroker(b) // validated
+		u.secure = u.secure || secure
+	}
+	var keysErr error
+	if u.keys, keysErr = mqtt.NewKeys(cfg.CAFile, cfg.CertFile, cfg.KeyFile, u.judgedBy); keysErr != nil && u.secure {
+		u.status.CertificateError = keysErr.Error()
+		log.Error("no certificates yet", zap.Error(keysErr))
+	}
 	if u.state, err = u.file.load(j.Epoch()); err != nil {
 		u.stateError(err)
 		log.Warn("uplink state unusable, sending everything again", zap.Error(err))
@@ -292,34 +329,55 @@ func (u *Uplink) Run(ctx context.Context) error {
 	}
 
 	var backoff mqtt.Backoff
-	failing, short := false, 0
-	for attempt := 0; ; attempt++ {
+	failing, short, twins := false, 0, false
+	for attempt := 1; ; attempt++ {
 		wait := backoff.Next()
 		if u.cfg.MinBackoff > 0 {
 			wait = min(wait, u.cfg.MinBackoff)
 		}
+		if twins {
+			wait = u.twinWait()
+		}
 		if !u.pause(ctx, wait) {
 			return nil
 		}
-		broker := u.cfg.Brokers[attempt%len(u.cfg.Brokers)]
+		broker := u.cfg.Brokers[u.brokers.at]
+		u.renewKeys(ctx, broker)
 		began := time.Now()
 		err := u.connection(ctx, broker, func() {
-			u.log.Info("uplink connected", zap.String("broker", broker), zap.Int("attempt", attempt+1))
+			u.log.Info("uplink connected", zap.String("broker", broker), zap.Int("attempt", attempt))
 			failing = false
+			u.brokers.up(time.Now(), u.cfg.ReturnAfter)
 		})
 		u.save(true)
 		if ctx.Err() != nil {
 			u.setStatus(func(s *Status) { s.Connected, s.Hears, s.InFlight = false, false, 0 })
 			return nil
 		}
-		u.unclean = u.unclean || u.Status().Connected
+		wasUp := u.Status().Connected
+		var left *leftError
+		if errors.As(err, &left) {
+			u.log.Info("uplink leaves the broker", zap.String("broker", broker), zap.String("why", left.why))
+			u.setStatus(func(s *Status) {
+				s.Connected, s.Hears, s.InFlight, s.Since, s.LastError = false, false, 0, time.Now(), left.why
+			})
+			u.brokers.at, twins, short = left.broker, false, 0
+			backoff.Lived()
+			continue
+		}
+		u.unclean = u.unclean || wasUp
 		lived := time.Since(began) >= livedAfter
 		if lived {
 			backoff.Lived()
-			attempt = -1 // the preferred broker first
+			attempt = 0
 		}
-		wasUp := u.Status().Connected
-		if short++; !wasUp || lived {
+		u.brokers.ended(lived)
+		twin := u.twin()
+		if twins = wasUp && twin != nil; twins {
+			err = fmt.Errorf("%w (%v)", err, twin)
+			u.brokers.at = 0
+		}
+		if short++; !wasUp || lived || twins {
 			short = 0
 		} else if short >= 3 {
 			err = fmt.Errorf("%w (lost at once %d times: does another client use the id %s?)", err, short, u.node)

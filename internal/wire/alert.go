@@ -88,11 +88,14 @@ type Will struct {
 type Status struct {
 	Node  string `json:"node"`
 	State string `json:"state"` // online, offline
-	// Reason says why an offline gateway is: "stopped" when it said so itself, "lost" when the broker noticed.
+	// Reason says why an offline gateway is: "stopped" when it said so itself, "moved" when it goes to another broker, "lost"
+	// when the broker noticed. Online it is "twin" where another gateway uses the same id, otherwise left out.
 	Reason    string    `json:"reason,omitempty"`
 	Time      time.Time `json:"time,omitzero"`
 	Version   string    `json:"version,omitempty"`
 	StartedAt time.Time `json:"started_at,omitzero"`
+	Instance  string    `json:"instance,omitempty"` // of the program, drawn at each start
+	Host      string    `json:"host,omitempty"`     // name of the box
 	ClockSet  bool      `json:"clock_set"`
 	Epoch     string    `json:"epoch,omitempty"` // 16 hexadecimal digits
 	// FirstSeq and NextSeq are the frames on the box: first to next-1.
@@ -107,9 +110,22 @@ type Status struct {
 	SentAgainFrames uint64 `json:"sent_again_frames,omitempty"`
 	SentAgainReason string `json:"sent_again_reason,omitempty"`
 	// SubscribeError says why the broker lets the gateway hear no commands; empty while it does.
-	SubscribeError string         `json:"subscribe_error,omitempty"`
-	OpenAlerts     int            `json:"open_alerts"`
-	Journal        *JournalStatus `json:"journal,omitempty"`
+	SubscribeError string `json:"subscribe_error,omitempty"`
+	// CertificateUntil is the end of the gateway's certificate; CertificateError says why a newer one on its disk is not used.
+	CertificateUntil time.Time      `json:"certificate_until,omitzero"`
+	CertificateError string         `json:"certificate_error,omitempty"`
+	Twin             *Twin          `json:"twin,omitempty"`
+	OpenAlerts       int            `json:"open_alerts"`
+	Journal          *JournalStatus `json:"journal,omitempty"`
+}
+
+// Twin is another gateway that connects with the same id.
+type Twin struct {
+	Instance  string    `json:"instance"`
+	Host      string    `json:"host"`
+	Version   string    `json:"version"`
+	Epoch     string    `json:"epoch"`
+	StartedAt time.Time `json:"started_at,omitzero"`
 }
 
 // JournalStatus is how the box's own store is, since the start of the program.
