@@ -159,15 +159,20 @@ func (r *Reader) Load(ctx context.Context, q Query, window func(node string) *le
 	from, to := q.From-int64(lead), q.To+int64(lead)
 	ledgerTags := []string{"epoch", "gateway", "site"}
 	// What came before: the last row of each epoch, whose frames need not be looked at.
-	var bases []int64
-	last := selection{measurement: wire.MeasurementLedger, tags: ledgerTags, fields: []string{"to"}, node: q.Node, from: from - int64(memory), to: from, pick: "last"}
-	if err := r.each(ctx, &last, func(rec *record) {
-		if node, epoch, ok := nodeEpoch(rec); ok {
-			window(node).Base(epoch, rec.uint(0), rec.time)
-			bases = append(bases, rec.time)
+	for _, back := range []time.Duration{24 * time.Hour, memory} {
+		found := false
+		last := selection{measurement: wire.MeasurementLedger, tags: ledgerTags, fields: []string{"to"}, node: q.Node, from: from - int64(back), to: from, pick: "last"}
+		if err := r.each(ctx, &last, func(rec *record) {
+			if node, epoch, ok := nodeEpoch(rec); ok {
+				window(node).Base(epoch, rec.uint(0), rec.time)
+				found = true
+			}
+		}); err != nil {
+			return err
 		}
-	}); err != nil {
-		return err
+		if found && q.Node != "" {
+			break // older epochs ended before
+		}
 	}
 	if q.Settle {
 		settles := selection{measurement: wire.MeasurementLedger, tags: ledgerTags, fields: []string{"settled"}, node: q.Node, from: from, to: q.Now + int64(24*time.Hour),
@@ -251,9 +256,14 @@ func (r *Reader) statuses(ctx context.Context, q Query, to int64, window func(no
 }
 
 func (r *Reader) lastStatus(ctx context.Context, node string, now int64) (at int64, err error) {
-	s := selection{measurement: wire.MeasurementStatus, tags: []string{"gateway", "site"}, fields: []string{"state"}, node: node,
-		from: now - int64(memory), to: now + int64(24*time.Hour), pick: "last"}
-	return at, r.each(ctx, &s, func(rec *record) { at = max(at, rec.time) })
+	for _, back := range []time.Duration{time.Hour, memory} {
+		s := selection{measurement: wire.MeasurementStatus, tags: []string{"gateway", "site"}, fields: []string{"state"}, node: node,
+			from: now - int64(back), to: now + int64(24*time.Hour), pick: "last"}
+		if err := r.each(ctx, &s, func(rec *record) { at = max(at, rec.time) }); err != nil || at > 0 {
+			return at, err
+		}
+	}
+	return 0, nil
 }
 
 // confirm looks for what seems to be missing among rows of any time.

@@ -1,0 +1,368 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"linli/internal/ledger"
+	"linli/internal/ledger/read"
+	"linli/internal/wire"
+)
+
+// ledgerOptions are the flags of linli ledger.
+type ledgerOptions struct {
+	db             read.Config
+	day, from, to  string
+	zone           string
+	only           []string
+	nodesFile      string
+	heardWithin    time.Duration
+	asJSON         bool
+	parallel, gaps int
+}
+
+func ledgerCommand() *cobra.Command {
+	var o ledgerOptions
+	cmd := &cobra.Command{
+		Use:   "ledger",
+		Short: "City side: is a day complete for all sites? 某一天的数据是否到齐",
+		Long: "Say by query whether everything that the gateways measured on a day (default: yesterday) is in the database, one line\n" +
+			"for each gateway, and name each gap with its reason. The exit code is 0 if all of it has arrived or was told as lost\n" +
+			"by the gateway itself, 1 if not, 2 if the command line cannot be understood.\n\n" +
+			"按查询回答：某一天（默认昨天）各网关的数据是否全部入库；每处缺口都写明原因。退出码：0 到齐（或网关已报告丢失），1 未到齐。",
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.run(cmd.Context(), cmd.OutOrStdout(), time.Now())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.db.URL, "influx-url", "", "database, as http://host:8086")
+	f.StringVar(&o.db.Org, "org", "", "organisation; may be empty for InfluxDB 1.8")
+	f.StringVar(&o.db.Bucket, "bucket", "", "bucket; database/retention-policy for InfluxDB 1.8")
+	f.StringVar(&o.db.TokenFile, "token-file", "", "file with the database's token; user:password for InfluxDB 1.8")
+	f.StringVar(&o.db.Language, "query", "", "influxql or flux (default: influxql if the bucket is a database/retention-policy, otherwise flux)")
+	f.StringVar(&o.day, "day", "", "the day, as 2026-11-27 (default: yesterday)")
+	f.StringVar(&o.from, "from", "", "instead of a day: from this moment, as 2026-11-27T08:00")
+	f.StringVar(&o.to, "to", "", "until this moment")
+	f.StringVar(&o.zone, "timezone", "", "whose day, as Asia/Shanghai (default: local)")
+	f.StringSliceVar(&o.only, "node", nil, "only these gateways, as riverside.gw1")
+	f.StringVar(&o.nodesFile, "nodes", "", "file with the gateways that ought to be there, one on a line; others are asked for as well")
+	f.DurationVar(&o.heardWithin, "heard-within", 30*24*time.Hour, "ask for every gateway that the database has heard of so long before the day's end")
+	f.BoolVar(&o.asJSON, "json", false, "one JSON object on a line for each gateway")
+	f.IntVar(&o.parallel, "parallel", 4, "so many gateways at a time")
+	f.IntVar(&o.gaps, "gaps", 20, "so many gaps of a gateway are printed; JSON has all")
+	return cmd
+}
+
+// window returns the span of time that is asked for.
+func (o *ledgerOptions) window(now time.Time) (from, to time.Time, err error) {
+	zone := time.Local
+	if o.zone != "" {
+		if zone, err = time.LoadLocation(o.zone); err != nil {
+			return from, to, fmt.Errorf("--timezone: %w", err)
+		}
+	}
+	if o.from == "" && o.to == "" {
+		day := now.In(zone).AddDate(0, 0, -1)
+		if o.day != "" {
+			if day, err = time.ParseInLocation(time.DateOnly, o.day, zone); err != nil {
+				return from, to, fmt.Errorf("--day %q: a day, as 2026-11-27", o.day)
+			}
+		}
+		y, m, d := day.Date()
+		// A day has not 24 hours everywhere.
+		from, to = time.Date(y, m, d, 0, 0, 0, 0, zone), time.Date(y, m, d+1, 0, 0, 0, 0, zone)
+	} else {
+		if o.day != "" || o.from == "" || o.to == "" {
+			return from, to, errors.New("either --day, or --from and --to")
+		}
+		if from, err = parseMoment(o.from, zone); err != nil {
+			return from, to, fmt.Errorf("--from: %w", err)
+		}
+		if to, err = parseMoment(o.to, zone); err != nil {
+			return from, to, fmt.Errorf("--to: %w", err)
+		}
+	}
+	switch {
+	case !from.Before(to):
+		return from, to, errors.New("the window ends before it begins")
+	case to.After(now):
+		return from, to, fmt.Errorf("%s is not over yet", to.Format("2006-01-02 15:04"))
+	case from.Year() < 2020 || to.Sub(from) > 32*24*time.Hour:
+		return from, to, errors.New("the window must be after 2020 and at most 32 days long")
+	}
+	return from, to, nil
+}
+
+func parseMoment(text string, zone *time.Location) (time.Time, error) {
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateOnly} {
+		if t, err := time.ParseInLocation(layout, text, zone); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%q is no moment: as 2026-11-27T08:00 or 2026-11-27T08:00:00+08:00", text)
+}
+
+// answer is the report on one gateway, as JSON has it.
+type ledgerAnswer struct {
+	Node     string      `json:"node"`
+	State    string      `json:"state"` // complete, losses, missing, replaced, backlog, silent, uncertain, open; error
+	Complete bool        `json:"complete"`
+	From     time.Time   `json:"from"`
+	To       time.Time   `json:"to"`
+	Frames   uint64      `json:"frames"`       // arrived
+	Missing  uint64      `json:"missing"`      // frames
+	Lost     uint64      `json:"lost"`         // frames told as lost
+	Samples  uint64      `json:"lost_samples"` // told as lost, as far as known
+	Heard    time.Time   `json:"heard,omitzero"`
+	Gaps     []ledgerGap `json:"gaps,omitempty"`
+	Error    string      `json:"error,omitempty"`
+}
+
+type ledgerGap struct {
+	Reason  string    `json:"reason"`
+	Told    bool      `json:"told"`            // by the gateway, as lost
+	Epoch   string    `json:"epoch,omitempty"` // 16 hexadecimal digits
+	From    uint64    `json:"from,omitempty"`  // frames
+	To      uint64    `json:"to,omitempty"`
+	Samples uint64    `json:"samples,omitempty"`
+	Begin   time.Time `json:"begin,omitzero"` // it was measured between these, as far as known
+	End     time.Time `json:"end,omitzero"`
+}
+
+func (o *ledgerOptions) run(ctx context.Context, out io.Writer, now time.Time) error {
+	if o.db.URL == "" || o.db.Bucket == "" {
+		return &usageError{errors.New("ledger needs --influx-url and --bucket")}
+	}
+	from, to, err := o.window(now)
+	if err != nil {
+		return &usageError{err}
+	}
+	if o.parallel < 1 || o.gaps < 0 || o.heardWithin < 0 {
+		return &usageError{errors.New("--parallel must be at least 1; --gaps and --heard-within not negative")}
+	}
+	r, err := read.New(o.db)
+	if err != nil {
+		return &usageError{err}
+	}
+	defer r.Close()
+	nodes, err := o.nodes(ctx, r, to, now)
+	if err != nil {
+		return err
+	}
+	if len(nodes) == 0 {
+		return errors.New("the database has heard of no gateway: nothing can be said 数据库中没有任何网关")
+	}
+	complete := 0
+	encode := json.NewEncoder(out)
+	err = o.each(ctx, r, nodes, from, to, now, func(a *ledgerAnswer) error {
+		if a.Complete {
+			complete++
+		}
+		if o.asJSON {
+			return encode.Encode(a)
+		}
+		return o.print(out, a)
+	})
+	if err != nil {
+		return err
+	}
+	if !o.asJSON {
+		fmt.Fprintf(out, "\n%s to %s: %d of %d complete 到齐 %d/%d\n", from.Format("2006-01-02 15:04 MST"), to.Format("2006-01-02 15:04 MST"),
+			complete, len(nodes), complete, len(nodes))
+	}
+	if complete < len(nodes) {
+		return errAnswered
+	}
+	return nil
+}
+
+// nodes returns whom to ask about, by name.
+func (o *ledgerOptions) nodes(ctx context.Context, r *read.Reader, to, now time.Time) ([]string, error) {
+	names := slices.Clone(o.only)
+	if len(names) == 0 {
+		if o.nodesFile != "" {
+			listed, err := readNodes(o.nodesFile)
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, listed...)
+		}
+		// Who has been heard of since the day's end counts as well: a gateway that had been silent longer.
+		heard, err := r.Nodes(ctx, to.Add(-o.heardWithin).UnixNano(), now.Add(24*time.Hour).UnixNano())
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range heard {
+			names = append(names, n.Name)
+		}
+	}
+	for _, n := range names {
+		if _, _, ok := wire.SplitNode(n); !ok {
+			return nil, &usageError{fmt.Errorf("%q is no gateway: SITE.GATEWAY, as riverside.gw1", n)}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// readNodes reads names of gateways, one on a line; what follows a # is for people.
+func readNodes(file string) ([]string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var names []string
+	for in := bufio.NewScanner(f); ; {
+		if !in.Scan() {
+			return names, in.Err()
+		}
+		text, _, _ := strings.Cut(in.Text(), "#")
+		if text = strings.TrimSpace(text); text != "" {
+			names = append(names, text)
+		}
+	}
+}
+
+// each asks about the gateways, some at a time, and hands over the answers in order.
+func (o *ledgerOptions) each(ctx context.Context, r *read.Reader, nodes []string, from, to, now time.Time, take func(*ledgerAnswer) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	answers := make([]chan *ledgerAnswer, len(nodes))
+	for i := range answers {
+		answers[i] = make(chan *ledgerAnswer, 1)
+	}
+	ahead := make(chan struct{}, o.parallel) // what is asked for and not yet handed over
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	defer cancel()
+	workers.Go(func() {
+		for i, n := range nodes {
+			select {
+			case ahead <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			workers.Go(func() { answers[i] <- askLedger(ctx, r, n, from, to, now) })
+		}
+	})
+	for i := range nodes {
+		select {
+		case a := <-answers[i]:
+			<-ahead
+			if err := take(a); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func askLedger(ctx context.Context, r *read.Reader, node string, from, to, now time.Time) *ledgerAnswer {
+	w := ledger.NewWindow(from.UnixNano(), to.UnixNano())
+	a := &ledgerAnswer{Node: node, From: from, To: to}
+	if err := r.Load(ctx, read.Query{Node: node, From: from.UnixNano(), To: to.UnixNano(), Now: now.UnixNano(), Settle: true},
+		func(string) *ledger.Window { return w }); err != nil {
+		a.State, a.Error = "error", err.Error()
+		return a
+	}
+	at := func(ns int64) time.Time {
+		if ns == 0 {
+			return time.Time{}
+		}
+		return time.Unix(0, ns).In(from.Location())
+	}
+	p := w.Report(now.UnixNano())
+	a.State, a.Complete, a.Frames, a.Missing, a.Lost, a.Samples, a.Heard = p.State(), p.Complete, p.Frames, p.Missing, p.Lost, p.Samples, at(p.Heard)
+	for _, g := range p.Gaps {
+		out := ledgerGap{Reason: string(g.Reason), Told: g.Told, From: g.From, To: g.To, Samples: g.Count, Begin: at(g.Begin), End: at(g.End)}
+		if g.Epoch != 0 {
+			out.Epoch = fmt.Sprintf("%016x", g.Epoch)
+		}
+		a.Gaps = append(a.Gaps, out)
+	}
+	return a
+}
+
+// print writes a line for the gateway and one for each gap.
+func (o *ledgerOptions) print(out io.Writer, a *ledgerAnswer) error {
+	fmt.Fprintf(out, "%-24s %-10s %s  %d frames 帧", a.Node, a.State, ledgerWord(a.State), a.Frames)
+	if a.Missing > 0 {
+		fmt.Fprintf(out, ", %d missing 缺 %d", a.Missing, a.Missing)
+	}
+	if a.Lost > 0 || a.Samples > 0 {
+		fmt.Fprintf(out, ", %d lost (%d samples) 丢失 %d 帧 %d 点", a.Lost, a.Samples, a.Lost, a.Samples)
+	}
+	if a.Error != "" {
+		fmt.Fprintf(out, ": %s", a.Error)
+	}
+	fmt.Fprintln(out)
+	when := func(t time.Time) string {
+		if t.IsZero() {
+			return "?"
+		}
+		return t.Format("2006-01-02 15:04:05")
+	}
+	for i, g := range a.Gaps {
+		if i == o.gaps {
+			fmt.Fprintf(out, "    and %d more 另有 %d 处\n", len(a.Gaps)-i, len(a.Gaps)-i)
+			break
+		}
+		word := ledgerWord(g.Reason)
+		if g.Told {
+			word = "网关报告丢失"
+		}
+		fmt.Fprintf(out, "    %-12s %s", g.Reason, word)
+		if g.From > 0 {
+			fmt.Fprintf(out, "  frames 帧 %d-%d of %s", g.From, g.To, g.Epoch)
+		}
+		if g.Told && g.Samples > 0 {
+			fmt.Fprintf(out, "  samples 点 %d", g.Samples)
+		}
+		if g.Reason == string(ledger.Silent) && !a.Heard.IsZero() {
+			fmt.Fprintf(out, "  last heard 最近消息 %s", when(a.Heard))
+		}
+		if _, err := fmt.Fprintf(out, "  %s .. %s\n", when(g.Begin), when(g.End)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ledgerWord returns a state or a reason in Chinese.
+func ledgerWord(state string) string {
+	switch state {
+	case "complete":
+		return "完整"
+	case "losses":
+		return "完整（有报告的丢失）"
+	case string(ledger.Missing):
+		return "缺失"
+	case string(ledger.Backlog):
+		return "网关积压待补传"
+	case string(ledger.Silent):
+		return "失联"
+	case string(ledger.Open):
+		return "尚未确认"
+	case string(ledger.Replaced):
+		return "更换存储"
+	case string(ledger.Uncertain):
+		return "时钟不可信"
+	case "error":
+		return "查询失败"
+	}
+	return state
+}
