@@ -6,6 +6,8 @@
 // The journal of a gateway numbers its frames from 1 in each epoch without gaps. A message says which frames it holds, and
 // by `settled` up to which moment everything that was measured is in frames up to its last one. So a window of time is
 // complete when some row has settled past its end, and every frame up to that row's last has arrived or was told as lost.
+// Where a row with a higher last frame has settled before the window's end, a clock was set back, and the first one's word
+// is void.
 //
 // Frames are written in the order in which time passes. A frame that is missing therefore holds what was measured between
 // its neighbours that arrived; it counts in the windows that this touches, with slack on both sides, and where a
@@ -157,9 +159,9 @@ type epoch struct {
 	parts    map[partKey]*partSet
 	marks    map[uint64]int64 // next frame at a moment: those before it exist since then
 	top      uint64           // the highest frame that is known of
-	closed   bool             // a row has settled past the window's end
-	closeTo  uint64           // where closed: the lowest last frame of such a row
-	doubtful bool             // a row of an uncertain clock has
+	closers  []uint64         // last frames of rows that have settled past the window's end
+	open     uint64           // the highest last frame of a row that has settled before it
+	doubtful bool             // a row of an uncertain clock is of a time past it
 	begun    int64            // the first moment, forever: none
 	heard    int64            // the last, never: none
 	settled  int64
@@ -213,25 +215,17 @@ func (w *Window) Row(r Row) {
 	}
 	e := w.epoch(r.Epoch)
 	empty := r.To+1 == r.From
-	settled := r.Settled
-	if settled == 0 && empty {
-		settled = r.T0 // older gateways say it so
-	}
 	// What is in later frames was measured after last; what is in earlier ones was written before first.
-	first, last := max(r.T1, settled), r.T1-int64(slack)
-	if settled != 0 {
-		last = max(last, settled)
-	}
+	first, last := max(r.T1, r.Settled), r.T1-int64(slack)
 	if r.Uncertain {
 		first, last = forever, never
-		e.doubtful = e.doubtful || settled >= w.to
+		e.doubtful = e.doubtful || r.T1 >= w.to
 	} else {
-		e.hear(max(r.T1, settled))
-		if e.begun = min(e.begun, r.T0); settled != 0 {
-			e.settled = max(e.settled, settled)
-		}
-		if settled >= w.to && (!e.closed || r.To < e.closeTo) {
-			e.closed, e.closeTo = true, r.To
+		e.hear(first)
+		e.begun = min(e.begun, r.T0)
+		if r.Settled != 0 {
+			last = max(last, r.Settled)
+			e.settle(&r, w.to)
 		}
 	}
 	e.top = max(e.top, r.To)
@@ -252,6 +246,30 @@ func (w *Window) Row(r Row) {
 	if inside {
 		e.within.add(r.From, r.To+1, 0, 0)
 	}
+}
+
+// settle notes what a row says of the time until which everything is in frames.
+func (e *epoch) settle(r *Row, to int64) {
+	e.settled = max(e.settled, r.Settled)
+	if r.Settled < to {
+		e.open = max(e.open, r.To)
+		return
+	}
+	if len(e.closers) >= maxSpans {
+		slices.Sort(e.closers) // those of higher frames ask for more
+		e.closers = slices.Delete(e.closers, 0, len(e.closers)/2)
+	}
+	e.closers = append(e.closers, r.To)
+}
+
+// closed returns the frame up to which everything must have arrived, false where the window is not settled.
+func (e *epoch) closed() (to uint64, ok bool) {
+	for _, c := range e.closers {
+		if c >= e.open && (!ok || c < to) {
+			to, ok = c, true
+		}
+	}
+	return to, ok
 }
 
 // mark notes that the frames before next existed at t.
@@ -372,8 +390,8 @@ func (w *Window) Report(now int64) Report {
 func (w *Window) frames(r *Report, e *epoch) {
 	r.Frames += e.within.count()
 	top := e.top
-	if e.closed {
-		top = e.closeTo // what is in later frames was measured after the window
+	if to, ok := e.closed(); ok {
+		top = to // what is in later frames was measured after the window
 	}
 	marks := slices.Sorted(maps.Keys(e.marks))
 	known := e.arrived.clone()
@@ -388,7 +406,7 @@ func (w *Window) frames(r *Report, e *epoch) {
 			if l.Reason != "gone" { // who told of what was gone did not know its time
 				g.Begin, g.End, margin = l.T0, l.T1, 0
 			}
-			if w.touches(&g, margin) {
+			if w.touches(e, &g, margin) {
 				r.Gaps = append(r.Gaps, g)
 			}
 		}
@@ -400,7 +418,7 @@ func (w *Window) frames(r *Report, e *epoch) {
 		g := e.gap(h, marks)
 		g.Reason = Missing
 		missing += g.Frames()
-		if w.touches(&g, int64(slack)) {
+		if w.touches(e, &g, int64(slack)) {
 			r.Gaps = append(r.Gaps, g)
 		}
 	}
@@ -433,20 +451,26 @@ func (e *epoch) gap(h hole, marks []uint64) Gap {
 			break
 		}
 	}
-	if t != forever && t >= g.Begin { // otherwise a clock was set back: nobody knows
+	if t != forever {
 		g.End = t
+	}
+	if g.End != 0 && g.End < g.Begin { // a clock was set back: nobody knows
+		g.Begin, g.End = 0, 0
 	}
 	return g
 }
 
 // touches reports whether what is in the gap may be of the window.
-func (w *Window) touches(g *Gap, margin int64) bool {
+func (w *Window) touches(e *epoch, g *Gap, margin int64) bool {
+	if g.Begin >= w.to && g.From != 0 && slices.ContainsFunc(e.closers, func(c uint64) bool { return c < e.open }) {
+		g.Begin, g.End = 0, 0 // the clock was set back from after the window's end: that it was later proves nothing
+	}
 	return (g.Begin == 0 || g.Begin < w.to) && (g.End == 0 || g.End+margin >= w.from)
 }
 
 // tail says why an epoch has not settled past the window's end, if that matters.
 func (w *Window) tail(r *Report, e, next *epoch, now int64) {
-	if e.closed {
+	if _, ok := e.closed(); ok {
 		return
 	}
 	g := Gap{Epoch: e.id, Begin: e.settled, End: w.to}

@@ -87,12 +87,12 @@ func TestSituations(t *testing.T) {
 		}, "complete"},
 		"an idle gateway": {func(w *ledger.Window) {
 			base(w)
-			w.Row(ledger.Row{Epoch: 1, From: 101, To: 100, T0: end, T1: end})
+			w.Row(ledger.Row{Epoch: 1, From: 101, To: 100, T0: end, T1: end, Settled: end})
 		}, "complete"},
 		"an idle gateway whose last frames are missing": {func(w *ledger.Window) {
 			base(w)
 			w.Row(ledger.Row{Epoch: 1, From: 104, To: 103, T0: begin + hour, T1: begin + hour})
-			w.Row(ledger.Row{Epoch: 1, From: 104, To: 103, T0: end, T1: end})
+			w.Row(ledger.Row{Epoch: 1, From: 104, To: 103, T0: end, T1: end, Settled: end})
 		}, "missing; 1 101-103 missing -1..60"},
 		"told as lost": {func(w *ledger.Window) {
 			base(w)
@@ -200,7 +200,7 @@ func TestSituations(t *testing.T) {
 		}, "complete"},
 		"an uncertain clock": {func(w *ledger.Window) {
 			base(w)
-			r := row(1, 101, 200, 1441)
+			r := late(row(1, 101, 200, 1441))
 			r.Uncertain = true
 			w.Row(r)
 			w.Status(ledger.Status{At: later, State: "online", Epoch: 1, NextSeq: 201})
@@ -229,12 +229,21 @@ func TestSituations(t *testing.T) {
 			w.Row(row(1, 200, 300, 1441))
 			w.Status(ledger.Status{At: begin + 1441*minute, State: "online", Epoch: 1, NextSeq: 301, Backlog: 98})
 		}, "missing; 1 101-199 missing -1..1441"},
+		"a clock that was ahead and settled the day, and was set back": {func(w *ledger.Window) {
+			base(w)
+			w.Row(row(1, 101, 200, 1500))
+			r := row(1, 201, 300, 100)
+			r.Uncertain = true
+			w.Row(late(r))
+			w.Row(row(1, 301, 400, 101))
+			w.Status(ledger.Status{At: later, State: "online", Epoch: 1, NextSeq: 401})
+		}, "open; 1 0-0 open 1440..1440"},
 		"a clock set back": {func(w *ledger.Window) {
 			base(w)
 			w.Row(row(1, 101, 200, 900))
 			w.Row(row(1, 205, 300, 100))
 			w.Row(row(1, 301, 400, 1441))
-		}, "missing; 1 201-204 missing 900..?"},
+		}, "missing; 1 201-204 missing ?..?"},
 	} {
 		w := ledger.NewWindow(begin, end)
 		c.fill(w)
@@ -300,13 +309,14 @@ func missing(rows []ledger.Row, losses []ledger.Loss) (out []uint64, closed bool
 	var whole []ledger.Row
 	top, closeTo := uint64(0), uint64(0)
 	for _, r := range rows {
-		settled := r.Settled
-		if r.To < r.From && settled == 0 {
-			settled = r.T0
-		}
-		if settled >= farOff-minute && !r.Uncertain && (!closed || r.To < closeTo) {
+		// Its word counts unless one with a higher frame says otherwise.
+		void := r.Uncertain || slices.ContainsFunc(rows, func(o ledger.Row) bool {
+			return !o.Uncertain && o.Settled != 0 && o.Settled < farOff-minute && o.To > r.To
+		})
+		if r.Settled >= farOff-minute && !void && (!closed || r.To < closeTo) {
 			closed, closeTo = true, r.To
 		}
+		settled := r.Settled
 		top = max(top, r.To)
 		if r.To < r.From {
 			continue
