@@ -79,8 +79,7 @@ func rootCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	cmd.AddCommand(demoCommand(), runCommand(), checkCommand(), rulesCommand(), profilesCommand(), outputsCommand(), schemaCommand(), ingestCommand(), commandCommand(), versionCommand())
-	cmd.AddCommand(demoCommand(), runCommand(), checkCommand(), rulesCommand(), profilesCommand(), outputsCommand(), schemaCommand(), ingestCommand(), ledgerCommand(), versionCommand())
+	cmd.AddCommand(demoCommand(), runCommand(), checkCommand(), rulesCommand(), profilesCommand(), outputsCommand(), schemaCommand(), ingestCommand(), commandCommand(), ledgerCommand(), versionCommand())
 	cmd.AddCommand(scanCommand(), readCommand(), writeCommand(), configCommand(), resumeCommand(), journalCommand())
 	return cmd
 }
