@@ -72,7 +72,7 @@ func BenchmarkBatch(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			in.db.service = influxdb2.NewClientWithOptions("http://x", "", influxdb2.DefaultOptions().SetHTTPClient(&http.Client{Transport: &recorder{sink{}}})).HTTPService()
+			in.db.service = influxdb2.NewClientWithOptions("http://x", "", influxdb2.DefaultOptions().SetHTTPClient(&http.Client{Transport: &recorder{next: sink{}, answer: time.Minute}})).HTTPService()
 			batch, err := newBatcher(in, nil)
 			if err != nil {
 				b.Fatal(err)

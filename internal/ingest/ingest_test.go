@@ -33,8 +33,8 @@ const (
 	base  = int64(1_790_000_000_000_000_000)
 )
 
-// start runs an ingest until stop.
-func start(t *testing.T, cfg ingest.Config) (*ingest.Ingest, func()) {
+// start runs an ingest until stop. change may change it before it runs.
+func start(t *testing.T, cfg ingest.Config, change ...func(*ingest.Ingest)) (*ingest.Ingest, func()) {
 	t.Helper()
 	cfg.BatchAge = 10 * time.Millisecond
 	cfg.MaxBackoff, cfg.SlowRetry = 50*time.Millisecond, 10*time.Millisecond
@@ -45,6 +45,9 @@ func start(t *testing.T, cfg ingest.Config) (*ingest.Ingest, func()) {
 	in, err := ingest.New(cfg, zaptest.NewLogger(t))
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, c := range change {
+		c(in)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

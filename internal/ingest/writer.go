@@ -41,7 +41,8 @@ type refusal struct {
 
 const (
 	requestTimeout = 60 * time.Second
-	answerBytes    = 64 << 10 // of an error's body that are read
+	answerTimeout  = 5 * time.Second // from the status to the end of the answer
+	answerBytes    = 64 << 10        // of an answer's headers, and of its body, that are read
 	maxRetryAfter  = 5 * time.Minute
 	oddTries       = 3 // of answers that are in no table
 	smallestMax    = 4 << 10
@@ -71,15 +72,21 @@ func newWriter(cfg Config, log *zap.Logger, count func(func(*Stats))) (*writer, 
 	if err != nil {
 		return nil, err
 	}
+	probe := appendProbe(cfg.ClientID)
+	return &writer{service: newService(cfg.Influx.URL, requestTimeout, answerTimeout), url: target, cfg: cfg, log: log, count: count, max: 4 << 20, probe: probe}, nil
+}
+
+// newService returns the HTTP side of the library. request bounds the whole exchange, answer what comes after the
+// status: somebody whose answer never ends has said already what it is.
+func newService(address string, request, answer time.Duration) influxhttp.Service {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	client := influxdb2.NewClientWithOptions(cfg.Influx.URL, "", influxdb2.DefaultOptions().SetHTTPClient(&http.Client{
-		Timeout:   requestTimeout,
-		Transport: &recorder{transport},
+	transport.MaxResponseHeaderBytes = answerBytes
+	return influxdb2.NewClientWithOptions(address, "", influxdb2.DefaultOptions().SetHTTPClient(&http.Client{
+		Timeout:   request,
+		Transport: &recorder{next: transport, answer: answer},
 		// A redirect would lose the body; it is an answer that the table does not know.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}))
-	probe := appendProbe(cfg.ClientID)
-	return &writer{service: client.HTTPService(), url: target, cfg: cfg, log: log, count: count, max: 4 << 20, probe: probe}, nil
+	})).HTTPService()
 }
 
 // appendProbe returns a line that every database takes that takes anything from us.
@@ -98,11 +105,17 @@ type answer struct {
 	status  int // 0: nothing
 	after   time.Duration
 	message string
+
+	cancel context.CancelFunc // ends the exchange
+	limit  *time.Timer        // does so when the body takes too long; nil without an answer
 }
 
 // recorder notes the answer as it came: the library's error takes its fields from the body, which can then claim
 // another status.
-type recorder struct{ next http.RoundTripper }
+type recorder struct {
+	next   http.RoundTripper
+	answer time.Duration // for the body
+}
 
 type answerKey struct{}
 
@@ -114,6 +127,13 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	if a, ok := req.Context().Value(answerKey{}).(*answer); ok {
 		a.status = resp.StatusCode
 		a.after = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+		a.limit = time.AfterFunc(r.answer, a.cancel)
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		// Nothing limits the reading of what would follow, neither the timeout nor the context.
+		resp.Body.Close()
+		resp.Body = http.NoBody
+		return resp, nil
 	}
 	resp.Body = struct {
 		io.Reader
@@ -144,6 +164,8 @@ func (w *writer) post(ctx context.Context, body []byte) answer {
 		}
 		token = "Token " + strings.TrimSpace(string(b))
 	}
+	ctx, a.cancel = context.WithCancel(ctx)
+	defer a.cancel()
 	ctx = context.WithValue(ctx, answerKey{}, &a)
 	err := w.service.DoPostRequest(ctx, w.url, bytes.NewReader(body), func(req *http.Request) {
 		req.Header.Set("Content-Type", "text/plain; charset=utf-8")
@@ -155,6 +177,9 @@ func (w *writer) post(ctx context.Context, body []byte) answer {
 		_, _ = io.Copy(io.Discard, resp.Body)
 		return resp.Body.Close()
 	})
+	if a.limit != nil {
+		a.limit.Stop()
+	}
 	if err != nil {
 		a.message = err.Error()
 		if a.status == 0 && err.Err != nil {
