@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -80,6 +82,15 @@ func (s *schema) accepts(payload []byte) {
 func (s *schema) undescribed(path string, v any, at map[string]any) []string {
 	if ref, ok := at["$ref"].(string); ok {
 		at = s.raw["$defs"].(map[string]any)[strings.TrimPrefix(ref, "#/$defs/")].(map[string]any)
+	}
+	if several, ok := at["anyOf"].([]any); ok && at["properties"] == nil {
+		best := []string{path}
+		for i, sub := range several {
+			if got := s.undescribed(path, v, sub.(map[string]any)); i == 0 || len(got) < len(best) {
+				best = got
+			}
+		}
+		return best
 	}
 	var out []string
 	switch v := v.(type) {
@@ -246,6 +257,7 @@ func TestSchemas(t *testing.T) {
 		status := wire.Status{Node: "riverside.gw1", State: "online", Time: at, Version: "1.0.0", StartedAt: at, ClockSet: true, Epoch: "00c0ffee00c0ffee"}
 		s.accepts(encoded(t, &status))
 		status.FirstSeq, status.NextSeq, status.BacklogFrames, status.WaitingFrames, status.SentAgainFrames, status.SentAgainReason = 1, 2, 3, 4, 5, "x"
+		status.SubscribeError = "refused"
 		status.Journal = &wire.JournalStatus{Bytes: 1, CommitFailures: 2, SamplesLost: 3, DamagedFrames: 4, Error: "no space left on device"}
 		m := encoded(t, &status)
 		s.accepts(m)
@@ -263,6 +275,61 @@ func TestSchemas(t *testing.T) {
 		s.refuses(will, "state", "online")
 		s.refuses(will, "reason", "stopped")
 		s.refuses(will, "time", "2026-11-21T08:00:00Z")
+	})
+	t.Run("claims", func(t *testing.T) {
+		s := loadSchema(t, "claims")
+		key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+		claims := func(verb string, args any) []byte {
+			c := wire.Command{Node: "riverside.gw1", ID: "r-10_20", IssuedAt: at, ExpiresAt: at.Add(time.Hour), Verb: verb}
+			if args != nil {
+				c.Args = encoded(t, args)
+			}
+			signed, err := wire.SignCommand(key, "city", &c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := base64.RawURLEncoding.DecodeString(strings.Split(string(signed), ".")[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		for _, b := range [][]byte{
+			claims(wire.VerbStatus, nil), claims(wire.VerbReload, nil), claims(wire.VerbAcknowledge, wire.AlertArgs{Alert: someULID}), claims(wire.VerbClose, wire.AlertArgs{Alert: someULID, Note: "好"}),
+			claims(wire.VerbWrite, wire.WriteArgs{Device: "siren", Point: "on", Value: json.RawMessage("true")}), claims(wire.VerbWrite, wire.WriteArgs{Device: "siren", Point: "level", Value: json.RawMessage("1.5")}),
+		} {
+			s.accepts(b)
+		}
+		if s.validate(claims(wire.VerbStatus, map[string]any{"x": 1})) == nil || s.validate(claims(wire.VerbWrite, map[string]any{"device": "d", "point": "p", "value": nil})) == nil {
+			t.Error("wrong arguments are accepted")
+		}
+		m := claims(wire.VerbResend, wire.ResendArgs{Epoch: "00c0ffee00c0ffee", From: 10, To: 20})
+		s.accepts(m)
+		for path, values := range map[string][]any{
+			"aud": {nil, []any{"riverside.gw1"}, "riverside"}, "jti": {nil, "", "a/b", strings.Repeat("x", 65)}, "iat": {nil, 1.5, "1790000000", -1.0}, "exp": {nil, 1e18}, "verb": {nil, "reboot", "write"},
+			"args": {nil, "x", map[string]any{}}, "args.epoch": {nil, "c0ffee"}, "args.from": {nil, 0.0, "10"}, "args.to": {nil}, "args.more": {1.0}, "nbf": {1.0},
+		} {
+			for _, v := range values {
+				s.refuses(m, path, v)
+			}
+		}
+	})
+	t.Run("reply", func(t *testing.T) {
+		s := loadSchema(t, "reply")
+		reply := wire.Reply{ID: "r-10_20", Verb: wire.VerbStatus, Node: "riverside.gw1", Time: at, State: wire.ReplyDone, Result: encoded(t, &wire.Status{Node: "riverside.gw1", State: "online"})}
+		s.accepts(encoded(t, &reply))
+		s.accepts(encoded(t, &wire.Reply{ID: "x", Verb: "reboot", Node: "riverside.gw1", State: wire.ReplyRefused, Reason: wire.ReasonClockUnset}))
+		reply.Verb, reply.Result = wire.VerbResend, encoded(t, wire.ResendResult{Epoch: "00c0ffee00c0ffee", Frames: 9, Gone: 2, NextSeq: 12})
+		m := encoded(t, &reply)
+		s.accepts(m)
+		for path, values := range map[string][]any{
+			"id": {nil, "", "a/b"}, "verb": {nil, 1.0}, "node": {nil, "x"}, "time": {"now"}, "state": {nil, "ok", "refused", "failed"}, "reason": {""}, "result": {"x", map[string]any{}},
+			"result.epoch": {nil, ""}, "result.frames": {nil, -1.0}, "result.waiting": {nil}, "result.gone": {nil, "2"}, "result.next_seq": {nil, 0.5},
+		} {
+			for _, v := range values {
+				s.refuses(m, path, v)
+			}
+		}
 	})
 	t.Run("dead", func(t *testing.T) {
 		s := loadSchema(t, "dead")

@@ -59,6 +59,9 @@ func tableRows(t *testing.T, db *testservers.InfluxDB) []string {
 					tags = append(tags, k+"="+s.Tags[k])
 				}
 			}
+			if s.Name == wire.MeasurementStatus && (r["reason"] == "lost" || r["clock_set"] == false) {
+				at = "when it came"
+			}
 			out = append(out, fmt.Sprintf("%s %s %s %v", s.Name, strings.Join(tags, ","), strings.Join(fields, " "), at))
 		}
 	}
@@ -173,7 +176,7 @@ func TestTelegrafMakesTheSameRows(t *testing.T) {
 		publish(topic, false, m)
 		publish(topic, false, m) // twice is the same rows
 	}
-	idle := wire.Header{Epoch: 0xc0ffee, From: 11, To: 10, T0: base, T1: base}
+	idle := wire.Header{Epoch: 0xc0ffee, From: 11, To: 10, T0: base, T1: base, Settled: base + 5}
 	publish(topic, false, wire.AppendHeader(nil, &idle))
 	// What neither writes.
 	h := wire.Header{Epoch: 0xbad, From: 1, To: 1, Count: 6, T0: base, T1: base}
@@ -207,6 +210,17 @@ func TestTelegrafMakesTheSameRows(t *testing.T) {
 	publish("linli/v1/"+node+"/alert/"+someULID, false, []byte(`{"specversion":"1.0"}`))
 	publish("linli/v1/"+node+"/alert/"+someULID, false, []byte(`nonsense`))
 
+	at := time.Unix(0, base).UTC()
+	full := wire.Status{Node: node, State: "online", Time: at, Version: "1.0.0", StartedAt: at, ClockSet: true, Epoch: "00c0ffee00c0ffee", FirstSeq: 1, NextSeq: 2, BacklogFrames: 3,
+		WaitingFrames: 4, SentAgainFrames: 5, SentAgainReason: "the session was lost", SubscribeError: "refused", OpenAlerts: 6,
+		Journal: &wire.JournalStatus{Bytes: 7, CommitFailures: 8, SamplesLost: 9, DamagedFrames: 10, Error: "设备 \"sda\"\nno space"}}
+	publish("linli/v1/"+node+"/status", true, encoded(t, &full))
+	publish("linli/v1/other.gw1/status", false, encoded(t, &full)) // not its own
+	unset := wire.Status{Node: node, State: "online", Time: time.Unix(9, 0).UTC(), Version: "1.0.0", StartedAt: time.Unix(1, 0).UTC(), Epoch: "00c0ffee00c0ffee"}
+	publish("linli/v1/"+node+"/status", true, encoded(t, &unset))
+	publish("linli/v1/"+node+"/status", true, encoded(t, &wire.Will{Node: node, State: "offline", Reason: "lost"}))
+	publish("linli/v1/"+node+"/status", true, nil)
+
 	waitFor(t, 40*time.Second, "rows of the real gateway", func() bool {
 		return len(c.rows(t, "energy_meter", "counter", "energy_kwh")) >= 10
 	})
@@ -239,7 +253,7 @@ func TestTelegrafMakesTheSameRows(t *testing.T) {
 		}
 	}
 	t.Logf("%d rows: %v", len(ours), counts)
-	if counts["sampler"] != 5 || counts["texts"] != 5 || counts["alert"] < len(alertMessages(t))+2 || counts["linli_ledger"] < 7 || counts["linli_loss"] != len(losses) || counts["energy_meter"] < 10 {
+	if counts["sampler"] != 5 || counts["texts"] != 5 || counts["alert"] < len(alertMessages(t))+2 || counts["linli_ledger"] < 7 || counts["linli_loss"] != len(losses) || counts["linli_status"] < 4 || counts["energy_meter"] < 10 {
 		t.Errorf("the test shows too little: %v", counts)
 	}
 
