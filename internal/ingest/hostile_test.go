@@ -312,3 +312,95 @@ func TestHostileDatabase(t *testing.T) {
 type discard struct{ net.Conn }
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
+
+// Two that share a subscription share the messages, each of which is written once; one that stops in order leaves what it
+// has not written to be written when it comes back, and the other goes on.
+func TestSharedSubscription(t *testing.T) {
+	broker := testservers.StartMosquitto(t)
+	db := &fakeDB{answer: func(string) (int, string, string) { return 204, "", "" }}
+	server := httptest.NewServer(db)
+	defer server.Close()
+	cfg := func(id string) ingest.Config {
+		return ingest.Config{Brokers: []string{broker.URL}, ClientID: id, Filters: []string{"$share/city/linli/v1/+/telemetry", "$share/city/linli/v1/+/alert/+"},
+			Influx: ingest.Influx{URL: server.URL, Bucket: "b"}}
+	}
+	first, stopFirst := start(t, cfg("ingest-1"))
+	second, _ := start(t, cfg("ingest-2"))
+	c := connect(t, broker.URL, "box")
+	const n = 200
+	for i := range n {
+		c.publish(topic, message(uint64(i+1), uint64(i+1), line(i, fmt.Sprintf("n=%di", i))))
+	}
+	sum := func() uint64 { return first.Stats().Acknowledged + second.Stats().Acknowledged }
+	eventually(t, "all acknowledged", func() bool { return sum() >= n })
+	if a, b := first.Stats().Acknowledged, second.Stats().Acknowledged; a+b != n || a < n/10 || b < n/10 {
+		t.Errorf("%d and %d messages of %d", a, b, n)
+	}
+	stopFirst()
+	for i := range n {
+		c.publish(topic, message(uint64(n+i+1), uint64(n+i+1), line(n+i, fmt.Sprintf("n=%di", n+i))))
+	}
+	eventually(t, "the other goes on", func() bool { return second.Stats().Acknowledged > n/2 })
+	again, _ := start(t, cfg("ingest-1"))
+	eventually(t, "the rest as well", func() bool {
+		for i := range 2 * n {
+			if !db.has(fmt.Sprintf(" n=%di ", i)) {
+				return false
+			}
+		}
+		return true
+	})
+	t.Logf("after the stop: %d by the other, %d by the one that came back", second.Stats().Acknowledged, again.Stats().Acknowledged)
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	rows := 0
+	for _, l := range db.lines {
+		if strings.HasPrefix(l, "counter") {
+			rows++
+		}
+	}
+	if rows != 2*n {
+		t.Errorf("%d rows written, want each of %d once", rows, 2*n)
+	}
+}
+
+// A stop in order finishes the batch at hand and acknowledges it.
+func TestStopFinishesTheBatch(t *testing.T) {
+	broker := testservers.StartMosquitto(t)
+	asked, release := make(chan struct{}, 100), make(chan struct{})
+	var written atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		asked <- struct{}{}
+		<-release
+		written.Add(1)
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer server.Close()
+	cfg := ingest.Config{Brokers: []string{broker.URL}, StopTimeout: 10 * time.Second, Influx: ingest.Influx{URL: server.URL, Bucket: "b"}}
+	in, stop := start(t, cfg)
+	c := connect(t, broker.URL, "box")
+	for i := range 5 {
+		c.publish(topic, message(uint64(i+1), uint64(i+1), line(i, "n=1i")))
+	}
+	<-asked
+	stopped := make(chan struct{})
+	go func() {
+		stop()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+		t.Fatal("stopped while a batch was on its way")
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(release)
+	<-stopped
+	acknowledged := in.Stats().Acknowledged
+	if acknowledged == 0 || written.Load() == 0 {
+		t.Errorf("%d messages acknowledged in %d writes", acknowledged, written.Load())
+	}
+	// The broker has them acknowledged: only the others come again.
+	again, _ := start(t, cfg)
+	eventually(t, "the others", func() bool { return again.Stats().Acknowledged+acknowledged == 5 })
+}

@@ -22,6 +22,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
@@ -273,8 +274,10 @@ func (s *Session) Err() error { return s.conn.err() }
 // Drop ends the connection without farewell; the broker publishes the will.
 func (s *Session) Drop(why error) { s.conn.fail(why) }
 
-// Close says farewell, waits at most quiesce for it to be sent, and ends the connection. The will is not published.
+// Close says farewell, waits at most quiesce until the broker has read it and all that was sent before, and ends the
+// connection. The will is not published.
 func (s *Session) Close(quiesce time.Duration) {
+	s.conn.linger.Store(int64(quiesce))
 	s.client.Disconnect(uint(quiesce.Milliseconds()))
 	s.conn.fail(net.ErrClosed)
 }
@@ -311,6 +314,8 @@ type guard struct {
 	once    sync.Once
 	lost    chan struct{}
 	cause   error // written before lost is closed
+
+	linger atomic.Int64 // after the farewell: how long, as a Duration, the broker may take to end the connection
 }
 
 func newGuard(c net.Conn, maxPacket int, writeTimeout time.Duration, oversized func(*Oversized)) *guard {
@@ -375,7 +380,18 @@ func (g *guard) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// Close is called by the library, at the latest when it has said farewell. The broker ends the connection when it has read
+// that. Were the socket closed before, what the broker sends meanwhile would fail, and Mosquitto then forgets what it has
+// not yet read: our last acknowledgements.
 func (g *guard) Close() error {
+	if d := time.Duration(g.linger.Load()); d > 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-g.lost: // the library still reads
+		case <-timer.C:
+		}
+	}
 	g.fail(net.ErrClosed)
 	return nil
 }
