@@ -54,7 +54,7 @@ const Channel = "mqtt"
 
 // Config says where to deliver and as whom.
 type Config struct {
-	Site, Gateway string   // ids; Site + "." + Gateway is the node and the MQTT client id
+	Site, Gateway string   // ids; Site + "." + Gateway is the node, Site + "-" + Gateway the MQTT client id
 	Brokers       []string // tcp://host:port or tls://host:port, in order of preference
 	Username      string
 	PasswordFile  string
