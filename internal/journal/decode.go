@@ -165,8 +165,9 @@ func (r *runReader) next() byte {
 	return r.v
 }
 
-// decodeSamples appends the samples section of raw to dst. Names point into dict.
-func decodeSamples(raw []byte, h *frameHeader, dict []entry, dst []Record) ([]Record, error) {
+// decodeSamples appends the samples section of raw to dst. Names point into dict. only says which entries of it are wanted;
+// nil: all.
+func decodeSamples(raw []byte, h *frameHeader, dict []entry, only []bool, dst []Record) ([]Record, error) {
 	c, ok := section(raw, sectionSamples)
 	if !ok {
 		if h.count != 0 {
@@ -269,9 +270,15 @@ func decodeSamples(raw []byte, h *frameHeader, dict []entry, dst []Record) ([]Re
 				v = telemetry.ValueFromBits(vk, math.Float64bits(undecimal(col[colDecimal].varint()+base, f)))
 			}
 		case telemetry.KindText:
-			v = telemetry.TextValue(col[colText].string())
+			text := col[colText].bytes()
+			if only == nil || only[k] {
+				v = telemetry.TextValue(string(text))
+			}
 		default:
 			return dst, errCorrupt
+		}
+		if only != nil && !only[k] {
+			continue
 		}
 		dst = append(dst, Record{Series: &x.series, Time: telemetry.Mono(t), Quality: q, entry: int32(k), Value: v})
 	}

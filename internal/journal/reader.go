@@ -273,10 +273,14 @@ func (j *Journal) readFrame(r *reader, s *segment, at int64, length int, seq uin
 		f.Lost, err = decodeLoss(raw)
 		return err
 	}
-	if f.only != nil && !f.only.in(raw, s.first, dict) {
-		return nil
+	var only []bool
+	if f.only != nil {
+		if !f.only.in(raw, s.first, dict) {
+			return nil
+		}
+		only = f.only.entries
 	}
-	f.Records, err = decodeSamples(raw, &h, dict, f.Records)
+	f.Records, err = decodeSamples(raw, &h, dict, only, f.Records)
 	if st := f.steps; st != nil && err == nil {
 		st.segment = s.first
 		st.leading, st.entries, st.told = decodeSteps(raw, &h, f.Records, st.entries[:0])

@@ -134,7 +134,7 @@ func verify(ctx context.Context, dir string, fs fileSystem, progress func(done, 
 			h, payload, _ := parseFrame(b[o:], s.seed)
 			raw, err := unpack(&h, payload, nil, dec)
 			if err == nil && h.flags&flagTombstone == 0 {
-				records, err = decodeSamples(raw, &h, s.dict, records[:0])
+				records, err = decodeSamples(raw, &h, s.dict, nil, records[:0])
 			}
 			if err != nil {
 				problem(s, "frame %d at byte %d: %v", s.first+uint64(k), o, err)
