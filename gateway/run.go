@@ -156,6 +156,9 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	parts.onStop("journal", 3*time.Second, j.Close)
 	parts.start("journal", 5*time.Second, j.Run)
 	parts.start("rollups", 3*time.Second, j.RunRollups)
+	if st.trouble == nil {
+		parts.start("reserved space", 2*time.Second, newReserve(st.dir, book, log).run)
+	}
 
 	record := audit.New(audit.Config{Path: filepath.Join(st.dir, "audit.log"), Log: log.Named("audit")})
 	parts.start("audit record", 3*time.Second, record.Run)

@@ -42,6 +42,12 @@ func openStores(dir string, s *site.Site, clock *telemetry.Clock, log *zap.Logge
 		return st, nil
 	}
 	trouble := diskTrouble(dir, err)
+	if errors.Is(trouble, unix.ENOSPC) && releaseReserve(dir, log) {
+		if st, err = openStoresIn(dir, memory, s, clock, log); err == nil {
+			return st, nil
+		}
+		trouble = diskTrouble(dir, err)
+	}
 	if trouble == nil {
 		return nil, err
 	}

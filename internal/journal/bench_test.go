@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -269,5 +270,87 @@ func BenchmarkOpenWeek(b *testing.B) {
 		}
 		b.ReportMetric(float64(j.Stats().Bytes)/1e6, "MB")
 		j.Close()
+	}
+}
+
+// weekJournal returns the directory of a journal with seven days of 440 samples/s, and what to open it with. LINLI_BENCH_DIR
+// keeps it between runs.
+func weekJournal(b *testing.B) journal.Config {
+	b.Helper()
+	cfg := journal.Config{Dir: os.Getenv("LINLI_BENCH_DIR"), MaxBytes: 4 << 30, MaxAge: 1000 * time.Hour}
+	if cfg.Dir == "" {
+		cfg.Dir = b.TempDir()
+	}
+	j, err := journal.Open(cfg, allSeries[5].inventory(), newClock("boot1"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, next := j.Bounds()
+	j.Close()
+	if next == 1 {
+		fill(b, allSeries[5], 7*24*3600, cfg)
+	}
+	return cfg
+}
+
+// BenchmarkWeek rolls up seven days of 440 samples/s, and draws one point over the week: by the hour, by the minute, and from
+// the samples. BenchmarkOpenWeek has to run in the same directory, or it is filled here.
+func BenchmarkWeek(b *testing.B) {
+	cfg := weekJournal(b)
+	open := func(b *testing.B) (*journal.Journal, journal.Span) {
+		cfg.ReadOnly = true
+		j, err := journal.Open(cfg, nil, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		segs := j.Segments()
+		return j, journal.Span{Device: "device_007", Point: "point_1", From: segs[0].From.Add(-time.Hour), To: segs[len(segs)-1].To.Add(time.Hour)}
+	}
+	b.Run("Rollup", func(b *testing.B) {
+		names, _ := filepath.Glob(filepath.Join(cfg.Dir, "*.[mh]*"))
+		for _, name := range names {
+			if err := os.Remove(name); err != nil {
+				b.Fatal(err)
+			}
+		}
+		j, err := journal.Open(cfg, allSeries[5].inventory(), newClock("boot2"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer j.Close()
+		segs := j.Segments()
+		samples := uint64(0)
+		for _, s := range segs {
+			samples += s.Samples
+		}
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := j.RollupAt(b.Context(), segs[len(segs)-1].To.Add(48*time.Hour)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		st := j.Stats().Rollups
+		b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(max(st.Built, 1)), "ms/hour")
+		b.ReportMetric(float64(st.Bytes)/1e6/7, "MB/day")
+		b.ReportMetric(float64(st.Bytes)/float64(samples), "B/sample")
+		b.ReportMetric(float64(samples)/b.Elapsed().Seconds(), "samples/s")
+	})
+	for _, res := range []journal.Resolution{journal.Hours, journal.Minutes, journal.Samples} {
+		b.Run("Draw/"+res.String(), func(b *testing.B) {
+			n := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				j, sp := open(b) // as the command line does
+				n = 0
+				if err := j.Range(b.Context(), sp, res, func(*journal.Row) error {
+					n++
+					return nil
+				}); err != nil {
+					b.Fatal(err)
+				}
+				j.Close()
+			}
+			b.ReportMetric(float64(n), "rows")
+		})
 	}
 }

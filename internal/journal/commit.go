@@ -45,10 +45,17 @@ type writer struct {
 	// since the dictionary was written as a whole: frames, and bytes of them
 	sinceFrames, sinceBytes int
 
-	unsealed []*segment // to be sealed once a commit has succeeded
-	failed   bool       // the last commit
-	began    bool       // this process has written a frame
-	index    frameIndex // of the active segment
+	unsealed   []*segment     // to be sealed once a commit has succeeded
+	failed     bool           // the last commit
+	tight      bool           // there was no space for another segment: the active one takes tombstones
+	gave       int            // unacknowledged segments that have made way since the active one was begun
+	toldAt     telemetry.Mono // when a tombstone was written last
+	hasReserve bool           // for assemble
+	tried      telemetry.Mono // when the reserve was to be made last
+	noReserve  error          // why it could not
+	warned     bool           // that there is none
+	began      bool           // this process has written a frame
+	index      frameIndex     // of the active segment
 }
 
 func (w *writer) init() (err error) {
@@ -161,15 +168,22 @@ func (j *Journal) makeDir() error {
 // takeWork takes losses and samples to be written, and reports whether there is anything.
 func (j *Journal) takeWork(all bool) bool {
 	w := &j.w
+	// While there is room for tombstones alone they must do for long.
+	hold := w.tight && w.toldAt != 0 && j.clock.Mono()-w.toldAt < j.tellEvery()
+	var losses []loss
 	j.mu.Lock()
-	losses := j.losses
-	j.losses = nil
+	if !hold {
+		losses = j.losses
+		j.losses = nil
+	}
 	j.mu.Unlock()
 	j.amu.Lock()
 	defer j.amu.Unlock()
 	p := &j.pend
-	losses = append(losses, p.dropped...)
-	p.dropped = nil
+	if !hold {
+		losses = append(losses, p.dropped...)
+		p.dropped = nil
+	}
 	for _, l := range losses {
 		w.addLoss(l, j.clock.Boot)
 	}
@@ -217,16 +231,13 @@ func (j *Journal) write() error {
 		}
 		now := j.clock.Now()
 		if w.seg != nil && now.Mono.Sub(w.since) > j.cfg.MaxAge/8 && len(w.seg.offs) > 0 {
-			if err := j.sealActive(); err != nil {
-				return err
+			if err := j.rotate(now); err != nil {
+				return j.noSpace(err)
 			}
 		}
 		if w.seg == nil {
 			if err := j.create(now); err != nil {
-				if errors.Is(err, syscall.ENOSPC) {
-					err = errors.Join(err, j.giveWay())
-				}
-				return err
+				return j.noSpace(err)
 			}
 		}
 		losses, samples, full := j.assemble(now, batch)
@@ -235,17 +246,28 @@ func (j *Journal) write() error {
 				return err
 			}
 			w.wrote = now.Mono
+			if losses > 0 {
+				w.toldAt = now.Mono
+			}
 			w.losses = w.losses[losses:]
 			j.amu.Lock()
 			p.batch.samples = batch[samples:]
 			j.amu.Unlock()
 		}
 		if full {
-			if err := j.sealActive(); err != nil {
-				return err
+			if err := j.rotate(now); err != nil {
+				return j.noSpace(err)
 			}
 		}
 	}
+}
+
+// noSpace makes space where that is what err is about.
+func (j *Journal) noSpace(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		err = errors.Join(err, j.giveWay(false))
+	}
+	return err
 }
 
 // assemble fills w.buf with the frames that the active segment has room for. It returns how many losses and items of the
@@ -253,6 +275,9 @@ func (j *Journal) write() error {
 func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses, items int, full bool) {
 	w := &j.w
 	w.buf, w.frames, w.told = w.buf[:0], w.frames[:0], w.told[:0]
+	j.mu.Lock()
+	w.hasReserve = j.reserved
+	j.mu.Unlock()
 	h := frameHeader{}
 	if !now.Wall.IsZero() {
 		h.flags, h.offset = flagClockSet, now.Wall.UnixNano()-int64(now.Mono)
@@ -287,7 +312,11 @@ func (j *Journal) assemble(now telemetry.Now, batch []telemetry.Sample) (losses,
 				w.sinceFrames, w.sinceBytes = 0, 0
 			}
 		}
-		if w.seg.end+int64(len(w.buf)) > j.cfg.SegmentBytes && (len(w.seg.offs) > 0 || len(w.frames) > 1) {
+		room := j.cfg.SegmentBytes
+		if !tombstone && !w.hasReserve {
+			room -= min(tombstoneRoom, room/8)
+		}
+		if w.seg.end+int64(len(w.buf)) > room && (len(w.seg.offs) > 0 || len(w.frames) > 1) {
 			w.buf, w.frames = w.buf[:size], w.frames[:len(w.frames)-1]
 			w.enc.forget()
 			return losses, items, true
@@ -388,8 +417,33 @@ func (j *Journal) flush() error {
 	return nil
 }
 
-// create begins a new segment.
+// create begins a new segment, where there is none that is written to.
 func (j *Journal) create(now telemetry.Now) error {
+	f, s, err := j.prepare()
+	if err == nil {
+		j.begin(f, s, now)
+	}
+	return err
+}
+
+// rotate begins a new segment and then seals the active one: where there is no space for the new one, the active one goes on
+// to take tombstones.
+func (j *Journal) rotate(now telemetry.Now) error {
+	f, s, err := j.prepare()
+	if err != nil {
+		j.w.tight = true
+		return err
+	}
+	err = j.sealActive()
+	j.begin(f, s, now)
+	if errors.Is(err, syscall.ENOSPC) {
+		return nil // It is sealed later; nothing in it is missing.
+	}
+	return err
+}
+
+// prepare makes the file of the next segment: of the reserve, or a new one.
+func (j *Journal) prepare() (file, *segment, error) {
 	w := &j.w
 	s := &segment{
 		path:  filepath.Join(j.cfg.Dir, segmentName(j.epoch, j.next)),
@@ -400,45 +454,72 @@ func (j *Journal) create(now telemetry.Now) error {
 	var o wallOffset
 	o, s.hasWall = j.offsets[s.boot]
 	s.offset, s.uncertain = o.ns, o.uncertain
+	reserved := j.reserved
+	j.reserved = false
 	j.mu.Unlock()
 
-	f, err := j.fs.Create(s.path)
+	var f file
+	var err error
+	if reserved {
+		// What a failed attempt may have left under that name is replaced: no frame from next on has ever been visible.
+		if err = j.fs.Rename(j.reservePath(), s.path); err == nil {
+			f, err = j.fs.Open(s.path, true)
+		}
+	}
+	if !reserved || notExist(err) { // Somebody may have deleted it.
+		if f, err = j.newFile(s.path); err == nil {
+			if err = f.Allocate(j.cfg.SegmentBytes); err != nil {
+				f.Close()
+			}
+		}
+	}
+	if err == nil {
+		if _, err = f.WriteAt(s.putHeader(), 0); err == nil {
+			err = f.Sync()
+		}
+		if err == nil {
+			err = j.fs.SyncDir(j.cfg.Dir)
+		}
+		if err != nil {
+			f.Close()
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("new segment: %w", err)
+		if !j.fs.Gone(s.path) {
+			err = errors.Join(err, j.fs.Remove(s.path))
+		}
+		return nil, nil, err
+	}
+	return f, s, nil
+}
+
+// newFile makes a new, empty file, in place of what a failed attempt has left.
+func (j *Journal) newFile(path string) (file, error) {
+	f, err := j.fs.Create(path)
 	if errors.Is(err, syscall.EEXIST) {
-		// Left by a failed attempt. No frame from next on has ever been visible, so there is nothing in it.
-		if err = j.fs.Remove(s.path); err == nil {
-			f, err = j.fs.Create(s.path)
+		if err = j.fs.Remove(path); err == nil {
+			f, err = j.fs.Create(path)
 		}
 	}
 	if notExist(err) {
 		if err = j.makeDir(); err == nil {
-			f, err = j.fs.Create(s.path)
+			f, err = j.fs.Create(path)
 		}
 	}
-	if err != nil {
-		return err
-	}
-	err = f.Allocate(j.cfg.SegmentBytes)
-	if err == nil {
-		_, err = f.WriteAt(s.putHeader(), 0)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		err = j.fs.SyncDir(j.cfg.Dir)
-	}
-	if err != nil {
-		f.Close()
-		return errors.Join(fmt.Errorf("new segment: %w", err), j.fs.Remove(s.path))
-	}
+	return f, err
+}
+
+// begin makes s the active segment.
+func (j *Journal) begin(f file, s *segment, now telemetry.Now) {
+	w := &j.w
 	w.file, w.seg, w.since = f, s, now.Mono
 	w.enc.reset()
 	w.sinceFrames, w.sinceBytes = 0, 0
-	w.index = nil
+	w.index, w.tight, w.gave = nil, false, 0
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.segs = append(j.segs, s)
-	return nil
 }
 
 // abandon leaves the active segment as it is.

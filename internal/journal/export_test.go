@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"path/filepath"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -215,4 +216,10 @@ func FixRollChecksums(b []byte, name string) []byte {
 	b[12] = byte(id.level)
 	le.PutUint32(b[92:], crc32.Update(id.seed(), castagnoli, b[:92]))
 	return b
+}
+
+// RollupAt is Rollup as if it were that late, without pauses.
+func (j *Journal) RollupAt(ctx context.Context, wall time.Time) error {
+	j.roll.pause = nil
+	return j.rollup(ctx, wall)
 }

@@ -29,7 +29,7 @@
 //
 // # Files
 //
-// One directory holds `lock` and the segments, named <epoch, 16 hex digits>-<first seq, 20 decimal digits>.seg. All
+// One directory holds `lock`, `reserve`, rollups and the segments, named <epoch, 16 hex digits>-<first seq, 20 decimal digits>.seg. All
 // integers of fixed size are little-endian; "uvarint" and "varint" (zig-zag) are those of encoding/binary. Every
 // CRC is CRC-32C and is started with the segment's epoch and first seq (16 bytes, as in the name), so that a stale
 // block of another segment is never taken for a frame.
@@ -114,6 +114,16 @@
 // frame are a torn tail and dropped. Anything else there may have been a frame that was read, so its number is not
 // used again and a tombstone says so (reason torn). A hole before a good frame is damage.
 //
+// # Full disk
+//
+// The active segment has its space from the start, and so has the next one: the file `reserve`, allocated ahead, never
+// written to, and renamed when it is needed. At 440 samples a second each takes about an hour. When somebody else fills the
+// disk, the journal goes on with these; to have a reserve again the oldest segment makes way, two at most in the life of an
+// active one, unacknowledged ones with a tombstone (reason space). Where others take even that space, the last 64 KiB of the
+// last segment are for tombstones alone: what waits in memory becomes too much after some minutes, and its loss is told on
+// the full disk each minute, later each hour, and all of it once there is space (TestEveryLossIsToldOnAFullDisk). Rollups have
+// no reserve: they wait. The alert book has its own, STATE/reserve, which the gateway keeps.
+//
 // # Rollups
 //
 // A rollup file says what was known of each point over the 60 minutes of an hour or the 24 hours of a day (UTC), so that a
@@ -191,7 +201,7 @@ import (
 type Config struct {
 	Dir          string
 	SegmentBytes int64         // preallocated size of a segment; 0 means 4 MiB; at most an eighth of MaxBytes is used
-	MaxBytes     int64         // bound of all segments together; 0 means 1 GiB
+	MaxBytes     int64         // bound of all segments together, with the space reserved for the next; 0 means 1 GiB
 	RollupBytes  int64         // bound of all rollup files together; 0 means a quarter of MaxBytes, negative: none are written
 	MaxAge       time.Duration // of running time: while the box is off nothing ages; 0 means 7 days
 	CommitEvery  time.Duration // group commit; 0 means 1 s
@@ -276,6 +286,7 @@ type Journal struct {
 	stats    Stats
 	settled  telemetry.Mono
 	aside    []*segment // damaged, still to be copied aside
+	reserved bool       // the file of the next segment is there
 
 	// cmu guards the committer's state: one commit at a time.
 	cmu sync.Mutex
@@ -494,7 +505,7 @@ func (j *Journal) Stats() Stats {
 	s.Released = min(j.released, s.Next)
 	s.Bytes = j.bytes()
 	s.Segments = len(j.segs)
-	s.Pending = pend
+	s.Pending, s.Reserved = pend, j.reserved
 	s.SamplesLost += lost
 	s.Rollups = j.roll.figures()
 	return s
@@ -515,7 +526,8 @@ type Stats struct {
 	Released       uint64 // frames below are acknowledged
 	Bytes          int64
 	Segments       int
-	Pending        int // samples, steps and marks waiting in memory
+	Reserved       bool // there is space for another segment, whatever others do to the disk
+	Pending        int  // samples, steps and marks waiting in memory
 	Commits        uint64
 	CommitFailures uint64
 	SamplesWritten uint64

@@ -249,6 +249,9 @@ func (f *memFile) WriteAt(b []byte, at int64) (int, error) {
 	if f.fs.full {
 		return 0, syscall.ENOSPC
 	}
+	if grow := int(at) + len(b) - len(f.node.data); f.fs.capacity > 0 && grow > 0 && f.fs.used()+int64(grow) > f.fs.capacity {
+		return 0, syscall.ENOSPC
+	}
 	if err != nil {
 		b = b[:len(b)/2] // a short write
 	}

@@ -36,6 +36,11 @@ func (j *Journal) recover() error {
 		return err
 	}
 	j.findRollups(names)
+	if !j.cfg.ReadOnly && slices.Contains(names, reserveName) {
+		if err := j.findReserve(); err != nil {
+			return err
+		}
+	}
 	segs := ours(names, j.cfg.Dir)
 	if len(segs) == 0 {
 		if err := j.newEpoch(); err != nil {
@@ -75,6 +80,25 @@ func (j *Journal) recover() error {
 		}
 	}
 	j.tellHoles()
+	return nil
+}
+
+// findReserve takes over the reserve of an earlier life, which has never been written to. One of another size is made anew.
+func (j *Journal) findReserve() error {
+	f, err := j.fs.Open(j.reservePath(), false)
+	if err != nil {
+		return nil // It will be made anew.
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err == nil && size == j.cfg.SegmentBytes {
+		var head [headerBytes]byte
+		_, err = f.ReadAt(head[:], 0)
+		j.reserved = err == nil && head == [headerBytes]byte{}
+	}
+	if err == nil && !j.reserved {
+		return j.fs.Remove(j.reservePath())
+	}
 	return nil
 }
 

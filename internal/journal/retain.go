@@ -8,7 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
+
+	"go.uber.org/zap"
 
 	"linli/internal/telemetry"
 )
@@ -31,8 +34,8 @@ func (j *Journal) retain() error {
 	now := j.clock.Now()
 	var goes []*segment
 	j.mu.Lock()
-	// Room for the segment being begun and for one whose tombstone is being written.
-	total, bound := j.bytes(), j.cfg.MaxBytes-2*j.cfg.SegmentBytes
+	// Room for the segment being begun, for the reserve and for one whose tombstone is being written.
+	total, bound := j.bytes(), j.cfg.MaxBytes-3*j.cfg.SegmentBytes
 	ages := j.ages(now)
 	for i, s := range j.segs {
 		old := ages[i] > j.cfg.MaxAge
@@ -100,6 +103,7 @@ func (j *Journal) remove(segs []*segment) error {
 			return fmt.Errorf("delete old segment: %w", err)
 		}
 		j.forgetSegment(s)
+		j.w.tried = 0 // There is space again.
 		// Synced one by one: a hole that a power cut leaves between two would be told as damage.
 		if err := j.fs.SyncDir(j.cfg.Dir); err != nil {
 			return fmt.Errorf("delete old segment: %w", err)
@@ -108,15 +112,98 @@ func (j *Journal) remove(segs []*segment) error {
 	return nil
 }
 
-// giveWay deletes the oldest acknowledged segment, because the disk is full.
-func (j *Journal) giveWay() error {
+// giveWay deletes the oldest segment, because the disk is full: an acknowledged one, or, where lose is true, one that is told
+// as lost before it goes.
+func (j *Journal) giveWay(lose bool) error {
 	var goes []*segment
 	j.mu.Lock()
-	if len(j.segs) > 1 && j.segs[0] != j.w.seg && j.segs[0].next() <= j.released {
-		goes = j.segs[:1:1]
+	if len(j.segs) > 1 {
+		if s := j.segs[0]; s != j.w.seg && !s.doomed && (s.next() <= j.released || lose && j.lose(s, false)) {
+			goes = j.segs[:1:1]
+		}
 	}
 	j.mu.Unlock()
 	return j.remove(goes)
+}
+
+const (
+	reserveName = "reserve"
+	// tombstoneRoom is what of a segment only tombstones may take while there is no reserve: about 600 of them.
+	tombstoneRoom = 64 << 10
+	// reserveEvery is how often a reserve that could not be made is tried again.
+	reserveEvery = telemetry.Mono(10 * time.Second)
+)
+
+func (j *Journal) reservePath() string { return filepath.Join(j.cfg.Dir, reserveName) }
+
+// tellEvery is how often losses are told while there is room for tombstones alone: each minute, and each hour once half
+// of the room is used.
+func (j *Journal) tellEvery() telemetry.Mono {
+	if s := j.w.seg; s != nil && j.cfg.SegmentBytes-s.end < min(tombstoneRoom, j.cfg.SegmentBytes/8)/2 {
+		return telemetry.Mono(time.Hour)
+	}
+	return telemetry.Mono(time.Minute)
+}
+
+// makeReserve allocates the file of the next segment ahead, so that a disk that somebody else fills does not stop the journal.
+// Where there is no space for it the oldest segment makes way once the active one is half full, and another at three
+// quarters, because a sealed one may be a little shorter than a new one. Not more: others may take the space as soon as it
+// is free, and that must not cost everything. That a full disk leaves no reserve is no failure of the commit.
+func (j *Journal) makeReserve() error {
+	w := &j.w
+	j.mu.Lock()
+	have := j.reserved
+	j.mu.Unlock()
+	now := j.clock.Mono()
+	if have || w.seg == nil {
+		return nil
+	}
+	if w.noReserve == nil || w.tried == 0 || now-w.tried >= reserveEvery {
+		w.tried = now
+		err := j.allocateReserve()
+		switch {
+		case err != nil && !w.warned:
+			w.warned = true
+			j.cfg.Log.Warn("no space can be reserved for the journal: the oldest makes way", zap.String("dir", j.cfg.Dir), zap.Error(err))
+		case err == nil && w.warned && w.gave == 0: // and nothing had to make way for it
+			w.warned = false
+			j.cfg.Log.Info("space is reserved for the journal again", zap.String("dir", j.cfg.Dir))
+		}
+		w.noReserve = err
+		if err == nil {
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			j.reserved = true
+			return nil
+		}
+	}
+	if !errors.Is(w.noReserve, syscall.ENOSPC) {
+		return fmt.Errorf("reserve space: %w", w.noReserve)
+	}
+	if w.gave < 2 && w.seg.end >= j.cfg.SegmentBytes/4*int64(2+w.gave) {
+		w.gave++
+		return j.giveWay(true)
+	}
+	return nil
+}
+
+// allocateReserve makes the file of the reserve.
+func (j *Journal) allocateReserve() error {
+	f, err := j.newFile(j.reservePath())
+	if err != nil {
+		return err
+	}
+	if err = f.Allocate(j.cfg.SegmentBytes); err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = j.fs.SyncDir(j.cfg.Dir)
+	}
+	if err != nil && !j.fs.Gone(j.reservePath()) {
+		err = errors.Join(err, j.fs.Remove(j.reservePath()))
+	}
+	return err
 }
 
 // tidy does what waits for a good commit: deletes segments whose loss has been told, seals segments that were left
@@ -138,6 +225,7 @@ func (j *Journal) tidy() error {
 	for _, s := range aside {
 		err = errors.Join(err, j.copyAside(s))
 	}
+	err = errors.Join(err, j.makeReserve())
 	if len(w.unsealed) == 0 || w.seg == nil || len(w.seg.offs) == 0 {
 		// Before the first commit of this process a torn tail has to stay: it keeps its numbers from being used.
 		return err
