@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"linli/internal/inplace"
 )
 
 // fileSystem is what the journal asks of files; the tests have others that fail and crash. Paths are joined by the
@@ -71,11 +73,11 @@ func (osFS) List(dir string) ([]string, error) {
 }
 
 func (osFS) Create(path string) (file, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o640)
+	f, err := inplace.Create(path, 0o640)
 	if err != nil {
 		return nil, err
 	}
-	return osFile{f}, nil
+	return newFile{f}, nil
 }
 
 func (osFS) Open(path string, write bool) (file, error) {
@@ -107,22 +109,16 @@ func (osFS) SyncDir(dir string) error {
 	return d.Sync()
 }
 
+// newFile is a file that Create has made.
+type newFile struct{ *inplace.File }
+
+func (f newFile) Size() (int64, error) { return sizeOf(f) }
+
+// osFile is a file that was there.
 type osFile struct{ *os.File }
 
-// Allocate falls back to a sparse file where the file system has no fallocate: a commit may then find the disk full,
-// which it survives anyway.
-func (f osFile) Allocate(size int64) error {
-	for {
-		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
-			return f.File.Truncate(size)
-		}
-		return err
-	}
-}
+// Allocate is only asked of files that were just made.
+func (f osFile) Allocate(int64) error { return errors.ErrUnsupported }
 
 func (f osFile) Sync() error {
 	for {
@@ -132,7 +128,9 @@ func (f osFile) Sync() error {
 	}
 }
 
-func (f osFile) Size() (int64, error) {
+func (f osFile) Size() (int64, error) { return sizeOf(f) }
+
+func sizeOf(f interface{ Stat() (os.FileInfo, error) }) (int64, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return 0, err

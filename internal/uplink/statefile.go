@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"linli/internal/inplace"
 )
 
 const (
@@ -42,8 +42,8 @@ type stateFile struct {
 	path string
 
 	// The writing goroutine's own, between start and stop.
-	file   *os.File // nil where it could not be opened or made yet
-	number uint64   // of the half written last
+	file   *inplace.File // nil where it could not be opened or made yet
+	number uint64        // of the half written last
 
 	work    chan struct{} // there is something in next, or stopped
 	stopped chan struct{} // the writing goroutine has ended
@@ -155,11 +155,7 @@ func (f *stateFile) outcome() (err error, known bool) {
 // run writes what it is given.
 func (f *stateFile) run() {
 	defer close(f.stopped)
-	defer func() {
-		if f.file != nil {
-			f.file.Close()
-		}
-	}()
+	defer f.close()
 	for {
 		f.mu.Lock()
 		text, end := f.next, f.end
@@ -197,7 +193,7 @@ func (f *stateFile) write(text []byte) error {
 	if !f.there() {
 		err = f.make(half, offset)
 	} else if _, err = f.file.WriteAt(half, offset); err == nil {
-		if err = unix.Fdatasync(int(f.file.Fd())); err == nil {
+		if err = f.file.Sync(); err == nil {
 			f.number++ // Not after an error: the same half is to be written over then, and not the last good one.
 		}
 	}
@@ -211,7 +207,7 @@ func (f *stateFile) write(text []byte) error {
 // deleted it meanwhile.
 func (f *stateFile) there() bool {
 	if f.file == nil {
-		file, err := os.OpenFile(f.path, os.O_RDWR, 0)
+		file, err := inplace.Open(f.path)
 		if err != nil {
 			return false
 		}
@@ -222,9 +218,16 @@ func (f *stateFile) there() bool {
 	if err == nil && err2 == nil && os.SameFile(is, at) && is.Mode().IsRegular() && is.Size() == 2*stateHalf {
 		return true
 	}
-	f.file.Close() // Nothing of it counts any more.
-	f.file = nil
+	f.close()
 	return false
+}
+
+// close closes the file where it is open: nothing is kept back in it.
+func (f *stateFile) close() {
+	if f.file != nil {
+		f.file.Close()
+		f.file = nil
+	}
 }
 
 // make replaces the file by one of the full length, with the half in it: until then the old one counts.
@@ -250,8 +253,10 @@ func (f *stateFile) make(half []byte, offset int64) error {
 		_ = os.Remove(file.Name())
 		return errors.Join(err, file.Close())
 	}
-	f.file = file
 	f.number++
+	if err := file.Close(); err != nil {
+		return err
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

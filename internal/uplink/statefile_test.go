@@ -129,7 +129,7 @@ func TestStateFileIsMadeAnew(t *testing.T) {
 			t.Errorf("case %d: %+v, want %+v", i, s, want)
 		}
 	}
-	f.file.Close()
+	f.close()
 	left, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +158,7 @@ func TestStateThatCannotBeWritten(t *testing.T) {
 	if err := f.write(states[1].encode()); err != nil {
 		t.Error(err)
 	}
-	f.file.Close()
+	f.close()
 	if s := loaded(t, dir); !reflect.DeepEqual(s, states[1]) {
 		t.Errorf("%+v", s)
 	}

@@ -1,0 +1,240 @@
+package main
+
+import (
+	be "encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// countingBus is a Modbus TCP endpoint that is none of the product's code. What it serves is up to answer; every good read
+// is written down when it is answered.
+type countingBus struct {
+	port   int
+	answer func(unit, address, count int) []uint16 // called under mu
+
+	mu    sync.Mutex
+	reads []servedWords
+	coils map[int]bool // unit<<16 | address
+	wrote []coilWrite
+}
+
+// servedWords is one read as it was answered.
+type servedWords struct {
+	at            time.Time
+	unit, address int
+	words         []uint16
+}
+
+// coilWrite is one write of a coil.
+type coilWrite struct {
+	at            time.Time
+	unit, address int
+	on            bool
+}
+
+// serveCounting serves until the test ends.
+func serveCounting(t *testing.T, answer func(unit, address, count int) []uint16) *countingBus {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &countingBus{port: l.Addr().(*net.TCPAddr).Port, answer: answer, coils: map[int]bool{}}
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	open := map[net.Conn]bool{}
+	all.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			open[conn] = true
+			mu.Unlock()
+			all.Go(func() {
+				b.serve(conn)
+				conn.Close()
+				mu.Lock()
+				delete(open, conn)
+				mu.Unlock()
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for conn := range open {
+			conn.Close()
+		}
+		mu.Unlock()
+		all.Wait()
+	})
+	return b
+}
+
+// serve answers one connection.
+func (b *countingBus) serve(conn net.Conn) {
+	head := make([]byte, 7)
+	for {
+		if _, err := io.ReadFull(conn, head); err != nil {
+			return
+		}
+		n := int(be.BigEndian.Uint16(head[4:])) - 1
+		if n < 2 || n > 256 {
+			return
+		}
+		pdu := make([]byte, n)
+		if _, err := io.ReadFull(conn, pdu); err != nil {
+			return
+		}
+		reply := b.reply(int(head[6]), pdu)
+		out := append([]byte(nil), head...)
+		be.BigEndian.PutUint16(out[4:], uint16(len(reply)+1))
+		if _, err := conn.Write(append(out, reply...)); err != nil {
+			return
+		}
+	}
+}
+
+func (b *countingBus) reply(unit int, pdu []byte) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	refuse := func(code byte) []byte { return []byte{pdu[0] | 0x80, code} }
+	if len(pdu) < 5 {
+		return refuse(3)
+	}
+	address, count := int(be.BigEndian.Uint16(pdu[1:])), int(be.BigEndian.Uint16(pdu[3:]))
+	switch pdu[0] {
+	case 1, 2: // coils and inputs are the same here
+		out := append([]byte{pdu[0], byte((count + 7) / 8)}, make([]byte, (count+7)/8)...)
+		for i := range count {
+			if b.coils[unit<<16|(address+i)] {
+				out[2+i/8] |= 1 << (i % 8)
+			}
+		}
+		return out
+	case 3, 4:
+		words := b.answer(unit, address, count)
+		if len(words) != count {
+			return refuse(2)
+		}
+		b.reads = append(b.reads, servedWords{time.Now(), unit, address, words})
+		out := []byte{pdu[0], byte(2 * count)}
+		for _, w := range words {
+			out = be.BigEndian.AppendUint16(out, w)
+		}
+		return out
+	case 5:
+		on := count == 0xFF00
+		b.coils[unit<<16|address] = on
+		b.wrote = append(b.wrote, coilWrite{time.Now(), unit, address, on})
+		return pdu[:5]
+	case 15:
+		for i := range count {
+			on := len(pdu) > 6+i/8 && pdu[6+i/8]>>(i%8)&1 != 0
+			b.coils[unit<<16|(address+i)] = on
+			b.wrote = append(b.wrote, coilWrite{time.Now(), unit, address + i, on})
+		}
+		return pdu[:5]
+	}
+	return refuse(1)
+}
+
+// set makes a coil or an input what a device would show.
+func (b *countingBus) set(unit, address int, on bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.coils[unit<<16|address] = on
+}
+
+// writesSince returns the writes of coils from a moment on.
+func (b *countingBus) writesSince(at time.Time) (writes []coilWrite) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, w := range b.wrote {
+		if !w.at.Before(at) {
+			writes = append(writes, w)
+		}
+	}
+	return writes
+}
+
+// served returns the reads so far.
+func (b *countingBus) served() []servedWords {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.reads[:len(b.reads):len(b.reads)]
+}
+
+// writeSite writes a site file and the local files beside it into a new directory and returns the site file's path.
+func writeSite(t *testing.T, site string, local map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	var errs []error
+	for name, content := range local {
+		path := filepath.Join(dir, name)
+		errs = append(errs, os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, []byte(content), 0o600))
+	}
+	path := filepath.Join(dir, "site.yaml")
+	if err := errors.Join(append(errs, os.WriteFile(path, []byte(site), 0o600))...); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// communitySite is a site of meters that are read once a second, seven values each.
+func communitySite(meters, port int, broker string, console int, more string) string {
+	var units, devices strings.Builder
+	for i := range meters {
+		fmt.Fprintf(&units, "      - {id: u%d, address: %d, profile: quick_meter}\n", i, i+1)
+		fmt.Fprintf(&devices, "  - {id: meter_%d, unit: u%d, zone: yard, title: {zh: 电表, en: Meter}}\n", i, i)
+	}
+	return fmt.Sprintf(`
+version: 1
+site: test
+gateway: gw1
+title: {zh: 测试小区, en: Test community}
+timezone: Asia/Shanghai
+zones:
+  - {id: yard, kind: area, title: {zh: 院子, en: Yard}}
+buses:
+  - id: tcp_1
+    modbus_tcp: {address: "127.0.0.1:%d"}
+    units:
+%sdevices:
+%srules:
+  - {pack: gateway}
+uplink: {brokers: ["tcp://%s"], batch: 1s}
+console: {listen: "127.0.0.1:%d"}
+%s`, port, units.String(), devices.String(), broker, console, more)
+}
+
+const quickMeter = `
+version: 1
+profile: quick_meter
+vendor: test
+model: a meter read once a second
+title: {zh: 电表, en: Meter}
+status: confirmed
+sources: [test]
+channels:
+  - {name: voltage, table: input, address: 0, type: u16, scale: 0.1, unit: V, every: 1s}
+  - {name: current, table: input, address: 1, type: u16, scale: 0.01, unit: A, every: 1s}
+  - {name: power, table: input, address: 2, type: u16, scale: 0.1, unit: W, every: 1s}
+  - {name: energy, table: input, address: 3, type: u32, unit: Wh, every: 1s}
+  - {name: frequency, table: input, address: 5, type: u16, scale: 0.01, unit: Hz, every: 1s}
+  - {name: power_factor, table: input, address: 6, type: u16, scale: 0.01, every: 1s}
+  - {name: overload, table: input, address: 7, type: bool, bit: 0, every: 1s}
+device:
+  class: energy_meter
+  points: {voltage_v: voltage, current_a: current, active_power_w: power, energy_kwh: energy, frequency_hz: frequency, power_factor: power_factor, overload: overload}
+`
