@@ -21,6 +21,7 @@ func showClasses(out io.Writer, library *firmwareconfig.Library, ids []string, a
 		Optional   bool     `json:"optional"`
 		LifeSafety bool     `json:"life_safety,omitempty"`
 		Writable   bool     `json:"writable,omitempty"`
+		Deadband   string   `json:"deadband,omitempty"` // as class files write it
 		Values     []string `json:"values,omitempty"`
 		TitleZh    string   `json:"title_zh"`
 		TitleEn    string   `json:"title_en"`
@@ -44,6 +45,9 @@ func showClasses(out io.Writer, library *firmwareconfig.Library, ids []string, a
 		for i := range c.Points {
 			d := &c.Points[i]
 			o := point{Name: d.Name, Kind: d.Kind.String(), Unit: d.Unit, Optional: d.Optional, LifeSafety: d.LifeSafety, Writable: d.Writable, TitleZh: d.Title.Zh, TitleEn: d.Title.En}
+			if d.Deadband.On {
+				o.Deadband = d.Deadband.String()
+			}
 			for _, v := range d.Enum {
 				o.Values = append(o.Values, strconv.FormatInt(v.Code, 10)+" "+v.Name)
 			}
@@ -76,6 +80,9 @@ func showClasses(out io.Writer, library *firmwareconfig.Library, ids []string, a
 			}
 			if d.Writable {
 				notes = append(notes, "output")
+			}
+			if d.Deadband != "" {
+				notes = append(notes, "deadband "+d.Deadband)
 			}
 			if len(d.Values) > 0 {
 				notes = append(notes, strings.Join(d.Values, ", "))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,10 +97,14 @@ func TestUnacknowledgedIsSentAgain(t *testing.T) {
 func TestSilentBrokerIsLeft(t *testing.T) {
 	j := newJournal(1)
 	h := startHostile(t, func(published) (bool, bool) { return false, false })
-	u := start(t, uplink.Config{Brokers: []string{h.url}, AckTimeout: 200 * time.Millisecond}, j, newBook())
+	var told atomic.Int64 // of connections
+	u := start(t, uplink.Config{Brokers: []string{h.url}, AckTimeout: 200 * time.Millisecond, OnConnect: func() { told.Add(1) }}, j, newBook())
 	eventually(t, "second connection", func() bool { return u.Status().Connects >= 2 })
 	h.set(ackAll)
 	eventually(t, "delivered", func() bool { return u.Status().BacklogFrames == 0 })
+	if got, want := told.Load(), int64(u.Status().Connects); got != want {
+		t.Errorf("told of %d connections, there were %d", got, want)
+	}
 }
 
 func TestRefusedConnectionIsReportedAndTheNextBrokerTried(t *testing.T) {
