@@ -401,13 +401,10 @@ func (u *Uplink) subscribeError(err error) {
 
 // now returns the time by which expiry is judged, zero while the clock has never been set.
 func (u *Uplink) now() time.Time {
-	switch {
-	case !u.clockSet():
+	if !u.clockSet() {
 		return time.Time{}
-	case u.cfg.Now != nil:
-		return u.cfg.Now()
 	}
-	return time.Now()
+	return u.judgedBy()
 }
 
 // inRun has f called by Run's goroutine, to which everything belongs, and returns when it has been.

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,15 +27,26 @@ func (u *Uplink) Resend(ctx context.Context, epoch string, from, to uint64) (res
 	if from > to || to == 0 {
 		return result, &wire.Refusal{Reason: wire.ReasonMalformed, Detail: fmt.Sprintf("frames %d to %d are none", from, to)}
 	}
-	// The state is written before the answer: what it says must outlive the process.
+	var saved <-chan struct{}
 	if errRun := u.inRun(ctx, func() {
 		if result, err = u.resend(epoch, max(from, 1), to); err == nil {
 			u.save(true)
+			saved = u.saved
 		}
-	}); errRun != nil {
-		return result, errRun
+	}); errRun != nil || err != nil {
+		return result, errors.Join(errRun, err)
 	}
-	return result, err
+	// What the answer says must outlive the process. A disk that hangs keeps nobody from sending.
+	if saved != nil {
+		timeout := time.NewTimer(saveFor)
+		defer timeout.Stop()
+		select {
+		case <-saved:
+		case <-timeout.C:
+		case <-ctx.Done():
+		}
+	}
+	return result, nil
 }
 
 // resend runs in Run's goroutine.

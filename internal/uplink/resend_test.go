@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -195,7 +197,13 @@ func TestResendOutlivesTheProcess(t *testing.T) {
 	if r, err := u.Resend(ctx, fakeEpoch, 10, 30); err != nil || r.Frames != 16 || r.Gone != 5 {
 		t.Fatalf("%+v, %v", r, err)
 	}
+	// What the disk has now is what a kill leaves.
+	killed := filepath.Join(t.TempDir(), "x")
+	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
 	u.stop()
+	cfg.StateDir = killed
 	j.drop(20) // and some more vanish meanwhile
 	h.set(ackAll)
 	before := len(h.on("/telemetry"))

@@ -48,12 +48,13 @@ type stateFile struct {
 	work    chan struct{} // there is something in next, or stopped
 	stopped chan struct{} // the writing goroutine has ended
 
-	mu    sync.Mutex // guards what follows
-	next  []byte     // text to be written; nil: none
-	since time.Time  // when writing began; zero: nothing is being written
-	told  bool       // the writing that goes on has been reported as slow
-	done  bool       // something was written, or failed, since outcome was asked last
-	err   error      // how that went
+	mu    sync.Mutex    // guards what follows
+	next  []byte        // text to be written; nil: none
+	ended chan struct{} // closed when next has been written, or that has failed
+	since time.Time     // when writing began; zero: nothing is being written
+	told  bool          // the writing that goes on has been reported as slow
+	done  bool          // something was written, or failed, since outcome was asked last
+	err   error         // how that went
 	end   bool
 }
 
@@ -121,12 +122,18 @@ func (f *stateFile) stop(limit time.Duration) {
 	}
 }
 
-// put has the text written; one that still waits is forgotten.
-func (f *stateFile) put(text []byte) {
+// put has the text written; one that still waits is forgotten. The channel is closed when this text, or one after it, has
+// been written, or that has failed.
+func (f *stateFile) put(text []byte) <-chan struct{} {
 	f.mu.Lock()
 	f.next = text
+	if f.ended == nil {
+		f.ended = make(chan struct{})
+	}
+	ended := f.ended
 	f.mu.Unlock()
 	f.wake()
+	return ended
 }
 
 func (f *stateFile) wake() {
@@ -158,8 +165,8 @@ func (f *stateFile) run() {
 	defer f.close()
 	for {
 		f.mu.Lock()
-		text, end := f.next, f.end
-		f.next = nil
+		text, ended, end := f.next, f.ended, f.end
+		f.next, f.ended = nil, nil
 		if text != nil {
 			f.since, f.told = time.Now(), false
 		}
@@ -175,6 +182,7 @@ func (f *stateFile) run() {
 		f.mu.Lock()
 		f.since, f.done, f.err = time.Time{}, true, err
 		f.mu.Unlock()
+		close(ended)
 	}
 }
 

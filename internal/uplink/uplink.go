@@ -195,9 +195,10 @@ type Uplink struct {
 	instance    string // of this process, random
 	host        string
 	keys        *mqtt.Keys
-	secure      bool          // some broker speaks TLS
-	measured    time.Time     // the newest sample at the start
-	look        chan struct{} // look at the certificates
+	secure      bool            // some broker speaks TLS
+	measured    time.Time       // the newest sample at the start
+	saved       <-chan struct{} // closed when the state that was saved last is on the disk, or that has failed
+	look        chan struct{}   // look at the certificates
 
 	// Owned by Run.
 	state    *state
@@ -560,7 +561,7 @@ func (u *Uplink) save(now bool) {
 	u.state.said, u.state.saidNext = u.settling.said, u.settling.saidNext
 	st := *u.state
 	st.unacked = slices.Clone(u.state.unacked).bounded(maxSpans)
-	u.file.put(st.encode())
+	u.saved = u.file.put(st.encode())
 	u.dirty = false
 }
 
