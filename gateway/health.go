@@ -142,6 +142,12 @@ func (h *health) register(set *metrics.Set) {
 		gauge("linli_uplink_connected", func() float64 { return oneIf(h.uplink.Status().Connected) })
 		gauge("linli_uplink_waiting_frames", func() float64 { return float64(h.uplink.Status().WaitingFrames) }) // for the clock to be set
 		gauge("linli_uplink_backlog_frames", func() float64 { return float64(h.uplink.Status().BacklogFrames) })
+		gauge("linli_uplink_hears", func() float64 { return oneIf(h.uplink.Status().Hears) }) // commands reach us
+		gauge("linli_uplink_resent_frames_total", func() float64 { return float64(h.uplink.Status().Resent) })
+		gauge("linli_commands_taken_total", func() float64 { return float64(h.uplink.Status().Commands.Taken) })
+		gauge("linli_commands_refused_total", func() float64 { return float64(h.uplink.Status().Commands.Refused) })
+		gauge("linli_commands_unproven_total", func() float64 { return float64(h.uplink.Status().Commands.Unproven) })
+		gauge("linli_commands_dropped_total", func() float64 { return float64(h.uplink.Status().Commands.Dropped) })
 	}
 	gauge("linli_audit_written_total", func() float64 { return float64(h.audit.Stats().Written) })
 	gauge("linli_audit_failures_total", func() float64 { return float64(h.audit.Stats().Failures) })
