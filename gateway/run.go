@@ -302,7 +302,7 @@ func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock, city *city
 	return uplink.New(uplink.Config{
 		Site: inv.Site, Gateway: inv.Gateway, Brokers: u.Brokers, Username: u.Username, PasswordFile: u.PasswordFile,
 		CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, Compression: u.Compression, Batch: u.Batch,
-		StateDir: st.dir, Version: productVersion(), Clock: clock, OnTheWay: way.oldest, OnConnect: connected,
+		StateDir: st.dir, Version: productVersion(), Clock: clock, OnTheWay: way.oldest, Built: builtAt(), OnConnect: connected,
 		Commands: city.taken(u.Commands),
 	}, st.journal, st.book, cfg.log.Named("uplink"))
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -24,6 +25,18 @@ func productVersion() string {
 		}
 	}
 	return "dev"
+}
+
+// builtAt returns the time of the commit that this binary was built from, zero where the build does not say.
+func builtAt() time.Time {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if t, err := time.Parse(time.RFC3339, s.Value); s.Key == "vcs.time" && err == nil {
+				return t
+			}
+		}
+	}
+	return time.Time{}
 }
 
 func versionCommand() *cobra.Command {
