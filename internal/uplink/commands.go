@@ -42,6 +42,8 @@ const (
 	logUnprovenEvery = 10 * time.Minute
 	// maxInbound is the largest message taken from the broker.
 	maxInbound = 64 << 10
+	// holdStatusFor bounds the wait of the first status for what the broker has kept of others.
+	holdStatusFor = 3 * time.Second
 	// subscribeWithin bounds the wait for the broker's answer to a subscription.
 	subscribeWithin = 30 * time.Second
 	// After so many connections that ended over a subscription none is tried for subscribeAgain.
@@ -349,6 +351,8 @@ func (c *connection) subscribe(ctx context.Context) {
 		filters = append(filters, u.topic(wire.CommandTopic, "+"))
 	}
 	c.subscribing = len(filters)
+	// Ours takes the place of what the broker has kept of another's: that is heard first.
+	c.holdStatus = time.Now().Add(holdStatusFor)
 	go func() { // Not one of the waiters: the library may hold it for longer than a stop may take.
 		ctx, cancel := context.WithTimeout(ctx, subscribeWithin)
 		defer cancel()
@@ -362,6 +366,9 @@ func (c *connection) subscribe(ctx context.Context) {
 func (c *connection) answered(s subscription) {
 	u := c.u
 	c.subscribing--
+	if topic, err := wire.ParseTopic(s.filter); err == nil && topic.Kind == wire.StatusTopic {
+		c.holdStatus = time.Time{}
+	}
 	if s.err == nil {
 		if c.subscribing == 0 {
 			u.subscribeDrops = 0

@@ -42,6 +42,7 @@ type connection struct {
 	heard       chan []byte       // our own status messages
 	subscribed  chan subscription // the broker's answers
 	subscribing int               // answers still to come
+	holdStatus  time.Time         // no status before
 	refused     bool              // a subscription was
 	replies     map[string]reply  // in flight, by the command's id
 	gone        bool              // a message about frames that are gone is in flight
@@ -473,7 +474,7 @@ func (c *connection) sendStatus(state, reason string, now bool) {
 	if !now && since >= statusEvery && (u.journal.Stats().LastError != "") != c.toldFailing {
 		since = idleEvery
 	}
-	if !now && (since < idleEvery || !c.room(false)) {
+	if !now && (since < idleEvery || !c.room(false) || time.Now().Before(c.holdStatus)) {
 		return
 	}
 	c.lastStatus = time.Now()

@@ -91,3 +91,10 @@ func (l *Lanes) Idle() []byte {
 	}
 	return l.live.idle(l.u.state.next)
 }
+
+// Hear gives the uplink a status message after one of its own has been acknowledged, and returns whom it takes for a twin.
+func (u *Uplink) Hear(started time.Time, payload []byte) *Twin {
+	u.started, u.statusTold = started, true
+	u.heardStatus(payload)
+	return u.Status().Twin
+}
