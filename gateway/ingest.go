@@ -48,7 +48,13 @@ func ingestCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return runIngest(cmd.Context(), in, listen, log)
+			var repairer *ingest.Repairer
+			if cfg.Repair.Horizon > 0 {
+				if repairer, err = ingest.NewRepairer(cfg, log); err != nil {
+					return err
+				}
+			}
+			return runIngest(cmd.Context(), in, repairer, listen, log)
 		},
 	}
 	f := cmd.Flags()
@@ -73,6 +79,13 @@ func ingestCommand() *cobra.Command {
 	f.IntVar(&cfg.BatchBytes, "batch-bytes", 0, "bytes of lines in one write (default 500 KiB)")
 	f.DurationVar(&cfg.BatchAge, "batch-age", 0, "a batch waits no longer for more (default 200ms)")
 	f.StringVar(&classes, "classes", "", "directory with further classes/ of the sites; lines of a known class with a wrong type are refused")
+	f.DurationVar(&cfg.Repair.Horizon, "repair-horizon", 7*24*time.Hour, "look for so long at hours of which something is missing; 0: do not look at all, as with a database that answers no queries")
+	f.StringVar(&cfg.Repair.KeyFile, "command-key", "", "private key (Ed25519, PEM) with which gateways are asked to send again what is missing (default: they are not asked)")
+	f.StringVar(&cfg.Repair.KeyName, "command-kid", "", "its name in the gateways' site files")
+	f.StringSliceVar(&cfg.Repair.Brokers, "command-broker", nil, "where gateways hear commands (default: --broker)")
+	f.StringVar(&cfg.Repair.Language, "query", "", "influxql or flux (default: influxql if the bucket is a database/retention-policy, otherwise flux)")
+	f.DurationVar(&cfg.Repair.Every, "repair-every", 0, "between looks at the newest minutes (default 1m; all hours ten times as seldom)")
+	f.DurationVar(&cfg.Repair.Grace, "repair-grace", 0, "what is missing may still be on its way for so long (default 2m)")
 	f.StringVar(&listen, "listen", "", "serve /metrics and /healthz on this address (default: not at all)")
 	return cmd
 }
@@ -94,7 +107,7 @@ func fieldKinds(library *firmwareconfig.Library) func(measurement, field string)
 }
 
 // runIngest runs ingest and, where asked for, its metrics until ctx ends.
-func runIngest(ctx context.Context, in *ingest.Ingest, listen string, log *zap.Logger) (err error) {
+func runIngest(ctx context.Context, in *ingest.Ingest, repairer *ingest.Repairer, listen string, log *zap.Logger) (err error) {
 	parts := newLifecycle()
 	defer func() { err = errors.Join(err, parts.stop()) }()
 	if listen != "" {
@@ -103,13 +116,16 @@ func runIngest(ctx context.Context, in *ingest.Ingest, listen string, log *zap.L
 			return fmt.Errorf("open the metrics: %w", err)
 		}
 		log.Info("metrics listening", zap.String("address", l.Addr().String()))
-		parts.start("metrics", time.Second, func(ctx context.Context) error { return serveIngestMetrics(ctx, l, in) })
+		parts.start("metrics", time.Second, func(ctx context.Context) error { return serveIngestMetrics(ctx, l, in, repairer) })
 	}
 	parts.start("ingest", 10*time.Second, in.Run)
+	if repairer != nil {
+		parts.start("repair", 10*time.Second, repairer.Run)
+	}
 	return parts.wait(ctx)
 }
 
-func serveIngestMetrics(ctx context.Context, l net.Listener, in *ingest.Ingest) error {
+func serveIngestMetrics(ctx context.Context, l net.Listener, in *ingest.Ingest, repairer *ingest.Repairer) error {
 	set := metrics.NewSet()
 	gauge := func(name string, value func(ingest.Stats) float64) {
 		set.NewGauge(name, func() float64 { return value(in.Stats()) })
@@ -137,6 +153,18 @@ func serveIngestMetrics(ctx context.Context, l net.Listener, in *ingest.Ingest) 
 	gauge("linli_ingest_oversized_total", func(s ingest.Stats) float64 { return float64(s.Oversized) })
 	gauge("linli_ingest_queue_messages", func(s ingest.Stats) float64 { return float64(s.QueueMessages) })
 	gauge("linli_ingest_queue_bytes", func(s ingest.Stats) float64 { return float64(s.QueueBytes) })
+	if repairer != nil {
+		repair := func(name string, value func(ingest.RepairStats) float64) {
+			set.NewGauge(name, func() float64 { return value(repairer.Stats()) })
+		}
+		repair("linli_repair_failing", func(s ingest.RepairStats) float64 { return flag(s.Failing != "") })
+		repair("linli_repair_rounds_total", func(s ingest.RepairStats) float64 { return float64(s.Rounds) })
+		repair("linli_repair_failures_total", func(s ingest.RepairStats) float64 { return float64(s.Failures) })
+		repair("linli_repair_open_gaps", func(s ingest.RepairStats) float64 { return float64(s.OpenGaps) })
+		repair("linli_repair_open_frames", func(s ingest.RepairStats) float64 { return float64(s.OpenFrames) })
+		repair("linli_repair_resends_asked_total", func(s ingest.RepairStats) float64 { return float64(s.Asked) })
+		repair("linli_repair_frames_closed_total", func(s ingest.RepairStats) float64 { return float64(s.ClosedFrames) })
+	}
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {

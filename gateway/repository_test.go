@@ -41,7 +41,7 @@ var allowedImports = map[string][]string{
 	"internal/uplink":      {"internal/telemetry", "internal/wire", "internal/journal", "internal/alert", "internal/mqtt", "internal/inplace"},
 	"internal/ledger":      {},
 	"internal/ledger/read": {"internal/ledger", "internal/wire"},
-	"internal/ingest":      {"internal/telemetry", "internal/wire", "internal/mqtt"},
+	"internal/ingest":      {"internal/telemetry", "internal/wire", "internal/mqtt", "internal/ledger", "internal/ledger/read"},
 	"internal/console": {"internal/telemetry", "internal/site", "rules", "internal/live", "internal/alert",
 		"internal/journal"},
 	"internal/simulate":    {"internal/telemetry", "firmware-config"},

@@ -68,6 +68,8 @@ type Config struct {
 	// Now is by what impossible times are told; nil means the clock.
 	Now func() time.Time
 
+	Repair Repair
+
 	BatchBytes  int           // of lines in one write; 0 means 500 KiB
 	BatchAge    time.Duration // a batch waits no longer for more; 0 means 200 ms
 	QueueBytes  int           // of messages taken and not yet written; 0 means 64 MiB

@@ -91,13 +91,17 @@ func newService(address string, request, answer time.Duration) influxhttp.Servic
 
 // appendProbe returns a line that every database takes that takes anything from us.
 func appendProbe(client string) []byte {
-	clean := strings.Map(func(r rune) rune {
+	return []byte(wire.MeasurementProbe + ",client=" + cleanName(client) + " probe=1i")
+}
+
+// cleanName returns a name that needs no escapes as a tag.
+func cleanName(name string) string {
+	return strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' {
 			return r
 		}
 		return '_'
-	}, client)
-	return []byte(wire.MeasurementProbe + ",client=" + clean + " probe=1i")
+	}, name)
 }
 
 // answer is what the database said.

@@ -16,6 +16,8 @@ const (
 	MeasurementLoss   = "linli_loss"
 	MeasurementLedger = "linli_ledger"
 	MeasurementStatus = "linli_status"
+	MeasurementHour   = "linli_hour"
+	MeasurementCheck  = "linli_check"
 	MeasurementProbe  = "linli_ingest"
 
 	reservedPrefix = "linli_"
@@ -152,6 +154,68 @@ func AppendStatusLine(dst []byte, site, gateway string, s *Status, at int64) []b
 		number(",samples_lost=", j.SamplesLost)
 		number(",damaged_frames=", j.DamagedFrames)
 		text(",journal_error=", j.Error)
+	}
+	return appendStamp(dst, at)
+}
+
+// Hour is what the ledger says of one hour of one gateway, as far as it was known when somebody looked.
+type Hour struct {
+	Start       int64 // nanoseconds since 1970
+	State       string
+	Complete    bool
+	Percent     float64 // how much of the hour has arrived or was told as lost
+	Frames      uint64  // arrived
+	Missing     uint64  // frames
+	Lost        uint64  // frames told as lost
+	LostSamples uint64
+	Gaps        int
+	Heard       int64 // the newest row of the gateway, 0: never
+	Checked     int64
+}
+
+// AppendHourLine appends the row of an hour: tags gateway, site; its time is the hour's start. Who looks later overwrites it.
+func AppendHourLine(dst []byte, site, gateway string, h *Hour) []byte {
+	dst = append(dst, MeasurementHour...)
+	dst = appendTag(dst, "gateway", gateway)
+	dst = appendTag(dst, "site", site)
+	dst = appendString(append(dst, " state="...), h.State)
+	dst = strconv.AppendBool(append(dst, ",complete="...), h.Complete)
+	dst = strconv.AppendFloat(append(dst, ",percent="...), h.Percent, 'f', -1, 64)
+	for _, f := range [...]struct {
+		key   string
+		value int64
+	}{
+		{",frames=", int64(h.Frames)}, {",missing=", int64(h.Missing)}, {",lost=", int64(h.Lost)}, {",lost_samples=", int64(min(h.LostSamples, 1<<62))},
+		{",gaps=", int64(h.Gaps)}, {",heard=", h.Heard}, {",checked=", h.Checked},
+	} {
+		dst = append(strconv.AppendInt(append(dst, f.key...), f.value, 10), 'i')
+	}
+	return appendStamp(dst, h.Start)
+}
+
+// Check is one look of an ingest at the ledger: the newest minutes of all gateways, or all hours that are not complete.
+type Check struct {
+	Kind           string // recent, hours
+	Nodes, Hours   int    // looked at
+	Gaps           int    // that were open then
+	Missing, Asked uint64 // frames in them, and how many resends were asked for
+	Took           int64  // nanoseconds
+}
+
+// AppendCheckLine appends the row of a check: tags client, kind. client must be a name without special characters.
+func AppendCheckLine(dst []byte, client string, c *Check, at int64) []byte {
+	dst = append(dst, MeasurementCheck...)
+	dst = appendTag(dst, "client", client)
+	dst = appendTag(dst, "kind", c.Kind)
+	sep := byte(' ')
+	for _, f := range [...]struct {
+		key   string
+		value int64
+	}{
+		{"nodes=", int64(c.Nodes)}, {"hours=", int64(c.Hours)}, {"gaps=", int64(c.Gaps)}, {"missing=", int64(c.Missing)}, {"asked=", int64(c.Asked)}, {"took=", c.Took},
+	} {
+		dst = append(strconv.AppendInt(append(append(dst, sep), f.key...), f.value, 10), 'i')
+		sep = ','
 	}
 	return appendStamp(dst, at)
 }

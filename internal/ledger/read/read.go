@@ -115,7 +115,8 @@ type condition struct {
 	value     int64
 }
 
-// record is one row of an answer: the values of the tags and fields in the selection's order, "" for none.
+// record is one row of an answer: the values of the tags and fields in the selection's order, "" for none. It is valid until
+// the next row.
 type record struct {
 	time   int64
 	tags   []string
@@ -170,8 +171,8 @@ func (r *Reader) Load(ctx context.Context, q Query, window func(node string) *le
 		}); err != nil {
 			return err
 		}
-		if found && q.Node != "" {
-			break // older epochs ended before
+		if found || q.Node == "" {
+			break // older epochs ended before; of all nodes at once nobody looks so far back
 		}
 	}
 	if q.Settle {
@@ -192,7 +193,7 @@ func (r *Reader) Load(ctx context.Context, q Query, window func(node string) *le
 		if _, _, ok := wire.SplitNode(node); !ok || err != nil {
 			return
 		}
-		window(node).Loss(ledger.Loss{Epoch: epoch, Reason: rec.tags[2], From: rec.uint(0), To: rec.uint(1), Count: rec.uint(2), T0: rec.int(3), T1: rec.int(4)})
+		window(node).Loss(ledger.Loss{Epoch: epoch, Reason: strings.Clone(rec.tags[2]), From: rec.uint(0), To: rec.uint(1), Count: rec.uint(2), T0: rec.int(3), T1: rec.int(4)})
 	}); err != nil {
 		return err
 	}
@@ -240,7 +241,7 @@ func (r *Reader) statuses(ctx context.Context, q Query, to int64, window func(no
 			return
 		}
 		epoch, _ := strconv.ParseUint(rec.values[3], 16, 64) // a will has none
-		window(node).Status(ledger.Status{At: rec.time, State: rec.values[0], Reason: rec.values[1], Version: rec.values[2], Epoch: epoch,
+		window(node).Status(ledger.Status{At: rec.time, State: strings.Clone(rec.values[0]), Reason: strings.Clone(rec.values[1]), Version: strings.Clone(rec.values[2]), Epoch: epoch,
 			NextSeq: rec.uint(4), Backlog: rec.uint(5)})
 	}
 	if err := r.each(ctx, &s, take); err != nil || q.Node == "" || to >= q.Now {
@@ -327,6 +328,48 @@ func (r *Reader) Nodes(ctx context.Context, from, to int64) ([]Node, error) {
 	}
 	slices.SortFunc(out, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+// First returns the time of the first row of each node's ledger within the time.
+func (r *Reader) First(ctx context.Context, from, to int64) (map[string]int64, error) {
+	first := map[string]int64{}
+	s := selection{measurement: wire.MeasurementLedger, tags: []string{"gateway", "site"}, fields: []string{"to"}, from: from, to: to, pick: "first"}
+	return first, r.each(ctx, &s, func(rec *record) {
+		name := rec.tags[1] + "." + rec.tags[0]
+		if at, ok := first[name]; !ok || rec.time < at {
+			first[name] = rec.time
+		}
+	})
+}
+
+// Verdict is what somebody wrote down about an hour.
+type Verdict struct {
+	Node           string
+	Start          int64
+	State          string
+	Complete       bool
+	Missing        uint64
+	Heard, Checked int64
+}
+
+// Verdicts hands over what was written down about the hours that begin in the time.
+func (r *Reader) Verdicts(ctx context.Context, from, to int64, take func(Verdict)) error {
+	s := selection{measurement: wire.MeasurementHour, tags: []string{"gateway", "site"}, fields: []string{"state", "complete", "missing", "heard", "checked"}, from: from, to: to}
+	return r.each(ctx, &s, func(rec *record) {
+		take(Verdict{Node: rec.tags[1] + "." + rec.tags[0], Start: rec.time, State: strings.Clone(rec.values[0]), Complete: rec.values[1] == "true",
+			Missing: rec.uint(2), Heard: rec.int(3), Checked: rec.int(4)})
+	})
+}
+
+// LastChecks returns when somebody else than client looked last, by kind.
+func (r *Reader) LastChecks(ctx context.Context, client string, from, to int64) (map[string]int64, error) {
+	last := map[string]int64{}
+	s := selection{measurement: wire.MeasurementCheck, tags: []string{"client", "kind"}, fields: []string{"nodes"}, from: from, to: to, pick: "last"}
+	return last, r.each(ctx, &s, func(rec *record) {
+		if kind := strings.Clone(rec.tags[1]); rec.tags[0] != client {
+			last[kind] = max(last[kind], rec.time)
+		}
+	})
 }
 
 func nodeEpoch(rec *record) (node string, epoch uint64, ok bool) {

@@ -76,7 +76,7 @@ func TestBothLanguagesReadTheSame(t *testing.T) {
 	node := func(name, state string) string {
 		name += ".gw1"
 		want[name] = state
-		c.row(name, 1, 1, 100, begin-50*hour, nil) // a base long before
+		c.row(name, 1, 1, 100, begin-20*hour, nil) // what came before
 		return name
 	}
 	n := node("whole", "complete")

@@ -1,0 +1,600 @@
+package ingest
+
+import (
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"linli/internal/ledger"
+	"linli/internal/ledger/read"
+	"linli/internal/mqtt"
+	"linli/internal/wire"
+)
+
+// Repair says how completeness is looked after.
+type Repair struct {
+	// KeyFile and KeyName are the private key (PKCS#8 in PEM, Ed25519) and its name, with which gateways are asked to send
+	// again. Without them what is missing is only written down.
+	KeyFile, KeyName string
+	Brokers          []string      // where gateways hear commands; nil means Config.Brokers
+	Horizon          time.Duration // hours that are not complete are looked at for so long; 0 means 7 days
+	Language         string        // of queries, see read.Config
+
+	// For tests; the zero values are right.
+	Every time.Duration // between looks at the newest minutes; hours are looked at ten times as seldom; 0 means 1 min
+	Grace time.Duration // what is missing may still be on its way for so long; 0 means 2 min
+}
+
+const (
+	// slot is the time in which one range is asked for once, by however many.
+	slot = 10 * time.Minute
+	// commandLife is how long a gateway that was away may still carry it out: into the slot after its own, and clocks differ.
+	commandLife = 25 * time.Minute
+	// A gateway has room for 16 commands. What a round does not ask for the next one does.
+	rangesPerNode  = 8
+	framesPerRange = 3600
+	// recentWindow is how far back the newest minutes reach.
+	recentWindow = 10 * time.Minute
+	maxDirty     = 50_000
+	publishFor   = 10 * time.Second
+)
+
+// RepairStats are counters since the start, and what the last looks found.
+type RepairStats struct {
+	Rounds       uint64    // looks that were finished
+	Failures     uint64    // that were not
+	Failing      string    // why the last one was not; empty when all is well
+	Last         time.Time // when one was finished
+	OpenGaps     int       // that this process knows of
+	OpenFrames   uint64    // in them
+	Asked        uint64    // resends asked for
+	ClosedFrames uint64    // that were missing and have arrived, or were told as lost
+}
+
+// Repairer looks at the ledger in the database, writes down of each hour of each gateway whether it is complete, and asks
+// gateways to send again what is missing.
+//
+// The database is its memory: it may be killed at any time, and any number of them may run. They look in turn, since each
+// writes down when it did; and two that ask for the same at a time ask with the same command, which a gateway carries out
+// once. A gateway that is offline is not asked, since the broker would keep the commands for it; nor is anything asked for
+// that the gateway has told as lost, or says that it still has to send.
+//
+// Concurrency: Run owns everything; Stats may be called from any goroutine.
+type Repairer struct {
+	cfg  Config
+	read *read.Reader
+	db   *writer
+	log  *zap.Logger
+	name string // of this process in linli_check
+
+	open     map[hour]open      // hours in which something is missing
+	asked    map[string]bool    // ids of the commands of this slot
+	slot     int64              // which
+	lastDeep time.Time          // when hours were looked at, by anybody
+	asks     map[string][]asked // of this round, by node
+	lines    []byte             // rows of this round
+	failing  bool
+
+	mu    sync.Mutex // guards stats
+	stats RepairStats
+}
+
+// hour is an hour of a node.
+type hour struct {
+	node  string
+	start int64
+}
+
+// open is what is missing in an hour.
+type open struct {
+	gaps   int
+	frames uint64
+	away   bool // the gateway is offline: nothing will come
+}
+
+type asked struct {
+	epoch, from, to uint64
+}
+
+// NewRepairer returns a repairer for what cfg's ingest writes. It does nothing before Run.
+func NewRepairer(cfg Config, log *zap.Logger) (*Repairer, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("repair: %w", err)
+	}
+	if log == nil {
+		log = zap.NewNop()
+	}
+	p := &cfg.Repair
+	for _, d := range []struct {
+		value *time.Duration
+		def   time.Duration
+	}{{&p.Horizon, 7 * 24 * time.Hour}, {&p.Every, time.Minute}, {&p.Grace, 2 * time.Minute}} {
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
+	if p.Brokers == nil {
+		p.Brokers = cfg.Brokers
+	}
+	if (p.KeyFile == "") != (p.KeyName == "") {
+		return nil, errors.New("repair: the key for commands needs its name and the name its key")
+	}
+	if p.KeyFile != "" {
+		if _, err := readCommandKey(p.KeyFile); err != nil {
+			return nil, fmt.Errorf("repair: %w", err)
+		}
+		if len(p.Brokers) == 0 {
+			return nil, errors.New("repair: no broker to send commands to")
+		}
+	}
+	for _, b := range p.Brokers {
+		if _, _, err := mqtt.ParseBroker(b); err != nil {
+			return nil, fmt.Errorf("repair: %w", err)
+		}
+	}
+	r, err := read.New(read.Config{URL: cfg.Influx.URL, Org: cfg.Influx.Org, Bucket: cfg.Influx.Bucket, TokenFile: cfg.Influx.TokenFile, Language: p.Language, Timeout: p.Every})
+	if err != nil {
+		return nil, fmt.Errorf("repair: %w", err)
+	}
+	db, err := newWriter(cfg, log, func(func(*Stats)) {})
+	if err != nil {
+		return nil, fmt.Errorf("repair: %w", err)
+	}
+	return &Repairer{cfg: cfg, read: r, db: db, log: log, name: cleanName(cfg.ClientID), open: map[hour]open{}, asked: map[string]bool{}}, nil
+}
+
+// readCommandKey reads a private key as `linli command keygen` and `openssl genpkey -algorithm ed25519` write it.
+func readCommandKey(file string) (ed25519.PrivateKey, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("key for commands: %w", err)
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, fmt.Errorf("key for commands: %s holds no PEM private key", file)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("key for commands: %s: %w", file, err)
+	}
+	ed, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("key for commands: %s is no Ed25519 key", file)
+	}
+	return ed, nil
+}
+
+// Stats returns the present figures. It may be called from any goroutine.
+func (r *Repairer) Stats() RepairStats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stats
+}
+
+func (r *Repairer) count(change func(*RepairStats)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.stats)
+}
+
+// Run looks until ctx ends. A database that does not answer is no error: it returns nil when ctx ends.
+func (r *Repairer) Run(ctx context.Context) error {
+	defer r.read.Close()
+	every := r.cfg.Repair.Every
+	wait := rand.N(every) // many start at once
+	for {
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		err := r.round(ctx, r.cfg.Now())
+		if ctx.Err() != nil {
+			return nil
+		}
+		r.note(err)
+		wait = every*9/10 + rand.N(every/5+1)
+	}
+}
+
+// note tells how a round went, and logs it when that is news.
+func (r *Repairer) note(err error) {
+	gaps, frames := 0, uint64(0)
+	for _, o := range r.open {
+		gaps += o.gaps
+		frames += o.frames
+	}
+	r.count(func(s *RepairStats) {
+		s.OpenGaps, s.OpenFrames = gaps, frames
+		if err != nil {
+			s.Failures++
+			s.Failing = err.Error()
+		} else {
+			s.Rounds++
+			s.Failing, s.Last = "", time.Now()
+		}
+	})
+	switch {
+	case err != nil && !r.failing:
+		r.log.Warn("completeness is not looked after", zap.Error(err))
+	case err == nil && r.failing:
+		r.log.Info("completeness is looked after again")
+	}
+	r.failing = err != nil
+}
+
+// round looks once: at the newest minutes, at the hours in which something is missing, and every tenth time at all hours
+// that are not complete.
+func (r *Repairer) round(ctx context.Context, now time.Time) error {
+	every := r.cfg.Repair.Every
+	r.lines, r.asks = r.lines[:0], map[string][]asked{}
+	others, err := r.read.LastChecks(ctx, r.name, now.Add(-11*every).UnixNano(), now.Add(every).UnixNano())
+	if err != nil {
+		return err
+	}
+	if at := time.Unix(0, others["hours"]); at.After(r.lastDeep) {
+		r.lastDeep = at
+	}
+	var errs []error
+	if now.Sub(time.Unix(0, others["recent"])) >= every*3/4 {
+		began := time.Now()
+		nodes, err := r.recent(ctx, now)
+		errs = append(errs, err)
+		if err == nil {
+			r.check("recent", nodes, 0, began, now)
+		}
+	}
+	errs = append(errs, r.missing(ctx, now))
+	if now.Sub(r.lastDeep) >= 10*every {
+		began := time.Now()
+		r.lastDeep = now
+		nodes, hours, err := r.hours(ctx, now)
+		errs = append(errs, err)
+		if err == nil {
+			r.check("hours", nodes, hours, began, now)
+		}
+	}
+	errs = append(errs, r.ask(ctx, now), r.write(ctx))
+	return errors.Join(errs...)
+}
+
+// check writes down that somebody looked.
+func (r *Repairer) check(kind string, nodes, hours int, began, now time.Time) {
+	c := wire.Check{Kind: kind, Nodes: nodes, Hours: hours, Took: int64(time.Since(began))}
+	for _, o := range r.open {
+		c.Gaps += o.gaps
+		c.Missing += o.frames
+	}
+	for _, a := range r.asks {
+		c.Asked += uint64(len(a))
+	}
+	r.lines = wire.AppendCheckLine(r.lines, r.name, &c, now.UnixNano())
+}
+
+// recent finds the hours of the newest minutes in which something is missing, of all nodes with one question.
+func (r *Repairer) recent(ctx context.Context, now time.Time) (nodes int, err error) {
+	from, to := now.Add(-max(recentWindow, 5*r.cfg.Repair.Grace)).UnixNano(), now.Add(-r.cfg.Repair.Grace).UnixNano()
+	windows := map[string]*ledger.Window{}
+	err = r.read.Load(ctx, read.Query{From: from, To: to, Now: now.UnixNano()}, func(node string) *ledger.Window {
+		w := windows[node]
+		if w == nil {
+			w = ledger.NewWindow(from, to)
+			windows[node] = w
+		}
+		return w
+	})
+	if err != nil {
+		return 0, err
+	}
+	for node, w := range windows {
+		report := w.Report(now.UnixNano())
+		for _, g := range report.Gaps {
+			if g.Told || g.Reason != ledger.Missing || report.Status.Offline() {
+				continue
+			}
+			begin, end := g.Begin, g.End
+			if begin == 0 {
+				begin = from
+			}
+			if end == 0 {
+				end = to
+			}
+			// A long gap began long ago: the hours before these minutes are looked at with all hours.
+			for start := hourOf(max(begin, from-int64(time.Hour))); start <= min(end, to) && len(r.open) < maxDirty; start += int64(time.Hour) {
+				if _, ok := r.open[hour{node, start}]; !ok {
+					r.open[hour{node, start}] = open{}
+				}
+			}
+		}
+	}
+	return len(windows), nil
+}
+
+// missing looks again at the hours in which something is missing.
+func (r *Repairer) missing(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, max(r.cfg.Repair.Every, 10*time.Second))
+	defer cancel()
+	for h, o := range r.open {
+		if o.away {
+			continue // with all hours
+		}
+		if err := r.look(ctx, h, now); err != nil {
+			return late(ctx, err)
+		}
+	}
+	return nil
+}
+
+// late makes no error of a look that took too long: the next one goes on.
+func late(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return nil
+	}
+	return err
+}
+
+// hours looks at all hours within the horizon that nobody has found complete, the newest first.
+func (r *Repairer) hours(ctx context.Context, now time.Time) (nodes, hours int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, max(5*r.cfg.Repair.Every, 10*time.Second))
+	defer cancel()
+	from, to := hourOf(now.Add(-r.cfg.Repair.Horizon).UnixNano()), now.UnixNano()
+	first, err := r.read.First(ctx, from, to)
+	if err != nil {
+		return 0, 0, err
+	}
+	known, err := r.read.Nodes(ctx, from, to+int64(ahead))
+	if err != nil {
+		return 0, 0, err
+	}
+	newest := map[string]int64{}
+	for _, n := range known {
+		newest[n.Name] = n.Last
+	}
+	rest := map[hour]bool{} // that need no look
+	if err := r.read.Verdicts(ctx, from, to, func(v read.Verdict) {
+		if done(&v, newest[v.Node], to) {
+			rest[hour{v.Node, v.Start}] = true
+		}
+	}); err != nil {
+		return 0, 0, err
+	}
+	var todo []hour
+	for node, begun := range first {
+		for start := hourOf(begun); start+int64(time.Hour)+int64(r.cfg.Repair.Grace) <= to; start += int64(time.Hour) {
+			if h := (hour{node, start}); !rest[h] {
+				todo = append(todo, h)
+			}
+		}
+	}
+	// Where there is more than there is time for, each process begins elsewhere.
+	rand.Shuffle(len(todo), func(i, j int) { todo[i], todo[j] = todo[j], todo[i] })
+	slices.SortStableFunc(todo, func(a, b hour) int { return cmp.Compare(b.start, a.start) })
+	for _, h := range todo {
+		if err := r.look(ctx, h, now); err != nil {
+			return len(known), hours, late(ctx, err)
+		}
+		hours++
+		if len(r.lines) > 1<<20 {
+			if err := r.write(ctx); err != nil {
+				return len(known), hours, err
+			}
+		}
+	}
+	return len(known), hours, nil
+}
+
+// done says that an hour needs no look: it is complete, or nothing has come of its node since, or it is old and was looked
+// at lately.
+func done(v *read.Verdict, newest, now int64) bool {
+	switch {
+	case v.Complete:
+		return true
+	case v.State == string(ledger.Silent):
+		return newest/1e6 <= v.Heard/1e6 // times of rows of the ledger are right to the millisecond
+	case v.Missing > 0:
+		return false
+	}
+	return now-v.Checked < min((now-v.Start)/10, int64(6*time.Hour))
+}
+
+// look decides about one hour, or as much of it as is over, and notes what is to be asked for.
+func (r *Repairer) look(ctx context.Context, h hour, now time.Time) error {
+	end := h.start + int64(time.Hour)
+	ns := now.UnixNano()
+	over := min(end, ns-int64(r.cfg.Repair.Grace))
+	if over <= h.start {
+		return nil
+	}
+	w := ledger.NewWindow(h.start, over)
+	if err := r.read.Load(ctx, read.Query{Node: h.node, From: h.start, To: over, Now: ns, Settle: true}, func(string) *ledger.Window { return w }); err != nil {
+		return err
+	}
+	report := w.Report(ns)
+	var o open
+	for _, g := range report.Gaps {
+		if g.Told || g.Reason != ledger.Missing {
+			continue
+		}
+		o.gaps++
+		o.frames += g.Frames()
+		if !report.Status.Offline() && (g.End == 0 || g.End <= ns-int64(r.cfg.Repair.Grace)) {
+			r.want(h.node, &g)
+		}
+	}
+	o.away = report.Status.Offline()
+	if before := r.open[h]; before.frames > o.frames {
+		r.count(func(s *RepairStats) { s.ClosedFrames += before.frames - o.frames })
+	}
+	if o.gaps == 0 {
+		delete(r.open, h)
+	} else if len(r.open) < maxDirty {
+		r.open[h] = o
+	}
+	site, gateway, _ := wire.SplitNode(h.node)
+	verdict := wire.Hour{
+		Start: h.start, State: report.State(), Complete: report.Complete && over == end, Percent: percent(&report, end), Frames: report.Frames, Missing: report.Missing,
+		Lost: report.Lost, LostSamples: report.Samples, Gaps: len(report.Gaps), Heard: report.Heard, Checked: ns,
+	}
+	if report.Complete && over < end {
+		verdict.State = string(ledger.Open) // it is not over
+	}
+	r.lines = wire.AppendHourLine(r.lines, site, gateway, &verdict)
+	return nil
+}
+
+// percent says how much of the hour until end has arrived or was told as lost: of its frames as far as they are known of, and
+// nothing of the time of which the gateway has not said that it was all.
+func percent(r *ledger.Report, end int64) float64 {
+	share := 1.0
+	if r.Missing > 0 {
+		share = float64(r.Frames+r.Lost) / float64(r.Frames+r.Lost+r.Missing)
+	}
+	if settled := max(r.Settled, r.From); settled < end {
+		share *= float64(settled-r.From) / float64(end-r.From)
+	}
+	return 100 * share
+}
+
+func hourOf(ns int64) int64 { return ns - ns%int64(time.Hour) }
+
+// want notes the ranges of a gap that are to be asked for.
+func (r *Repairer) want(node string, g *ledger.Gap) {
+	for from := g.From; from <= g.To && len(r.asks[node]) < 10*rangesPerNode; from += framesPerRange {
+		a := asked{g.Epoch, from, min(g.To, from+framesPerRange-1)}
+		if !slices.Contains(r.asks[node], a) { // a gap may reach over several hours
+			r.asks[node] = append(r.asks[node], a)
+		}
+	}
+}
+
+// command returns the command that asks for a range: whoever asks in the same slot asks with the same one.
+func command(node string, a asked, slotStart time.Time) (*wire.Command, error) {
+	epoch := fmt.Sprintf("%016x", a.epoch)
+	args, err := json.Marshal(wire.ResendArgs{Epoch: epoch, From: a.from, To: a.to})
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "linli resend %s %s %d %d %d", node, epoch, a.from, a.to, slotStart.Unix()))
+	return &wire.Command{
+		Node: node, ID: "repair-" + base64.RawURLEncoding.EncodeToString(sum[:16]), IssuedAt: slotStart, ExpiresAt: slotStart.Add(commandLife),
+		Verb: wire.VerbResend, Args: args,
+	}, nil
+}
+
+// ask publishes what the round wants to have again.
+func (r *Repairer) ask(ctx context.Context, now time.Time) error {
+	p := &r.cfg.Repair
+	if p.KeyFile == "" || len(r.asks) == 0 {
+		return nil
+	}
+	slotStart := now.UTC().Truncate(slot)
+	if r.slot != slotStart.Unix() {
+		r.slot = slotStart.Unix()
+		clear(r.asked)
+	}
+	key, err := readCommandKey(p.KeyFile)
+	if err != nil {
+		return err
+	}
+	type message struct {
+		id, topic string
+		payload   []byte
+	}
+	var messages []message
+	for _, node := range slices.Sorted(maps.Keys(r.asks)) {
+		n := 0
+		for _, a := range r.asks[node] {
+			c, err := command(node, a, slotStart)
+			if err != nil {
+				return err
+			}
+			if r.asked[c.ID] {
+				continue
+			}
+			if n++; n > rangesPerNode {
+				break
+			}
+			payload, err := wire.SignCommand(key, p.KeyName, c)
+			if err != nil {
+				return err
+			}
+			messages = append(messages, message{c.ID, wire.Topic{Kind: wire.CommandTopic, Node: node, ID: wire.VerbResend}.String(), payload})
+		}
+	}
+	if len(messages) == 0 {
+		return nil
+	}
+	session, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer session.Close(250 * time.Millisecond)
+	for _, m := range messages {
+		timeout := time.NewTimer(publishFor)
+		token := session.Publish(m.topic, false, m.payload)
+		err := errors.New("the broker does not acknowledge a command")
+		select {
+		case <-token.Done():
+			err = token.Error()
+		case <-session.Lost():
+			err = session.Err()
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-timeout.C:
+		}
+		timeout.Stop()
+		if err != nil {
+			return err
+		}
+		r.asked[m.id] = true
+		r.count(func(s *RepairStats) { s.Asked++ })
+	}
+	r.log.Info("asked gateways to send again", zap.Int("commands", len(messages)))
+	return nil
+}
+
+// connect connects to the first broker that answers, for this round only.
+func (r *Repairer) connect(ctx context.Context) (*mqtt.Session, error) {
+	var errs []error
+	for _, broker := range r.cfg.Repair.Brokers {
+		session, err := mqtt.Connect(ctx, mqtt.Config{
+			ClientID: r.cfg.ClientID + "-repair", Username: r.cfg.Username, PasswordFile: r.cfg.PasswordFile,
+			CAFile: r.cfg.CAFile, CertFile: r.cfg.CertFile, KeyFile: r.cfg.KeyFile,
+		}, broker, mqtt.Options{})
+		if err == nil {
+			return session, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// write writes the rows of the round. What is not written is found again.
+func (r *Repairer) write(ctx context.Context) error {
+	if len(r.lines) == 0 {
+		return nil
+	}
+	defer func() { r.lines = r.lines[:0] }()
+	if a := r.db.post(ctx, r.lines); a.status != http.StatusNoContent {
+		return fmt.Errorf("write down what was found: status %d: %.300s", a.status, a.message)
+	}
+	return nil
+}

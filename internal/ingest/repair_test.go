@@ -1,0 +1,341 @@
+package ingest_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zaptest"
+
+	"linli/internal/ingest"
+	"linli/internal/testservers"
+	"linli/internal/wire"
+)
+
+// repairCity is a database with rows of some gateways, and a broker on which commands are heard.
+type repairCity struct {
+	t      *testing.T
+	broker *testservers.Mosquitto
+	db     *testservers.InfluxDB
+	public ed25519.PublicKey
+	key    string
+	heard  *client
+	lines  []byte
+
+	mu  sync.Mutex // guards now
+	now time.Time
+}
+
+func newRepairCity(t *testing.T) *repairCity {
+	t.Helper()
+	c := &repairCity{t: t, broker: testservers.StartMosquitto(t), db: testservers.StartInfluxDB(t), now: time.Date(2026, 10, 1, 8, 20, 0, 0, time.UTC)}
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.public, c.key = public, filepath.Join(t.TempDir(), "city.pem")
+	if err := os.WriteFile(c.key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.heard = connect(t, c.broker.URL, "listener", "linli/v1/+/cmd/resend")
+	return c
+}
+
+func (c *repairCity) clock() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *repairCity) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// rows appends a row for each frame from..to that is not left out, the last at the moment at, one each second.
+func (c *repairCity) rows(node string, from, to uint64, at time.Time, leftOut ...uint64) {
+	site, gateway, _ := wire.SplitNode(node)
+	for seq := from; seq <= to; seq++ {
+		if slices.Contains(leftOut, seq) {
+			continue
+		}
+		t := at.Add(-time.Duration(to-seq) * time.Second).UnixNano()
+		c.lines = wire.AppendLedgerLine(c.lines, site, gateway, &wire.Header{Epoch: 7, From: seq, To: seq, Count: 1, T0: t, T1: t, Settled: t})
+	}
+}
+
+func (c *repairCity) status(node, state, reason string, at time.Time, backlog uint64) {
+	site, gateway, _ := wire.SplitNode(node)
+	s := wire.Status{Node: node, State: state, Reason: reason}
+	if reason != "lost" {
+		s.Time, s.ClockSet, s.Epoch, s.NextSeq, s.BacklogFrames = at, true, fmt.Sprintf("%016x", 7), 1, backlog
+	}
+	c.lines = wire.AppendStatusLine(c.lines, site, gateway, &s, at.UnixNano())
+}
+
+func (c *repairCity) write() {
+	c.t.Helper()
+	resp, err := http.Post(c.db.URL+"/api/v2/write?bucket=linli/autogen&precision=ns", "text/plain", bytes.NewReader(c.lines))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusNoContent {
+		c.t.Fatal(resp.Status)
+	}
+	c.lines = nil
+}
+
+// start runs a repairer until stop.
+func (c *repairCity) start(id string, change func(*ingest.Config)) (*ingest.Repairer, func()) {
+	c.t.Helper()
+	cfg := ingest.Config{
+		Brokers: []string{c.broker.URL}, ClientID: id, Influx: ingest.Influx{URL: c.db.URL, Bucket: c.db.Bucket}, Now: c.clock,
+		Repair: ingest.Repair{KeyFile: c.key, KeyName: "city", Every: 100 * time.Millisecond, Grace: 2 * time.Minute},
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	r, err := ingest.NewRepairer(cfg, zaptest.NewLogger(c.t))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Error(err)
+		}
+	})
+	c.t.Cleanup(stop)
+	return r, stop
+}
+
+// commands returns what was heard, each different payload once: node and range.
+func (c *repairCity) commands() (all int, different map[string]string) {
+	c.t.Helper()
+	c.heard.mu.Lock()
+	defer c.heard.mu.Unlock()
+	different = map[string]string{}
+	for _, m := range c.heard.got {
+		topic, err := wire.ParseTopic(m.Topic())
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		cmd, err := wire.ParseCommand(m.Payload(), topic, map[string]ed25519.PublicKey{"city": c.public}, c.clock())
+		if err != nil {
+			c.t.Fatalf("%s: %v", m.Payload(), err)
+		}
+		var args wire.ResendArgs
+		if err := json.Unmarshal(cmd.Args, &args); err != nil || args.Epoch != fmt.Sprintf("%016x", 7) {
+			c.t.Fatalf("args %s, %v", cmd.Args, err)
+		}
+		different[string(m.Payload())] = fmt.Sprintf("%s %d-%d %s", cmd.Node, args.From, args.To, cmd.ID)
+	}
+	return len(c.heard.got), different
+}
+
+// ranges returns the different ranges asked for.
+func (c *repairCity) ranges() []string {
+	_, different := c.commands()
+	var out []string
+	for _, what := range different {
+		out = append(out, what[:strings.LastIndex(what, " ")])
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// What is asked for, and what is not.
+func TestWhatIsAskedFor(t *testing.T) {
+	c := newRepairCity(t)
+	now := c.clock()
+	old := now.Add(-5 * time.Minute)
+	c.rows("gap.gw1", 1, 600, now, 300, 301, 302)   // five minutes ago
+	c.rows("fresh.gw1", 1, 600, now, 590)           // may still be on its way
+	c.rows("away.gw1", 1, 600, now, 300)            // offline
+	c.status("away.gw1", "offline", "lost", now, 0) //
+	c.rows("backlog.gw1", 1, 300, old, 10, 11, 12)  // says itself that it has more to send
+	c.rows("backlog.gw1", 401, 600, now)            //
+	c.status("backlog.gw1", "online", "", now, 500) //
+	c.rows("told.gw1", 1, 600, now, 300)            // told as lost
+	c.lines = wire.AppendLossLine(c.lines, "told", "gw1", &wire.Lost{Epoch: 7, From: 300, To: 300, Count: 5, Reason: "space", T0: old.UnixNano(), T1: old.UnixNano()}, old.UnixNano())
+	c.rows("whole.gw1", 1, 600, now)
+	c.rows("long.gw1", 1, 10, now.Add(-4*time.Hour)) // four hours ago: in pieces
+	c.rows("long.gw1", 14001, 14200, now)
+	for i := range uint64(20) { // many: eight at a time
+		c.rows("many.gw1", 30*i+1, 30*i+30, now.Add(-time.Duration(20-i)*30*time.Second), 30*i+15)
+	}
+	c.rows("many.gw1", 601, 620, now)
+	c.write()
+	r, _ := c.start("one", nil)
+	eventually(t, "some rounds", func() bool { return r.Stats().Rounds >= 8 })
+	want := []string{"gap.gw1 300-302", "long.gw1 11-3610", "long.gw1 3611-7210", "long.gw1 7211-10810", "long.gw1 10811-14000"}
+	for i := range uint64(20) {
+		if 30*i+15 < 500 { // the last are fresh
+			want = append(want, fmt.Sprintf("many.gw1 %d-%d", 30*i+15, 30*i+15))
+		}
+	}
+	got := c.ranges()
+	for _, w := range want {
+		if !slices.Contains(got, w) {
+			t.Errorf("not asked: %s", w)
+		}
+	}
+	for _, g := range got {
+		if !slices.Contains(want, g) {
+			t.Errorf("asked in vain: %s", g)
+		}
+	}
+	all, different := c.commands()
+	if all != len(different) {
+		t.Errorf("%d commands, %d different", all, len(different))
+	}
+	if s := r.Stats(); s.OpenGaps < 20 || s.Asked != uint64(all) || s.Failing != "" {
+		t.Errorf("stats %+v", s)
+	}
+
+	// The gateway that was away comes back; the gap is closed, by frames and by a loss.
+	c.status("away.gw1", "online", "", now.Add(time.Second), 0)
+	c.rows("gap.gw1", 300, 301, old)
+	c.lines = wire.AppendLossLine(c.lines, "gap", "gw1", &wire.Lost{Epoch: 7, From: 302, To: 302, Reason: "gone", T0: now.UnixNano(), T1: now.UnixNano()}, now.UnixNano())
+	c.write()
+	closed := r.Stats().ClosedFrames
+	eventually(t, "three frames are closed", func() bool { return r.Stats().ClosedFrames == closed+3 })
+	eventually(t, "who is back is asked", func() bool { return slices.Contains(c.ranges(), "away.gw1 300-300") })
+
+	// In the next slot what is still missing is asked for again, with other commands.
+	c.pass(slotLength)
+	for _, n := range []string{"gap.gw1", "many.gw1"} {
+		c.rows(n, 621, 622, c.clock())
+	}
+	c.write()
+	eventually(t, "asked again", func() bool {
+		_, different := c.commands()
+		n := 0
+		for _, what := range different {
+			if strings.HasPrefix(what, "many.gw1 15-15 ") {
+				n++
+			}
+		}
+		return n == 2
+	})
+	if slices.Contains(c.ranges(), "gap.gw1 302-302") {
+		t.Error("asked for what was told as gone")
+	}
+}
+
+const slotLength = 10 * time.Minute
+
+// Ten ingests look in turn and ask with one command.
+func TestTenAskOnce(t *testing.T) {
+	c := newRepairCity(t)
+	c.rows("gap.gw1", 1, 600, c.clock(), 300, 301, 302)
+	c.write()
+	var all []*ingest.Repairer
+	for i := range 10 {
+		r, _ := c.start(fmt.Sprintf("ingest-%d", i), nil)
+		all = append(all, r)
+	}
+	eventually(t, "everybody has looked", func() bool {
+		return !slices.ContainsFunc(all, func(r *ingest.Repairer) bool { return r.Stats().Rounds < 5 })
+	})
+	n, different := c.commands()
+	if len(different) != 1 || n > 10 || n == 0 {
+		t.Errorf("%d commands, different: %v", n, different)
+	}
+}
+
+// An hour that is complete is written down as such, and so is one that is not; who looks later need not look again.
+func TestHoursAreWrittenDown(t *testing.T) {
+	c := newRepairCity(t)
+	now := c.clock() // 8:20
+	begin := now.Add(-200 * time.Minute)
+	minutes := func(node string, leftOut ...uint64) {
+		site, gateway, _ := wire.SplitNode(node)
+		for seq := uint64(1); seq <= 200; seq++ {
+			t := begin.Add(time.Duration(seq) * time.Minute).UnixNano()
+			if !slices.Contains(leftOut, seq) {
+				c.lines = wire.AppendLedgerLine(c.lines, site, gateway, &wire.Header{Epoch: 7, From: seq, To: seq, Count: 1, T0: t, T1: t, Settled: t})
+			}
+		}
+	}
+	minutes("whole.gw1")
+	minutes("gap.gw1", 100, 101) // 6:40, 6:41
+	c.write()
+	r, stop := c.start("one", func(cfg *ingest.Config) { cfg.Repair.KeyFile, cfg.Repair.KeyName = "", "" })
+	hours := func() string {
+		all, err := c.db.Query(`SELECT "complete","state","frames","missing","percent" FROM "linli_hour" WHERE time < '2026-10-01T08:00:00Z' GROUP BY "site" ORDER BY time`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, s := range all {
+			for i := range s.Values {
+				row := s.Row(i)
+				out = append(out, fmt.Sprintf("%s %v %v %v %v %.5v", s.Tags["site"], row["complete"], row["state"], row["frames"], row["missing"], row["percent"]))
+			}
+		}
+		return strings.Join(out, "\n")
+	}
+	want := "gap true complete 59 0 100\ngap false missing 58 2 96.66\ngap true complete 60 0 100\nwhole true complete 59 0 100\nwhole true complete 60 0 100\nwhole true complete 60 0 100"
+	eventually(t, "six hours", func() bool { return strings.Count(hours(), "\n") == 5 })
+	if got := hours(); got != want {
+		t.Errorf("hours\n%s\nwant\n%s", got, want)
+	}
+	if n, _ := c.commands(); n != 0 {
+		t.Errorf("%d commands without a key", n)
+	}
+	checks, err := c.db.Query(`SELECT * FROM "linli_check" WHERE "kind" = 'hours'`)
+	if err != nil || len(checks) != 1 || checks[0].Row(0)["client"] != "one" {
+		t.Errorf("checks %v, %v", checks, err)
+	}
+	stop()
+	if s := r.Stats(); s.Failing != "" || s.Rounds == 0 {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+// A database that answers no queries stops nothing, and is told of.
+func TestRepairWithoutQueries(t *testing.T) {
+	c := newRepairCity(t)
+	c.db.Stop()
+	r, _ := c.start("one", nil)
+	eventually(t, "failing", func() bool { s := r.Stats(); return s.Failing != "" && s.Failures >= 2 && s.Rounds == 0 })
+	c.db.Start()
+	eventually(t, "well", func() bool { s := r.Stats(); return s.Failing == "" && s.Rounds > 0 })
+	for name, change := range map[string]func(*ingest.Config){
+		"a key without a name": func(cfg *ingest.Config) { cfg.Repair.KeyName = "" },
+		"no such key":          func(cfg *ingest.Config) { cfg.Repair.KeyFile += "x" },
+		"no broker": func(cfg *ingest.Config) {
+			cfg.Brokers, cfg.NATS = nil, &ingest.NATS{Servers: []string{"nats://127.0.0.1:1"}}
+		},
+		"a bad broker": func(cfg *ingest.Config) { cfg.Repair.Brokers = []string{"http://x"} },
+		"a language":   func(cfg *ingest.Config) { cfg.Repair.Language = "sql" },
+	} {
+		cfg := ingest.Config{Brokers: []string{c.broker.URL}, Influx: ingest.Influx{URL: c.db.URL, Bucket: c.db.Bucket}, Repair: ingest.Repair{KeyFile: c.key, KeyName: "city"}}
+		change(&cfg)
+		if _, err := ingest.NewRepairer(cfg, nil); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
