@@ -3,13 +3,11 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -21,6 +19,7 @@ import (
 
 	"linli/internal/alert"
 	"linli/internal/journal"
+	"linli/internal/site"
 	"linli/internal/telemetry"
 	"linli/internal/testservers"
 	"linli/internal/uplink"
@@ -111,14 +110,7 @@ func (b *realBox) do(ctx context.Context, c *wire.Command) wire.Reply {
 	b.commands = append(b.commands, *c)
 	up := b.up
 	b.mu.Unlock()
-	var args wire.ResendArgs
-	if err := json.Unmarshal(c.Args, &args); err != nil {
-		return wire.Reply{State: wire.ReplyRefused, Reason: err.Error()}
-	}
-	if _, err := up.Resend(ctx, args.Epoch, args.From, args.To); err != nil {
-		return wire.Reply{State: wire.ReplyFailed, Reason: err.Error()}
-	}
-	return wire.Reply{State: wire.ReplyDone}
+	return (&cityCommands{up: up}).carryOut(ctx, c)
 }
 
 // sample commits one frame with one sample and waits until the broker has it, so that each is a message of its own.
@@ -144,18 +136,22 @@ func (b *realBox) asked() int {
 	return len(b.commands)
 }
 
-// commandKey makes a key pair; the private one in a file as openssl writes it.
+// commandKey makes a key pair as cities do; the private one is in the file.
 func commandKey(t *testing.T) (ed25519.PublicKey, string) {
 	t.Helper()
-	public, private, err := ed25519.GenerateKey(nil)
+	dir := t.TempDir()
+	if code, _, stderr := linli(t, "command", "keygen", "--out", filepath.Join(dir, "city.pem")); code != exitGood {
+		t.Fatal(stderr)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "city.pub.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(private)
+	public, err := site.ParsePublicKeyPEM(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return public, writeFile(t, "city.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+	return public, filepath.Join(dir, "city.pem")
 }
 
 // A broker with a small queue, ingest away, and then the broker is killed: what the broker had acknowledged and had no room
