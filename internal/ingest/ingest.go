@@ -22,10 +22,12 @@
 //
 // Data lines go in as they came. Beside them it writes, as docs/wire.md describes, the measurements alert (one row
 // per transition), linli_loss (one per lost range), linli_ledger (one per message), linli_status (one per status) and linli_ingest (the probe).
+// A Repairer beside it writes linli_hour (one per hour and gateway) and linli_check (one per look).
 //
 // # What it does not do
 //
-// It keeps no state: run as many as the broker's shared subscriptions feed. It orders nothing and repairs nothing.
+// It keeps no state: run as many as the broker's shared subscriptions feed. It orders nothing. What is missing a Repairer asks
+// for, whose memory is the database.
 //
 // Concurrency: Run owns everything; Stats may be called from any goroutine.
 package ingest
