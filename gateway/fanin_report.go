@@ -88,7 +88,8 @@ func (r *reporter) anew() { r.round.Add(1) }
 // counted returns how many readings there were for each reason, since the start.
 func (r *reporter) counted(why reason) uint64 { return r.read[why].Load() }
 
-// take appends what is reported of a batch to dst. now is the moment of the step. The batch stays as it is.
+// take appends what is reported of a batch to dst. now is the moment of the step: a sample from the future is passed as one of
+// now. The batch stays as it is.
 func (r *reporter) take(now telemetry.Mono, batch, dst []telemetry.Sample) []telemetry.Sample {
 	round := r.round.Load()
 	clear(r.counts[:])
@@ -97,7 +98,7 @@ func (r *reporter) take(now telemetry.Mono, batch, dst []telemetry.Sample) []tel
 		why := reportAlways
 		if int64(s.Point) < int64(len(r.points)) && r.points[s.Point].thinned {
 			p := &r.points[s.Point]
-			why = p.judge(s, min(s.Time, now), round) // A time in the future must not keep what follows from being told.
+			why = p.judge(s, min(s.Time, now), round)
 			switch {
 			case why == reportLate && p.held:
 				// What came before it held until the last reading. Whoever reads the series must not take this one for newer.
@@ -114,6 +115,8 @@ func (r *reporter) take(now telemetry.Mono, batch, dst []telemetry.Sample) []tel
 		r.counts[why]++
 		if why.reported() {
 			dst = append(dst, *s)
+			last := &dst[len(dst)-1]
+			last.Time = min(last.Time, now)
 		}
 	}
 	for why, n := range r.counts {

@@ -134,6 +134,25 @@ func TestAnUnchangedReadingConfirms(t *testing.T) {
 	})
 }
 
+// TestALateReadingIsNotShown: a reading that arrives after newer ones, which were no news, is not what the pages show.
+func TestALateReadingIsNotShown(t *testing.T) {
+	responding(t, nil, func(t *testing.T, r *respondRig) {
+		began := r.f.clock.Mono()
+		for range 5 {
+			r.occupy(0, false)
+			settled(time.Second)
+		}
+		r.f.emit(t.Context())([]telemetry.Sample{{Point: r.lane[0], Time: began.Add(1500 * time.Millisecond), Value: onValue}})
+		settled(time.Second)
+		if e := r.f.live.Get(r.lane[0]); e.Value.Bool() {
+			t.Errorf("shown: %+v", e)
+		}
+		if r.f.late.Load() != 1 {
+			t.Errorf("%d samples were late, want 1", r.f.late.Load())
+		}
+	})
+}
+
 // TestOutputsAreWatchedByEveryReading: an output that is wanted on and goes on to be read as off is set again, although
 // that it is off is no news.
 func TestOutputsAreWatchedByEveryReading(t *testing.T) {

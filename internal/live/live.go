@@ -67,7 +67,8 @@ func (t *Table) Resize(points int) {
 	t.entries = t.entries[:points]
 }
 
-// Apply takes a batch of samples. Samples of unknown points are ignored.
+// Apply takes a batch of samples, none of them from the future. Samples of unknown points are ignored, and, of points whose
+// samples are no events, those that are older than the newest: what is known of a point never goes back.
 func (t *Table) Apply(batch []telemetry.Sample) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -80,6 +81,8 @@ func (t *Table) Apply(batch []telemetry.Sample) {
 		happened := int(s.Point) < len(t.event) && t.event[s.Point] && !s.Quality.Bad()
 		if happened {
 			t.keep(s)
+		} else if e.Known && s.Time < e.Time {
+			continue
 		}
 		if !e.Known || happened || e.Quality != s.Quality || e.Value != s.Value {
 			e.Changed, e.Version, t.version = s.Time, next, next

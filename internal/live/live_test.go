@@ -59,6 +59,24 @@ func TestTableIsConfirmedByWhatIsNotReported(t *testing.T) {
 	}
 }
 
+// TestTableDoesNotGoBack: a sample that is older than the newest changes nothing, but each event is one.
+func TestTableDoesNotGoBack(t *testing.T) {
+	table := live.New(2)
+	table.Apply(sample(20, telemetry.Good, telemetry.BoolValue(true)))
+	want := table.Get(1)
+	table.Apply(sample(10, telemetry.Good, telemetry.BoolValue(false)))
+	table.Apply(sample(15, telemetry.BadComm, telemetry.Value{}))
+	if got := table.Get(1); got != want {
+		t.Errorf("after older ones: %+v, want %+v", got, want)
+	}
+	table = live.New(2, 1)
+	table.Apply(sample(20, telemetry.Good, telemetry.TextValue("b")))
+	table.Apply(sample(10, telemetry.Good, telemetry.TextValue("a")))
+	if events, _ := table.Events(nil, 0); len(events) != 2 {
+		t.Errorf("%d events, want 2", len(events))
+	}
+}
+
 func TestTableIgnoresPointsThatDoNotExist(t *testing.T) {
 	table := live.New(1)
 	table.Apply([]telemetry.Sample{{Point: 7, Time: 1, Value: telemetry.BoolValue(true)}, {Point: telemetry.NoPoint, Time: 1}})
