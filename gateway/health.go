@@ -39,6 +39,9 @@ func (h *health) status() console.Status {
 		Bytes: j.Bytes, Frames: j.Next - j.First, CommitFailures: j.CommitFailures, SamplesLost: j.SamplesLost,
 		DamagedFrames: j.DamagedFrames, LastError: j.LastError,
 	}}
+	if j.LastError == "" && j.Rollups.LastError != "" {
+		s.Journal.LastError = "rollups: " + j.Rollups.LastError
+	}
 	if h.trouble != nil {
 		s.Journal.LastError = h.trouble.Error()
 	}
@@ -83,6 +86,7 @@ func (h *health) register(set *metrics.Set) {
 	gauge("linli_journal_samples_written_total", func() float64 { return float64(h.journal.Stats().SamplesWritten) })
 	gauge("linli_journal_samples_lost_total", func() float64 { return float64(h.journal.Stats().SamplesLost) })
 	gauge("linli_journal_damaged_frames_total", func() float64 { return float64(h.journal.Stats().DamagedFrames) })
+	gauge("linli_journal_space_reserved", func() float64 { return oneIf(h.journal.Stats().Reserved) })
 	for name, value := range map[string]func(journal.RollupStats) float64{
 		"linli_rollup_bytes":          func(s journal.RollupStats) float64 { return float64(s.Bytes) },
 		"linli_rollup_hours_waiting":  func(s journal.RollupStats) float64 { return float64(s.Waiting) },

@@ -339,10 +339,11 @@ func (o *journalOptions) verify(ctx context.Context, out io.Writer, progress *pr
 			Samples  uint64   `json:"samples"`
 			Bytes    int64    `json:"bytes"`
 			Missing  uint64   `json:"missing_frames"`
+			Rollups  int      `json:"rollup_files"`
 			Aside    int      `json:"set_aside"`
 			Wrong    int      `json:"wrong"`
 			Problems []string `json:"problems"`
-		}{r.Wrong == 0, r.Segments, r.Frames, r.Samples, r.Bytes, r.Missing, r.Aside, r.Wrong, problems})
+		}{r.Wrong == 0, r.Segments, r.Frames, r.Samples, r.Bytes, r.Missing, r.Rollups, r.Aside, r.Wrong, problems})
 	} else {
 		for _, p := range r.Problems {
 			fmt.Fprintln(out, p)
@@ -357,7 +358,7 @@ func (o *journalOptions) verify(ctx context.Context, out io.Writer, progress *pr
 		if r.Wrong > 0 {
 			verdict = "damaged: " + count(r.Wrong, "place")
 		}
-		fmt.Fprintf(out, "%s. %s, %d frames, %d samples, %d bytes read\n", verdict, count(r.Segments, "segment"), r.Frames, r.Samples, r.Bytes)
+		fmt.Fprintf(out, "%s. %s, %d frames, %d samples, %s, %d bytes read\n", verdict, count(r.Segments, "segment"), r.Frames, r.Samples, count(r.Rollups, "rollup file"), r.Bytes)
 	}
 	if err == nil && r.Wrong > 0 {
 		err = errAnswered

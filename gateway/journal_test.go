@@ -104,6 +104,16 @@ func TestJournalCommands(t *testing.T) {
 	if code != exitGood || !strings.Contains(out, `"point":"temperature_c","value":20.1,"quality":"good"}`) {
 		t.Errorf("cat as JSON lines: exit code %d\n%.1000s", code, out)
 	}
+	code, out, errs = linli(t, at("cat", "--every", "1m", "room_1.temperature_c")...)
+	lines = strings.Split(strings.TrimSpace(out), "\n")
+	if code != exitGood || len(lines) < 10 || len(lines) > 14 || lines[0] != strings.Join(intervalColumns, ",") || !strings.HasPrefix(errs, "minutes from ") ||
+		!strings.Contains(out, ",60,0,60,0,0,0\n") { // a whole minute: 60 readings, good all the time
+		t.Errorf("cat of minutes: exit code %d, %s\n%s", code, errs, out)
+	}
+	code, out, errs = linli(t, at("cat", "--json", "--since", "30d", "room_1.door_open")...)
+	if code != exitGood || !strings.HasPrefix(errs, "hours from ") || !strings.Contains(out, `"point":"door_open","every":"1h","mean":0.0`) || !strings.Contains(out, `"min":false,"max":true,`) {
+		t.Errorf("cat of a month: exit code %d, %s\n%s", code, errs, out)
+	}
 	for _, args := range [][]string{{"cat", "--every", "2h"}, {"cat", "--format", "xml"}, {"cat", "["}, {"cat", "--format", "line"}, {"cat", "--since", "soon"}, {"ls", "x"}} {
 		if code, _, _ := linli(t, at(args...)...); code != exitUsage {
 			t.Errorf("%v: exit code %d, want %d", args, code, exitUsage)

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -353,4 +355,74 @@ func BenchmarkWeek(b *testing.B) {
 			b.ReportMetric(float64(n), "rows")
 		})
 	}
+}
+
+// BenchmarkRollupHour rolls up one hour of 5,000 points of which 440 are read each second, and says how much memory that
+// takes beyond what was in use before.
+func BenchmarkRollupHour(b *testing.B) {
+	s := allSeries[5]
+	inv := &telemetry.Inventory{Site: "s1", Gateway: "g1", Location: time.UTC}
+	z := inv.AddZone(telemetry.Zone{ID: "building_1", Parent: -1})
+	const points = 5000
+	state := make([]float64, points)
+	for i := 0; i < points; i += 4 {
+		class := &telemetry.Class{ID: "device_class"}
+		for k := range 4 {
+			class.Points = append(class.Points, telemetry.PointDef{Name: fmt.Sprintf("point_%d", k), Kind: s.kind(i + k)})
+		}
+		d := inv.AddDevice(telemetry.Device{ID: fmt.Sprintf("device_%04d", i/4), Class: class, Zone: z})
+		for k := range 4 {
+			inv.ProvidePoint(d, k)
+		}
+	}
+	cfg := journal.Config{Dir: b.TempDir()}
+	j, err := journal.OpenFS(cfg, inv, newClock("boot1"), noSync{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	next := 0
+	for second := range 2*3600 + 600 {
+		at := telemetry.Mono(second) * 1e9
+		batch := make([]telemetry.Sample, 0, 440)
+		for range 440 {
+			i := next % points
+			batch = append(batch, telemetry.Sample{Point: telemetry.PointID(i), Time: at, Value: s.value(r, i, next/points, &state[i])})
+			next++
+		}
+		j.Append(telemetry.Now{Mono: at + 1000, Wall: time.Unix(1_800_000_000, int64(at))}, batch)
+		if err := j.Commit(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	segs := j.Segments()
+	end := segs[len(segs)-1].To
+	var before, m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	defer debug.SetGCPercent(debug.SetGCPercent(50)) // as the gateway has it
+	var most uint64
+	n := 0
+	begin := time.Now()
+	looking := time.Duration(0)
+	for b.Loop() {
+		if err := j.WhileRolling(b.Context(), end, func() {
+			if n++; n%50 == 0 {
+				t := time.Now()
+				runtime.ReadMemStats(&m)
+				most = max(most, m.HeapInuse)
+				looking += time.Since(t)
+			}
+		}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	st := j.Stats().Rollups
+	if st.Built == 0 {
+		b.Fatal("nothing was due")
+	}
+	b.ReportMetric(float64((time.Since(begin)-looking).Milliseconds())/float64(st.Built), "ms/hour")
+	b.ReportMetric(float64(most-before.HeapInuse)/(1<<20), "MiB")
+	b.ReportMetric(float64(st.Bytes)/float64(st.Built)/1024, "KiB/hour")
+	j.Close()
 }

@@ -158,7 +158,7 @@ func RollBlocks() []RollSeed {
 		}
 		points = append(points, p)
 	}
-	raw := appendBlock(nil, levelMinutes, points)
+	raw := appendBlock(nil, levelMinutes, points, &blockScratch{})
 	fs := &keepFS{}
 	w := &rollWriter{fs: fs, dir: "j", id: rollID{levelMinutes, 1777888800}, enc: enc, head: rollHead{epoch: 1, first: 1, last: 2, next: 3}}
 	w.begin()
@@ -221,5 +221,11 @@ func FixRollChecksums(b []byte, name string) []byte {
 // RollupAt is Rollup as if it were that late, without pauses.
 func (j *Journal) RollupAt(ctx context.Context, wall time.Time) error {
 	j.roll.pause = nil
+	return j.rollup(ctx, wall)
+}
+
+// WhileRolling lets rollups call f now and then.
+func (j *Journal) WhileRolling(ctx context.Context, wall time.Time, f func()) error {
+	j.roll.pause = f
 	return j.rollup(ctx, wall)
 }

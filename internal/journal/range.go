@@ -207,6 +207,8 @@ type Span struct {
 	Match func(*telemetry.Series) bool
 	// From and To bound the time of a sample, or the beginning of an interval: From <= t < To.
 	From, To time.Time
+
+	first, last string // bounds of keys, for the rollups' own reading
 }
 
 // wants reports whether a series is wanted.
@@ -218,7 +220,7 @@ func (sp *Span) wants(s *telemetry.Series) bool {
 func (sp *Span) keys() (first, last string) {
 	switch {
 	case sp.Device == "":
-		return "", ""
+		return sp.first, sp.last
 	case sp.Point == "":
 		return sp.Device + "\x00", sp.Device + "\x01"
 	}
@@ -589,20 +591,17 @@ func (j *Journal) eachInterval(ctx context.Context, sp Span, level rollLevel, yi
 
 // addUp makes the intervals of an hour that has no file.
 func (j *Journal) addUp(ctx context.Context, rd *reader, id rollID, t touch, sp Span, yield func(*rollPoint) error) error {
-	held, err := j.heldBefore(id, t.first, sp)
+	list, err := j.seriesOf(rd, id, t.first, t.last, sp)
 	if err != nil {
 		return err
 	}
-	list, err := j.seriesOf(rd, t.first, t.last, held)
-	if err != nil {
-		return err
-	}
-	list = slices.DeleteFunc(list, func(s telemetry.Series) bool { return !sp.wants(&s) })
 	var r roller
 	for len(list) > 0 {
 		part := list[:min(len(list), rollPoints)]
 		list = list[len(part):]
-		r.reset(id, part, held)
+		if err := j.prime(&r, id, part, t.first); err != nil {
+			return err
+		}
 		if err := j.run(ctx, rd, &r, t.first, t.last, nil); err != nil {
 			return err
 		}

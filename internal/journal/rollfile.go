@@ -414,11 +414,20 @@ func (r *longRuns) flush() {
 	r.n = 0
 }
 
+// blockScratch is memory for appendBlock.
+type blockScratch struct {
+	s     [rollStreams][]byte
+	means []uint32
+}
+
 // appendBlock appends the points, unpacked, to b.
-func appendBlock(b []byte, level rollLevel, points []rollPoint) []byte {
-	var s [rollStreams][]byte
-	var good, doubt, bad longRuns
-	var means []uint32
+func appendBlock(b []byte, level rollLevel, points []rollPoint, mem *blockScratch) []byte {
+	s := &mem.s
+	for i := range s {
+		s[i] = s[i][:0]
+	}
+	good, doubt, bad := longRuns{b: s[rollGood]}, longRuns{b: s[rollDoubt]}, longRuns{b: s[rollBad]}
+	means := mem.means[:0]
 	for i := range points {
 		p := &points[i]
 		kind := p.series.Kind
@@ -469,7 +478,8 @@ func appendBlock(b []byte, level rollLevel, points []rollPoint) []byte {
 	doubt.flush()
 	bad.flush()
 	s[rollGood], s[rollDoubt], s[rollBad] = good.b, doubt.b, bad.b
-	s[rollMean] = appendPlanes(nil, means, 2)
+	s[rollMean] = appendPlanes(s[rollMean], means, 2)
+	mem.means = means
 	b = binary.AppendUvarint(b, uint64(len(points)))
 	for i := range s {
 		b = appendString(b, s[i])
@@ -605,6 +615,7 @@ type rollWriter struct {
 	buf    []byte // not written yet
 	at     int64  // of buf
 	raw    []byte
+	mem    blockScratch
 	blocks []rollEntry
 	points []rollPoint // of the block being filled; their memory is the writer's
 	// sources says what a file of hours was made of: the rollHead.next of each hour's file, 0 where there was none.
@@ -636,7 +647,7 @@ func (w *rollWriter) block() error {
 	if len(w.points) == 0 {
 		return nil
 	}
-	w.raw = appendBlock(w.raw[:0], w.id.level, w.points)
+	w.raw = appendBlock(w.raw[:0], w.id.level, w.points, &w.mem)
 	e := rollEntry{first: rollKey(&w.points[0].series), at: w.at + int64(len(w.buf)), unpacked: len(w.raw)}
 	from := len(w.buf)
 	w.buf = w.enc.EncodeAll(w.raw, w.buf)

@@ -97,9 +97,8 @@ type roller struct {
 	primed  bool  // holds are from the file before: they begin with this one
 }
 
-// reset makes the roller ready for the points of list, of which held is what held before the file begins; nil where nobody
-// knows.
-func (r *roller) reset(id rollID, list []telemetry.Series, held map[telemetry.Series]hold) {
+// reset makes the roller ready for the points of list, of which nothing is known before the file begins.
+func (r *roller) reset(id rollID, list []telemetry.Series) {
 	n := len(list)
 	*r = roller{id: id, list: list, slots: r.slots, cells: r.cells, holds: r.holds, ends: r.ends, ended: r.ended, ids: r.ids[:0]}
 	if r.slots == nil {
@@ -110,9 +109,7 @@ func (r *roller) reset(id rollID, list []telemetry.Series, held map[telemetry.Se
 	r.holds, r.ends, r.ended = zeroed(r.holds, n), zeroed(r.ends, n), zeroed(r.ended, n)
 	for i, s := range list {
 		r.slots[s] = int32(i)
-		r.holds[i] = held[s]
 	}
-	r.primed = len(held) > 0
 }
 
 // zeroed returns n zero values, in the memory of s where that is enough.
@@ -725,11 +722,7 @@ func (j *Journal) buildHour(ctx context.Context, rd *reader, enc *zstd.Encoder, 
 	if err := j.boundRollups(1); err != nil {
 		return err
 	}
-	held, err := j.heldBefore(id, head.first, Span{})
-	if err != nil {
-		return err
-	}
-	list, err := j.seriesOf(rd, head.first, head.last, held)
+	list, err := j.seriesOf(rd, id, head.first, head.last, Span{})
 	if err != nil {
 		return err
 	}
@@ -739,7 +732,9 @@ func (j *Journal) buildHour(ctx context.Context, rd *reader, enc *zstd.Encoder, 
 	for len(list) > 0 && err == nil {
 		part := list[:min(len(list), rollPoints)]
 		list = list[len(part):]
-		r.reset(id, part, held)
+		if err = j.prime(&r, id, part, head.first); err != nil {
+			break
+		}
 		if err = j.run(ctx, rd, &r, head.first, head.last, ro.pause); err != nil {
 			break
 		}
@@ -789,25 +784,34 @@ func (j *Journal) place(w *rollWriter) error {
 	return nil
 }
 
-// heldBefore returns what held at the begin of id, where the file before says so and the frames go on from there without
-// interruption to first.
-func (j *Journal) heldBefore(id rollID, first uint64, sp Span) (map[telemetry.Series]hold, error) {
+// heldBefore calls yield for what of sp held at the begin of id, where the file before says so and the frames go on from there
+// without interruption to first.
+func (j *Journal) heldBefore(id rollID, first uint64, sp Span, yield func(*telemetry.Series, hold)) error {
 	prev := rollID{id.level, id.start - int64(id.level.length()/time.Second)}
 	f := j.roll.have(prev)
 	if f == nil || f.head.epoch != j.epoch || first <= f.head.first && first != f.head.last || first > f.head.last+1 {
-		return nil, nil
+		return nil
 	}
-	held := map[telemetry.Series]hold{}
 	err := j.readRoll(prev, sp, func(p *rollPoint) error {
 		if h := p.held(); h.state != 0 {
-			held[p.series] = h
+			yield(&p.series, h)
 		}
 		return nil
 	})
 	if errors.Is(err, errCorrupt) || notExist(err) {
-		return nil, nil
+		return nil
 	}
-	return held, err
+	return err
+}
+
+// prime makes r ready for the points of part, which are neighbours in the order of a file, with what held when id begins.
+func (j *Journal) prime(r *roller, id rollID, part []telemetry.Series, first uint64) error {
+	r.reset(id, part)
+	sp := Span{Match: r.match, first: rollKey(&part[0]), last: rollKey(&part[len(part)-1])}
+	return j.heldBefore(id, first, sp, func(s *telemetry.Series, h hold) {
+		r.holds[r.slots[*s]] = h
+		r.primed = true
+	})
 }
 
 // readRoll calls yield for the points of sp in the file id. A file that is damaged is set aside.
@@ -840,12 +844,10 @@ func (j *Journal) readRollWith(dec *zstd.Decoder, id rollID, sp Span, yield func
 	return err
 }
 
-// seriesOf returns the series that frames first to last may have samples of, and those of held, in the order of a file.
-func (j *Journal) seriesOf(rd *reader, first, last uint64, held map[telemetry.Series]hold) ([]telemetry.Series, error) {
-	all := make(map[telemetry.Series]struct{}, len(held))
-	for s := range held {
-		all[s] = struct{}{}
-	}
+// seriesOf returns the series of sp that frames first to last may have samples of, and those that held before id, in the order
+// of a file.
+func (j *Journal) seriesOf(rd *reader, id rollID, first, last uint64, sp Span) ([]telemetry.Series, error) {
+	var list []telemetry.Series
 	j.mu.Lock()
 	var segs []*segment
 	for _, s := range j.segs {
@@ -862,17 +864,25 @@ func (j *Journal) seriesOf(rd *reader, first, last uint64, held map[telemetry.Se
 			return nil, err
 		}
 		for i := range dict {
-			if k := dict[i].series.Kind; k != 0 && k != telemetry.KindText {
-				all[dict[i].series] = struct{}{}
+			if s := &dict[i].series; s.Kind != 0 && s.Kind != telemetry.KindText && sp.wants(s) {
+				list = append(list, *s)
 			}
 		}
+		list = sortSeries(list)
 	}
-	list := make([]telemetry.Series, 0, len(all))
-	for s := range all {
-		list = append(list, s)
-	}
+	known := len(list)
+	err := j.heldBefore(id, first, sp, func(s *telemetry.Series, _ hold) {
+		if _, ok := slices.BinarySearchFunc(list[:known], *s, compareSeries); !ok {
+			list = append(list, *s)
+		}
+	})
+	return sortSeries(list), err
+}
+
+// sortSeries returns the series in the order of a file, each once.
+func sortSeries(list []telemetry.Series) []telemetry.Series {
 	slices.SortFunc(list, compareSeries)
-	return list, nil
+	return slices.Compact(list)
 }
 
 // dictOf returns the dictionary of s, not to be changed.
@@ -1006,7 +1016,7 @@ func (j *Journal) buildDay(ctx context.Context, enc *zstd.Encoder, id rollID) er
 	for len(list) > 0 && err == nil {
 		part := list[:min(len(list), rollPoints)]
 		list = list[len(part):]
-		r.reset(id, part, nil)
+		r.reset(id, part)
 		err = each(Span{Match: r.match}, func(row int, p *rollPoint) error {
 			k := int(r.slots[p.series])
 			if row < 0 {
