@@ -91,8 +91,12 @@ func openStoresIn(dir, memory string, s *site.Site, clock *telemetry.Clock, log 
 		unlock()
 		return nil, fmt.Errorf("open the alert book: %w", err)
 	}
+	rollups := int64(0) // as much as the journal takes by itself
+	if memory == "" {
+		rollups = -1 // This is memory; they are made of the samples when somebody asks.
+	}
 	st.journal, err = journal.Open(journal.Config{
-		Dir: filepath.Join(dir, "journal"), MaxBytes: s.Journal.MaxBytes, MaxAge: s.Journal.MaxAge, CommitEvery: s.Journal.CommitEvery,
+		Dir: filepath.Join(dir, "journal"), MaxBytes: s.Journal.MaxBytes, RollupBytes: rollups, MaxAge: s.Journal.MaxAge, CommitEvery: s.Journal.CommitEvery,
 		Log: log.Named("journal"),
 	}, s.Inventory, clock)
 	if err != nil {

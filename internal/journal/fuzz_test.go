@@ -87,6 +87,18 @@ func FuzzSegment(f *testing.F) {
 			if _, err := j.Starts(); err != nil {
 				t.Fatal(err)
 			}
+			if _, err := j.Losses(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for _, res := range []journal.Resolution{journal.Samples, journal.Minutes, journal.Hours} {
+				if err := j.Range(t.Context(), everything, res, func(*journal.Row) error { return nil }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			j.NoPause()
+			if err := j.Rollup(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 		}
 		read()
 		appendStep(j, mixed(inv, 5, 0))

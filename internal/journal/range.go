@@ -120,12 +120,23 @@ type wanted struct {
 	match   func(*telemetry.Series) bool
 	segment uint64 // number of the first frame of the segment that entries is of
 	entries []bool // of its dictionary
+
+	block    uint64 // number of a block of the segment's index, plus 1
+	hasBlock bool   // it has one of entries
+}
+
+// inBlock reports whether frame number i of the segment that was looked at may have a sample that is wanted.
+func (w *wanted) inBlock(x frameIndex, i uint64) bool {
+	if n := i/indexFrames + 1; n != w.block {
+		w.block, w.hasBlock = n, x.has(i, w.entries)
+	}
+	return w.hasBlock
 }
 
 // look finds what of the dictionary of a segment is wanted.
 func (w *wanted) look(segment uint64, dict []entry) {
 	if segment != w.segment {
-		w.segment, w.entries = segment, w.entries[:0]
+		w.segment, w.entries, w.block = segment, w.entries[:0], 0
 	}
 	for i := len(w.entries); i < len(dict); i++ {
 		// Entries may be filled in later where the frame that held them is lost; their frames cannot be decoded before.
@@ -292,6 +303,8 @@ func (j *Journal) eachSample(ctx context.Context, sp Span, yield func(*Row) erro
 		if f.Lost != nil {
 			if f.Lost.FirstSeq == 0 {
 				missing = f.Lost.Reason
+			} else if f.start && begun && missing == "" {
+				missing = GapStopped
 			}
 			continue
 		}
@@ -353,7 +366,7 @@ func (j *Journal) pass(r *reader, seq uint64, w *wanted) uint64 {
 	defer j.mu.Unlock()
 	for ; seq < s.next(); seq++ {
 		i := seq - s.first
-		if s.offs[i] == 0 || s.counts[i] == 0 || o.index.has(i, w.entries) {
+		if s.offs[i] == 0 || s.counts[i] == 0 || w.inBlock(o.index, i) {
 			break
 		}
 	}

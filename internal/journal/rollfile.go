@@ -91,7 +91,7 @@ func parseRollName(name string) (id rollID, ok bool) {
 		return id, false
 	}
 	t, err := time.Parse(layout, base)
-	if err != nil || t.Year() < 1970 || t.Year() > 2200 {
+	if err != nil || t.Unix() < 0 || t.Unix() >= latestRollup {
 		return id, false
 	}
 	id.start = t.Unix()

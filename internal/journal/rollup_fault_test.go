@@ -64,7 +64,7 @@ func rollRun(t testing.TB, fs *memFS) (commits, rollups []error) {
 	cfg := smallSegments
 	cfg.MaxAge = 1 << 62
 	clock := telemetry.NewClock("boot1", 0, longAgo)
-	time.Sleep(time.Date(2000, 1, 1, 21, 50, 0, 0, time.UTC).Sub(time.Now()))
+	time.Sleep(time.Until(time.Date(2000, 1, 1, 21, 50, 0, 0, time.UTC)))
 	n := 0
 	for life := range 2 {
 		j, err := journal.OpenFS(cfg, inv, clock, fs)
@@ -638,4 +638,61 @@ func FuzzRollup(f *testing.F) {
 		k.Kill()
 	})
 	j.Kill()
+}
+
+// TestNothingHoldsAcrossARestart, also where the first thing that the next process writes is a tombstone.
+func TestNothingHoldsAcrossARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := newMemFS()
+		for life := range 2 {
+			clock := telemetry.NewClock("boot1", telemetry.Mono(life*25)*telemetry.Mono(time.Minute), longAgo)
+			j, err := journal.OpenFS(smallSegments, newInventory(1), clock, fs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if life == 1 { // A damaged frame is met, and told before anything else is written.
+				for _, n := range fs.cur {
+					if len(n.data) > 200 {
+						n.data[128+60] ^= 1
+					}
+				}
+				if err := j.Read(1, &journal.Frame{}); !errors.Is(err, journal.ErrNotFound) {
+					t.Fatal(err)
+				}
+			}
+			for i := range 3 {
+				now := clock.Now()
+				batch := []telemetry.Sample{{Point: 1, Time: now.Mono, Value: telemetry.IntValue(7)}}
+				if life == 0 && i == 1 {
+					batch = append(batch, telemetry.Sample{Point: 0, Time: now.Mono, Value: telemetry.FloatValue(1)})
+				}
+				j.Append(now, batch)
+				if err := j.Commit(); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(5 * time.Minute)
+			}
+			if life == 1 {
+				held := time.Duration(0)
+				for _, r := range rows(t, j, everything, journal.Minutes) {
+					if r.Series.Point == "temperature_c" {
+						held += r.Good
+					}
+				}
+				gaps := 0
+				for _, r := range rows(t, j, everything, journal.Samples) {
+					if r.Series == nil {
+						gaps++
+					}
+				}
+				if held != 5*time.Minute || gaps != 1 {
+					t.Errorf("held for %v with %d gaps, want the 5 minutes of its process, and the gap behind", held, gaps)
+				}
+			}
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Minute)
+		}
+	})
 }

@@ -115,7 +115,6 @@ type rollSite struct {
 	ref   reference
 	r     *rand.Rand
 	last  [64]telemetry.Value
-	lives int
 	boot  string
 }
 

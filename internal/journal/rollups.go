@@ -31,6 +31,8 @@ const (
 	// rollRetry is how long a failure is left alone.
 	rollRetry = 10 * time.Minute
 
+	latestRollup = 7258118400 // the year 2200, in seconds since 1970
+
 	keepMinutes = 14 * 24 // files: hours in which the box ran
 	keepHours   = 730     // files: days in which it did
 )
@@ -323,7 +325,7 @@ func (j *Journal) run(ctx context.Context, rd *reader, r *roller, first, last ui
 		case err != nil:
 			return err
 		case f.Lost != nil:
-			if f.Lost.FirstSeq == 0 {
+			if f.Lost.FirstSeq == 0 || f.start {
 				r.interrupt()
 			}
 		case f.known:
@@ -511,6 +513,9 @@ func (j *Journal) look(ctx context.Context, rd *reader) error {
 		a, z := int64(f.T0)+f.offset, int64(f.T1)+f.offset
 		if a < 0 || z-a > 24*hour { // Nobody measures for a day before he tells.
 			a = max(z-24*hour, 0)
+		}
+		if z >= latestRollup*int64(time.Second) {
+			continue // No clock is so far ahead.
 		}
 		for h := a / hour; h <= z/hour; h++ {
 			ro.touch(h*3600, ro.seen, j.epoch, f.Uncertain)
