@@ -20,10 +20,11 @@ type countingBus struct {
 	port   int
 	answer func(unit, address, count int) []uint16 // called under mu
 
-	mu    sync.Mutex
-	reads []servedWords
-	coils map[int]bool // unit<<16 | address
-	wrote []coilWrite
+	mu     sync.Mutex
+	reads  []servedWords
+	inputs map[int]bool // unit<<16 | address
+	coils  map[int]bool // likewise
+	wrote  []coilWrite
 }
 
 // servedWords is one read as it was answered.
@@ -47,7 +48,7 @@ func serveCounting(t *testing.T, answer func(unit, address, count int) []uint16)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &countingBus{port: l.Addr().(*net.TCPAddr).Port, answer: answer, coils: map[int]bool{}}
+	b := &countingBus{port: l.Addr().(*net.TCPAddr).Port, answer: answer, inputs: map[int]bool{}, coils: map[int]bool{}}
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	open := map[net.Conn]bool{}
@@ -114,10 +115,14 @@ func (b *countingBus) reply(unit int, pdu []byte) []byte {
 	}
 	address, count := int(be.BigEndian.Uint16(pdu[1:])), int(be.BigEndian.Uint16(pdu[3:]))
 	switch pdu[0] {
-	case 1, 2: // coils and inputs are the same here
+	case 1, 2:
+		bits := b.coils
+		if pdu[0] == 2 {
+			bits = b.inputs
+		}
 		out := append([]byte{pdu[0], byte((count + 7) / 8)}, make([]byte, (count+7)/8)...)
 		for i := range count {
-			if b.coils[unit<<16|(address+i)] {
+			if bits[unit<<16|(address+i)] {
 				out[2+i/8] |= 1 << (i % 8)
 			}
 		}
@@ -149,11 +154,11 @@ func (b *countingBus) reply(unit int, pdu []byte) []byte {
 	return refuse(1)
 }
 
-// set makes a coil or an input what a device would show.
+// set makes an input what a device would show.
 func (b *countingBus) set(unit, address int, on bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.coils[unit<<16|address] = on
+	b.inputs[unit<<16|address] = on
 }
 
 // writesSince returns the writes of coils from a moment on.

@@ -1,0 +1,547 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"linli/internal/alert"
+)
+
+var soakCycles = flag.Int("soak", 20, "how often TestKilledAtAnyMoment kills the gateway; make soak says 500")
+
+// soakSite has a counter that is read ten times a second beside 60 values of noise, which fill the small segments, and
+// eight buttons with an alert each.
+const soakSite = `
+version: 1
+site: test
+gateway: gw1
+title: {zh: 测试小区, en: Test community}
+timezone: Asia/Shanghai
+zones:
+  - {id: yard, kind: area, title: {zh: 院子, en: Yard}}
+buses:
+  - id: tcp_1
+    modbus_tcp: {address: "127.0.0.1:%d"}
+    units:
+      - {id: c, address: 1, profile: soak_counter}
+      - {id: io1, address: 2, profile: waveshare_io_8ch}
+%sdevices:
+  - {id: counter, unit: c, zone: yard, title: {zh: 计数, en: Counter}}
+  - {id: siren, class: siren, zone: yard, title: {zh: 警笛, en: Siren}, points: {on: {from: io1.do1, on_start: off, on_stop: off}}}
+%srules:
+  - {pack: soak}
+journal: {max_bytes: 1MiB}
+uplink: {brokers: ["tcp://%s"], batch: 1s}
+console: {listen: "127.0.0.1:%d"}
+`
+
+const soakCounter = `
+version: 1
+profile: soak_counter
+vendor: test
+model: a counter
+title: {zh: 计数表, en: Counter}
+status: confirmed
+sources: [test]
+channels:
+  - {name: energy, table: input, address: 0, type: u32, unit: Wh, every: 100ms}
+  - {name: power, table: input, address: 1, type: u16, unit: W, every: 100ms}
+device:
+  class: energy_meter
+  points: {energy_kwh: energy, active_power_w: power}
+`
+
+const soakNoise = `
+version: 1
+profile: soak_noise
+vendor: test
+model: values without a pattern
+title: {zh: 噪声, en: Noise}
+status: confirmed
+sources: [test]
+channels:
+  - {name: voltage, table: input, address: 0, type: f64, unit: V, every: 100ms}
+  - {name: current, table: input, address: 4, type: f64, unit: A, every: 100ms}
+  - {name: power, table: input, address: 8, type: f64, unit: W, every: 100ms}
+  - {name: energy, table: input, address: 12, type: f64, unit: kWh, every: 100ms}
+device:
+  class: energy_meter
+  points: {voltage_v: voltage, current_a: current, active_power_w: power, energy_kwh: energy}
+`
+
+const soakPack = `
+version: 1
+pack: soak
+title: {zh: 测试, en: Test}
+rules:
+  - alert: ButtonPressed
+    for_each: call_button
+    expr: pressed
+    severity: warning
+    life_safety: true
+    title: {zh: "{{zone}}求助", en: "Call at {{zone}}"}
+    outputs: [{device: zone.siren, point: on, until: cleared}]
+`
+
+// soak is one gateway that is killed, with everything around it that is not.
+type soak struct {
+	t       *testing.T
+	city    *city
+	bus     *countingBus
+	site    string
+	state   string
+	pages   api
+	sub     *subscriber
+	gateway *process
+	kills   []time.Time
+	downs   []time.Time // when the killed process was gone
+
+	mu  sync.Mutex
+	acr *rand.Rand
+}
+
+func startSoak(t *testing.T, state string) *soak {
+	t.Helper()
+	const buttons, noisy = 8, 4
+	s := &soak{t: t, city: startCity(t), state: state, acr: rand.New(rand.NewPCG(5, uint64(time.Now().UnixNano())))}
+	n := uint32(0)
+	r := rand.New(rand.NewPCG(7, 8))
+	s.bus = serveCounting(t, func(unit, address, count int) []uint16 {
+		words := make([]uint16, 16)
+		switch {
+		case unit == 1:
+			n++
+			words = []uint16{uint16(n >> 16), uint16(n)}
+		default:
+			for i := 0; i < len(words); i += 4 {
+				bits := math.Float64bits(r.Float64())
+				for k := range 4 {
+					words[i+k] = uint16(bits >> (48 - 16*k))
+				}
+			}
+		}
+		if address+count > len(words) {
+			return nil
+		}
+		return words[address : address+count]
+	})
+	var units, devices strings.Builder
+	for i := range noisy {
+		fmt.Fprintf(&units, "      - {id: n%d, address: %d, profile: soak_noise}\n", i, 10+i)
+		fmt.Fprintf(&devices, "  - {id: noise_%d, unit: n%d, zone: yard, title: {zh: 噪声, en: Noise}}\n", i, i)
+	}
+	for i := range buttons {
+		fmt.Fprintf(&devices, "  - {id: button_%d, class: call_button, zone: yard, title: {zh: 按钮, en: Button}, points: {pressed: io1.di%d}}\n", i, i+1)
+	}
+	console := freePort(t)
+	s.pages = api{t, fmt.Sprintf("http://127.0.0.1:%d", console)}
+	s.site = writeSite(t, fmt.Sprintf(soakSite, s.bus.port, units.String(), devices.String(), s.city.broker.Address, console), map[string]string{
+		"profiles/soak_counter.yaml": soakCounter, "profiles/soak_noise.yaml": soakNoise, "packs/soak.yaml": soakPack})
+	s.sub = subscribe(t, s.city.broker.Address, "linli/v1/#")
+	return s
+}
+
+func (s *soak) start() { s.gateway = start(s.t, "run", "-c", s.site, "--state", s.state) }
+
+// fidget presses buttons and acknowledges alerts until stop is closed, so that there is always something to commit.
+func (s *soak) fidget(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Duration(50+s.acr.IntN(200)) * time.Millisecond):
+		}
+		s.bus.set(2, s.acr.IntN(8), s.acr.IntN(2) == 0)
+		if open := s.pages.openAlerts(); len(open) > 0 {
+			a := open[s.acr.IntN(len(open))]
+			s.tryPost("/api/v1/alerts/" + a.ID + "/acknowledge")
+		}
+	}
+}
+
+// tryPost asks the console for something; the gateway may be dead.
+func (s *soak) tryPost(path string) {
+	resp, err := http.Post(s.pages.base+path, "application/json", strings.NewReader(`{"by":"soak"}`))
+	if err == nil {
+		resp.Body.Close()
+	}
+}
+
+// kill ends the gateway with SIGKILL.
+func (s *soak) kill() {
+	s.kills = append(s.kills, time.Now())
+	s.gateway.kill()
+	s.downs = append(s.downs, time.Now())
+}
+
+// phase says what the gateway's threads are doing to files just now: "write journal/*.seg" and the like; "" for nothing.
+func phase(pid int, state string) string {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return ""
+	}
+	for _, task := range tasks {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/syscall", pid, task.Name()))
+		if err != nil {
+			continue
+		}
+		f := strings.Fields(string(b))
+		if len(f) < 2 {
+			continue // running
+		}
+		nr, err := strconv.Atoi(f[0])
+		if err != nil {
+			continue
+		}
+		what, ok := fileCalls[nr]
+		if !ok {
+			continue
+		}
+		path, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fdText(f[1])))
+		name, ok := strings.CutPrefix(path, state)
+		if !ok {
+			continue
+		}
+		if p := phaseOf(what, strings.TrimPrefix(name, "/")); p != "" {
+			return p
+		}
+	}
+	return ""
+}
+
+// fileCalls are the system calls that change files, and take the file as their first argument.
+var fileCalls = map[int]string{
+	unix.SYS_PWRITE64: "write", unix.SYS_WRITE: "write", unix.SYS_FDATASYNC: "sync", unix.SYS_FSYNC: "sync",
+	unix.SYS_FALLOCATE: "allocate", unix.SYS_FTRUNCATE: "cut",
+}
+
+func fdText(hex string) string {
+	n, err := strconv.ParseUint(strings.TrimPrefix(hex, "0x"), 16, 32)
+	if err != nil {
+		return "none"
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+// The phases that a kill can hit.
+var phases = []string{"write", "sync", "rotate", "acknowledge", "alerts", "rollup"}
+
+// phaseOf names the phase in which a file of the state directory is changed.
+func phaseOf(what, name string) string {
+	base := filepath.Base(name)
+	switch {
+	case name == "uplink.state" || strings.HasPrefix(base, "uplink.state"):
+		return "acknowledge"
+	case strings.HasPrefix(base, "alerts.db"):
+		return "alerts"
+	case name == "journal": // the directory: a file was made, renamed or removed
+		return "rotate"
+	case !strings.HasPrefix(name, "journal/"):
+		return ""
+	case strings.HasSuffix(base, ".seg") && (what == "write" || what == "sync"):
+		return what
+	case strings.HasSuffix(base, ".seg"):
+		return "rotate"
+	case base == "lock":
+		return ""
+	}
+	return "rollup"
+}
+
+// killIn waits until the gateway is in the phase, at most for limit, kills it, and returns the phase it was in just before.
+func (s *soak) killIn(want string, limit time.Duration) string {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid := s.gateway.cmd.Process.Pid
+	seen := ""
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
+		if seen = phase(pid, s.state); seen == want {
+			break
+		}
+	}
+	s.kill()
+	return seen
+}
+
+// TestKilledAtAnyMoment kills the gateway with SIGKILL again and again, at random moments and in each phase of its writing,
+// while a Modbus server that is not ours counts what it served. In the database is everything that was served more than a
+// commit interval and a second before a kill, once, and nothing else; and each alert that was announced as durable is there.
+func TestKilledAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	s := startSoak(t, filepath.Join(t.TempDir(), "state"))
+	stop := make(chan struct{})
+	var fidgeting sync.WaitGroup
+	s.start()
+	fidgeting.Go(func() { s.fidget(stop) })
+	r := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
+	hits := map[string]int{}
+	asked := map[string][2]int{}
+	began := time.Now()
+	for cycle := range *soakCycles {
+		if cycle%4 == 0 {
+			pause(time.Duration(r.Int64N(int64(3 * time.Second))))
+			hit := phase(s.gateway.cmd.Process.Pid, s.state)
+			s.kill()
+			hits[or(hit, "between")]++
+		} else {
+			want := phases[(cycle-cycle/4)%len(phases)]
+			if want == "rollup" {
+				// Written once an hour: what there is of it is met at random only.
+				want = "sync"
+			}
+			if want != "rotate" { // a start is one
+				pause(time.Duration(300+r.IntN(2000)) * time.Millisecond)
+			}
+			hit := s.killIn(want, 6*time.Second)
+			hits[or(hit, "between")]++
+			a := asked[want]
+			a[0]++
+			if hit == want {
+				a[1]++
+			}
+			asked[want] = a
+		}
+		announced := s.announced()
+		s.start()
+		if cycle%5 == 4 || cycle == *soakCycles-1 {
+			s.checkOpen(announced)
+		}
+	}
+	took := time.Since(began)
+	close(stop)
+	fidgeting.Wait()
+	var table strings.Builder
+	for _, p := range append(append([]string(nil), phases...), "between") {
+		fmt.Fprintf(&table, "\n  %-12s %4d kills", p, hits[p])
+		if a := asked[p]; a[0] > 0 {
+			fmt.Fprintf(&table, " (waited for %d times, met %d)", a[0], a[1])
+		}
+	}
+	t.Logf("%d kills in %s, by what the gateway was doing to its files just before:%s", *soakCycles, took.Round(time.Second), table.String())
+	for _, p := range []string{"write", "sync", "rotate", "acknowledge", "alerts"} {
+		if *soakCycles >= 20 && hits[p] == 0 {
+			t.Errorf("no kill hit the phase %s: the test shows too little", p)
+		}
+	}
+	s.checkAll()
+	s.gateway.stop(15 * time.Second)
+	s.city.ingest.stop(15 * time.Second)
+	s.checkBook(s.announced())
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// announced returns the newest durable announcement of each alert on the broker so far.
+func (s *soak) announced() map[string]alert.Alert {
+	newest := map[string]alert.Alert{}
+	for _, m := range s.sub.all() {
+		parts := strings.SplitN(m, " ", 3)
+		if len(parts) < 3 || !strings.Contains(parts[1], "/alert/") {
+			continue
+		}
+		var event struct {
+			Data alert.Alert `json:"data"`
+		}
+		if json.Unmarshal([]byte(parts[2]), &event) != nil || !event.Data.Durable || event.Data.ID == "" {
+			continue
+		}
+		if old, ok := newest[event.Data.ID]; !ok || event.Data.Revision >= old.Revision {
+			newest[event.Data.ID] = event.Data
+		}
+	}
+	return newest
+}
+
+// checkOpen compares what the gateway that has just started says of alerts with what was announced before.
+func (s *soak) checkOpen(announced map[string]alert.Alert) {
+	s.t.Helper()
+	waitFor(s.t, 30*time.Second, "the console after a kill", func() bool { var v struct{}; return s.pages.get("/api/v1/state", &v) })
+	for id, want := range announced {
+		if want.State == alert.Closed {
+			continue // checkBook
+		}
+		var got struct {
+			Alert alert.Alert `json:"alert"`
+		}
+		if !s.pages.get("/api/v1/alerts/"+id, &got) {
+			s.t.Errorf("alert %s of %s was announced as durable and is gone", id, want.Subject)
+		} else if got.Alert.Revision < want.Revision || got.Alert.Identity != want.Identity {
+			s.t.Errorf("alert %s is %v revision %d, announced was %v revision %d", id, got.Alert.Identity, got.Alert.Revision, want.Identity, want.Revision)
+		}
+	}
+}
+
+// checkBook compares the alert book on the disk with all that was announced.
+func (s *soak) checkBook(announced map[string]alert.Alert) {
+	s.t.Helper()
+	book, err := alert.OpenReader(filepath.Join(s.state, bookName))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer book.Close()
+	all, err := book.History(s.t.Context(), time.Time{}, time.Now().Add(time.Hour))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	rows := map[string]int64{}
+	for _, r := range all {
+		rows[r.Alert.ID] = r.Alert.Revision
+	}
+	for id, want := range announced {
+		if have, ok := rows[id]; !ok || have < want.Revision {
+			s.t.Errorf("alert %s of %s was announced as durable with revision %d; in the book: %v, %d", id, want.Subject, want.Revision, ok, have)
+		}
+	}
+	if len(announced) < 3 {
+		s.t.Errorf("only %d alerts were announced as durable: the test shows too little", len(announced))
+	}
+	s.t.Logf("%d alerts were announced as durable; all are in the book", len(announced))
+}
+
+// allowed is how long before a kill what was served may be lost: a commit interval and a second.
+const allowed = 2 * time.Second
+
+// checkAll stops serving, waits until everything that is on its way has arrived, and compares the database with what was
+// served.
+func (s *soak) checkAll() {
+	t := s.t
+	t.Helper()
+	s.bus.mu.Lock()
+	s.bus.answer = func(int, int, int) []uint16 { return nil } // "illegal address": nothing is served any more
+	s.bus.mu.Unlock()
+	type one struct {
+		n  int
+		at time.Time
+	}
+	var all []one
+	for _, r := range s.bus.served() {
+		if r.unit == 1 {
+			all = append(all, one{int(r.words[0])<<16 | int(r.words[1]), r.at})
+		}
+	}
+	last := all[len(all)-1].n
+	got := map[int]int{}
+	look := func() {
+		got = map[int]int{}
+		for _, r := range s.city.rows(t, "energy_meter", "counter", "energy_kwh") {
+			got[int(math.Round(r.v*1000))]++
+		}
+	}
+	waitFor(t, 90*time.Second, "the last value served", func() bool { look(); return got[last] > 0 })
+	for n := -1; n != len(got); { // Late frames may still come after the last live one.
+		n = len(got)
+		pause(3 * time.Second)
+		look()
+	}
+
+	// What a tombstone tells of, by its times.
+	type span struct{ t0, t1 int64 }
+	var told []span
+	for _, r := range s.city.query(`SELECT "t0", "t1", "count" FROM "linli_loss"`) {
+		t0, _ := r[1].(json.Number).Int64()
+		t1, _ := r[2].(json.Number).Int64()
+		told = append(told, span{t0, t1})
+	}
+	excused := func(at time.Time) string {
+		for i, k := range s.kills {
+			if at.After(k.Add(-allowed)) && !at.After(s.downs[i]) {
+				return "killed"
+			}
+		}
+		for _, l := range told {
+			if at.UnixNano() >= l.t0-int64(time.Second) && at.UnixNano() <= l.t1+int64(time.Second) {
+				return "told"
+			}
+		}
+		return ""
+	}
+	known := map[int]bool{}
+	why := map[string]int{}
+	var missing []string
+	for _, o := range all {
+		known[o.n] = true
+		switch {
+		case got[o.n] == 1:
+		case got[o.n] > 1:
+			t.Errorf("value %d is in the database %d times", o.n, got[o.n])
+		case excused(o.at) != "":
+			why[excused(o.at)]++
+		default:
+			missing = append(missing, fmt.Sprintf("%d at %s", o.n, o.at.Format("15:04:05.000")))
+		}
+	}
+	for n := range got {
+		if !known[n] {
+			t.Errorf("value %d is in the database and was never served", n)
+		}
+	}
+	if len(missing) > 0 {
+		var when []string
+		for _, k := range s.kills {
+			when = append(when, k.Format("15:04:05.000"))
+		}
+		t.Errorf("%d of %d values served are missing: %s\nkills at %s", len(missing), len(all), strings.Join(missing, ", "), strings.Join(when, ", "))
+	}
+	if len(all) < 8**soakCycles {
+		t.Errorf("only %d values were served in %d cycles: the test shows too little", len(all), *soakCycles)
+	}
+	s.checkLines()
+	t.Logf("%d values served, %d in the database; lost within %s before a kill: %d, told by a tombstone: %d (of %d)", len(all), len(got), allowed, why["killed"], why["told"], len(told))
+}
+
+var soakLine = regexp.MustCompile(`^(?:\d \S+ )?(energy_meter,\S+) (\S+) (\d+)$`)
+
+// checkLines looks at every line that the broker was sent: the same series and time never comes with another value.
+func (s *soak) checkLines() {
+	s.t.Helper()
+	seen := map[string]string{}
+	twice := 0
+	var differ []string
+	for _, m := range s.sub.all() {
+		match := soakLine.FindStringSubmatch(m)
+		if match == nil {
+			continue
+		}
+		for field := range strings.SplitSeq(match[2], ",") {
+			name, value, _ := strings.Cut(field, "=")
+			key := match[1] + " " + name + " " + match[3]
+			switch old, ok := seen[key]; {
+			case !ok:
+				seen[key] = value
+			case old == value:
+				twice++
+			default:
+				differ = append(differ, fmt.Sprintf("%s: %s, then %s", key, old, value))
+			}
+		}
+	}
+	sort.Strings(differ)
+	if len(differ) > 0 {
+		s.t.Errorf("%d fields came with different values for the same time: %s", len(differ), tail(strings.Join(differ, "; "), 1000))
+	}
+	if len(seen) == 0 {
+		s.t.Error("no line of the counter was seen on the broker")
+	}
+	s.t.Logf("%d fields on the broker, %d of them came again, the same", len(seen), twice)
+}
