@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -318,6 +319,46 @@ func TestTooManyCommands(t *testing.T) {
 	city.publish("write", city.sign("w17", "write", `{}`))
 	if r := city.answer("w17", 2); r.State != wire.ReplyDone {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A command that expires while it waits is not carried out.
+func TestACommandExpiresWhileItWaits(t *testing.T) {
+	broker := testservers.StartMosquitto(t)
+	city, h := newTown(t), &hand{block: make(chan struct{})}
+	city.connect(broker.URL)
+	var ahead atomic.Int64
+	u := start(t, uplink.Config{
+		Brokers: []string{broker.URL}, Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }, Commands: h.config(city, "write"),
+	}, newJournal(1), newBook())
+	eventually(t, "subscribed", func() bool { return u.Status().Hears })
+	city.publish("write", city.sign("first", "write", `{}`))
+	eventually(t, "begun", func() bool { return h.count() == 1 })
+	city.publish("write", city.sign("second", "write", `{}`))
+	eventually(t, "taken", func() bool { return u.Status().Commands.Taken == 2 })
+	ahead.Store(int64(2 * time.Hour))
+	close(h.block)
+	if r := city.answer("second", 1); r.State != wire.ReplyRefused || !strings.HasPrefix(r.Reason, "expired") || h.count() != 1 {
+		t.Errorf("%+v, %d carried out", r, h.count())
+	}
+}
+
+// A reply that was not acknowledged is sent again on the next connection.
+func TestRepliesOutliveTheConnection(t *testing.T) {
+	city, h := newTown(t), &hand{}
+	broker := startHostile(t, func(p published) (bool, bool) {
+		reply := strings.Contains(p.topic, "/reply/")
+		return !reply, reply
+	})
+	u := start(t, uplink.Config{Brokers: []string{broker.url}, Commands: h.config(city, "write")}, newJournal(1), newBook())
+	eventually(t, "subscribed", func() bool { return u.Status().Hears })
+	broker.deliver("linli/v1/riverside.gw1/cmd/write", city.sign("w", "write", `{}`))
+	eventually(t, "the reply is tried on three connections", func() bool { return len(broker.on("/reply/w")) >= 3 })
+	broker.set(ackAll)
+	n := len(broker.on("/reply/w"))
+	eventually(t, "the reply is tried again", func() bool { return len(broker.on("/reply/w")) > n })
+	if all := broker.on("/reply/w"); h.count() != 1 || string(all[0].payload) != string(all[len(all)-1].payload) {
+		t.Errorf("%d times carried out, first %s, last %s", h.count(), all[0].payload, all[len(all)-1].payload)
 	}
 }
 

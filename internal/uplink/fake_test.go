@@ -379,6 +379,15 @@ func (h *hostile) refuseConnections(refuse bool) {
 	h.deaf = refuse
 }
 
+// deliver sends a message to the client.
+func (h *hostile) deliver(topic string, payload []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	p.TopicName, p.Payload, p.Qos, p.MessageID = topic, payload, 1, 7
+	_ = p.Write(h.conns[len(h.conns)-1])
+}
+
 // drop ends the connection.
 func (h *hostile) drop() {
 	h.mu.Lock()

@@ -89,6 +89,8 @@ func TestCommandsThatProveNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := strings.Split(good, ".")
+	broken := []byte(parts[0] + "." + parts[1][:20] + "\n" + parts[1][20:]) // and signed so
+	broken = append(append(broken, '.'), base64.RawURLEncoding.EncodeToString(ed25519.Sign(key, broken))...)
 	for name, payload := range map[string]string{
 		"empty":                       "",
 		"no dots":                     "abc",
@@ -97,6 +99,7 @@ func TestCommandsThatProveNothing(t *testing.T) {
 		"no signature":                parts[0] + "." + parts[1] + ".",
 		"too long":                    good + strings.Repeat("x", wire.MaxCommand),
 		"padding":                     good + "==",
+		"line break, signed":          string(broken),
 		"line break in claims":        parts[0] + "." + parts[1] + "\n." + parts[2],
 		"line break at the end":       good + "\n",
 		"line break in the signature": parts[0] + "." + parts[1] + "." + parts[2][:85] + "\n",
