@@ -144,13 +144,18 @@ func TestCommandsOfTheCity(t *testing.T) {
 	if err := json.Unmarshal(r.Result, &resent); err != nil || resent.Frames != 3 || resent.Gone != 0 {
 		t.Errorf("resend: %s", r.Result)
 	}
-	waitFor(t, 10*time.Second, "frames 1 to 3, late", func() bool {
+	waitFor(t, 30*time.Second, "frames 1 to 3, late", func() bool {
+		late := map[uint64]bool{}
 		for _, m := range messages.all() {
-			if strings.Contains(m, "seq=1-3 ") && strings.Contains(m, " late=1") {
-				return true
+			if _, text, ok := strings.Cut(m, "# linli "); ok {
+				if h, err := wire.ParseHeader([]byte("# linli " + text)); err == nil && h.Late {
+					for seq := h.From; seq <= h.To; seq++ {
+						late[seq] = true
+					}
+				}
 			}
 		}
-		return false
+		return late[1] && late[2] && late[3]
 	})
 	city.want(wire.ReplyRefused, "not_there", "resend", "--from", "1000000", "--to", "9000000000000000000")
 	city.want(wire.ReplyRefused, "wrong_epoch", "resend", "--from", "1", "--to", "3", "--epoch", "00000000000000ff")
