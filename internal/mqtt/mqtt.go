@@ -256,7 +256,10 @@ func (s *Session) Subscribe(ctx context.Context, filter string) error {
 		return fmt.Errorf("subscribe to %s: %w", filter, ctx.Err())
 	}
 	// A refusal is reported by its code, and by some versions of the library also as an error.
-	if code, ok := token.Result()[filter]; ok && code > 2 {
+	switch code, ok := token.Result()[filter]; {
+	case ok && code == 0:
+		return fmt.Errorf("subscribe to %s: the broker grants QoS 0 only, with which messages are lost", filter)
+	case ok && code > 1:
 		return fmt.Errorf("subscribe to %s: the broker refuses it (code 0x%02x): check its access rules", filter, code)
 	}
 	if err := token.Error(); err != nil {
@@ -310,6 +313,7 @@ type guard struct {
 	writeTimeout time.Duration
 	in           *packetReader // the library has one reader
 
+	out     outbound
 	writing sync.Mutex // a packet must not get into another
 	once    sync.Once
 	lost    chan struct{}
@@ -319,7 +323,7 @@ type guard struct {
 }
 
 func newGuard(c net.Conn, maxPacket int, writeTimeout time.Duration, oversized func(*Oversized)) *guard {
-	g := &guard{Conn: c, writeTimeout: writeTimeout, lost: make(chan struct{})}
+	g := &guard{Conn: c, writeTimeout: writeTimeout, lost: make(chan struct{}), out: outbound{waits: map[uint16]byte{}}}
 	g.in = newPacketReader(c, maxPacket, func(m *Oversized) {
 		m.conn = g
 		if oversized == nil {
@@ -327,7 +331,7 @@ func newGuard(c net.Conn, maxPacket int, writeTimeout time.Duration, oversized f
 			return
 		}
 		oversized(m)
-	})
+	}, g.out.answered)
 	return g
 }
 
@@ -368,6 +372,7 @@ func (e *lostError) Unwrap() error { return e.cause }
 func (g *guard) Write(p []byte) (int, error) {
 	g.writing.Lock()
 	defer g.writing.Unlock()
+	g.out.sent(p)
 	// Every write, also of pings and acknowledgements: a peer that reads nothing must be noticed.
 	if err := g.Conn.SetWriteDeadline(time.Now().Add(g.writeTimeout)); err != nil {
 		g.fail(err)

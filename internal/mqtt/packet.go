@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 )
 
@@ -22,6 +23,10 @@ type packetReader struct {
 	in        *bufio.Reader
 	max       int
 	oversized func(*Oversized)
+	// answers judges an acknowledgement of the kind puback or suback.
+	answers func(kind byte, id uint16) error
+
+	connected bool // there was a CONNACK
 
 	head  []byte // to be handed on before left
 	left  int    // bytes of the present packet's body to be handed on
@@ -30,8 +35,8 @@ type packetReader struct {
 	alive time.Time
 }
 
-func newPacketReader(r io.Reader, max int, oversized func(*Oversized)) *packetReader {
-	return &packetReader{in: bufio.NewReaderSize(r, 16<<10), max: max, oversized: oversized}
+func newPacketReader(r io.Reader, max int, oversized func(*Oversized), answers func(kind byte, id uint16) error) *packetReader {
+	return &packetReader{in: bufio.NewReaderSize(r, 16<<10), max: max, oversized: oversized, answers: answers}
 }
 
 // Read gives bytes of one packet at most.
@@ -75,7 +80,6 @@ const (
 	publish  = 3
 	puback   = 4
 	suback   = 9
-	unsuback = 11
 	pingresp = 13
 )
 
@@ -89,7 +93,7 @@ func (r *packetReader) next() error {
 	// codes than filters.
 	want := -1
 	switch first >> 4 {
-	case connack, puback, unsuback:
+	case connack, puback:
 		want = 2
 	case suback:
 		want = 3
@@ -97,7 +101,7 @@ func (r *packetReader) next() error {
 		want = 0
 	case publish:
 	default:
-		// Also the packets of QoS 2, which we neither send nor subscribe to.
+		// Also the packets of QoS 2, which we neither send nor subscribe to, and UNSUBACK, since we never unsubscribe.
 		return fmt.Errorf("%w: type %d is not for a client", ErrPacket, first>>4)
 	}
 	head := append(make([]byte, 0, 5), first)
@@ -118,6 +122,28 @@ func (r *packetReader) next() error {
 	}
 	if want >= 0 && length != want {
 		return fmt.Errorf("%w: type %d with %d bytes instead of %d", ErrPacket, first>>4, length, want)
+	}
+	if first>>4 == connack {
+		answer, err := r.in.Peek(2)
+		switch {
+		case err != nil:
+			return err
+		case r.connected:
+			return fmt.Errorf("%w: a second CONNACK", ErrPacket)
+		case answer[1] > 5: // The library would take it for a yes.
+			return fmt.Errorf("%w: CONNACK with code %d", ErrPacket, answer[1])
+		}
+		r.connected = true
+	}
+	// The library completes whatever waits under the number of any acknowledgement: a SUBACK would do for a message.
+	if kind := first >> 4; kind == puback || kind == suback {
+		id, err := r.in.Peek(2)
+		if err != nil {
+			return err
+		}
+		if err := r.answers(kind, binary.BigEndian.Uint16(id)); err != nil {
+			return err
+		}
 	}
 	if length > r.max {
 		return r.passOver(first, length)
@@ -189,4 +215,56 @@ func (m *Oversized) Ack() {
 	if m.Qos() == 1 {
 		_, _ = m.conn.Write([]byte{puback << 4, 2, byte(m.id >> 8), byte(m.id)}) // an error ends the connection
 	}
+}
+
+// outbound notes which acknowledgements the packets that we send are waiting for. The library writes whole packets.
+type outbound struct {
+	mu    sync.Mutex
+	waits map[uint16]byte // kind of the acknowledgement, by number
+}
+
+const (
+	publishQoS1 = publish<<4 | 1<<1
+	subscribe   = 8
+)
+
+// sent notes a packet before it is written.
+func (o *outbound) sent(p []byte) {
+	if len(p) < 2 {
+		return
+	}
+	kind := byte(0)
+	switch {
+	case p[0]&^(1<<3|1) == publishQoS1: // whatever dup and retain are
+		kind = puback
+	case p[0]>>4 == subscribe:
+		kind = suback
+	default:
+		return
+	}
+	rest := p[1:]
+	for len(rest) > 0 && rest[0]&0x80 != 0 {
+		rest = rest[1:]
+	}
+	rest = rest[min(1, len(rest)):]
+	if kind == puback && len(rest) >= 2 {
+		rest = rest[min(2+int(binary.BigEndian.Uint16(rest)), len(rest)):]
+	}
+	if len(rest) < 2 {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.waits[binary.BigEndian.Uint16(rest)] = kind
+}
+
+// answered judges an acknowledgement.
+func (o *outbound) answered(kind byte, id uint16) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.waits[id] != kind {
+		return fmt.Errorf("%w: acknowledgement of type %d for %d, which waits for none", ErrPacket, kind, id)
+	}
+	delete(o.waits, id)
+	return nil
 }

@@ -259,9 +259,10 @@ type hostile struct {
 	// answer is asked for every publish: acknowledge it, or close the connection after it, or neither.
 	mu      sync.Mutex
 	answer  func(p published) (ack, drop bool)
-	code    byte // of CONNACK
-	deaf    bool // connections are closed at once
-	forgets bool // no connection finds its session, as if the broker had lost it
+	code    byte                         // of CONNACK
+	deaf    bool                         // connections are closed at once
+	script  func(c net.Conn, n int) bool // serves the nth connection, or says no
+	forgets bool                         // no connection finds its session, as if the broker had lost it
 	// grant answers a subscription: with a code, or by closing the connection. nil grants all.
 	grant    func(filter string) (code byte, drop bool)
 	got      []published
@@ -310,6 +311,12 @@ func startHostile(t *testing.T, answer func(p published) (ack, drop bool)) *host
 
 func (h *hostile) serve(c net.Conn, n int) {
 	defer c.Close()
+	h.mu.Lock()
+	script := h.script
+	h.mu.Unlock()
+	if script != nil && script(c, n) {
+		return
+	}
 	for {
 		p, err := packets.ReadPacket(c)
 		if err != nil {
@@ -386,6 +393,12 @@ func (h *hostile) deliver(topic string, payload []byte) {
 	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
 	p.TopicName, p.Payload, p.Qos, p.MessageID = topic, payload, 1, 7
 	_ = p.Write(h.conns[len(h.conns)-1])
+}
+
+func (h *hostile) setScript(script func(c net.Conn, n int) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.script = script
 }
 
 // drop ends the connection.

@@ -352,6 +352,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 		})
 		u.save(true)
 		if ctx.Err() != nil {
+			u.update()
 			u.setStatus(func(s *Status) { s.Connected, s.Hears, s.InFlight = false, false, 0 })
 			return nil
 		}
