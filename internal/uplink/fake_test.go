@@ -257,12 +257,13 @@ func (p published) frames(t testing.TB) (wire.Header, string) {
 type hostile struct {
 	url string
 	// answer is asked for every publish: acknowledge it, or close the connection after it, or neither.
-	mu      sync.Mutex
-	answer  func(p published) (ack, drop bool)
-	code    byte                         // of CONNACK
-	deaf    bool                         // connections are closed at once
-	script  func(c net.Conn, n int) bool // serves the nth connection, or says no
-	forgets bool                         // no connection finds its session, as if the broker had lost it
+	mu       sync.Mutex
+	answer   func(p published) (ack, drop bool)
+	code     byte                         // of CONNACK
+	deaf     bool                         // connections are closed at once
+	discards bool                         // what arrives is not kept
+	script   func(c net.Conn, n int) bool // serves the nth connection, or says no
+	forgets  bool                         // no connection finds its session, as if the broker had lost it
 	// grant answers a subscription: with a code, or by closing the connection. nil grants all.
 	grant    func(filter string) (code byte, drop bool)
 	got      []published
@@ -351,7 +352,9 @@ func (h *hostile) serve(c net.Conn, n int) {
 		case *packets.PublishPacket:
 			m := published{conn: n, topic: p.TopicName, retain: p.Retain, payload: p.Payload}
 			h.mu.Lock()
-			h.got = append(h.got, m)
+			if !h.discards {
+				h.got = append(h.got, m)
+			}
 			answer := h.answer
 			h.mu.Unlock()
 			ack, drop := answer(m)
@@ -393,6 +396,12 @@ func (h *hostile) deliver(topic string, payload []byte) {
 	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
 	p.TopicName, p.Payload, p.Qos, p.MessageID = topic, payload, 1, 7
 	_ = p.Write(h.conns[len(h.conns)-1])
+}
+
+func (h *hostile) discard() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.discards = true
 }
 
 func (h *hostile) setScript(script func(c net.Conn, n int) bool) {

@@ -87,6 +87,7 @@ func (u *Uplink) resend(epoch string, from, to uint64) (wire.ResendResult, error
 // sendGone tells the city which of the frames that it asked for are not there any more.
 func (c *connection) sendGone() {
 	u := c.u
+	u.tellRest()
 	if len(u.state.tell) == 0 || c.gone || !c.room(true) {
 		return
 	}
@@ -123,6 +124,18 @@ func (c *connection) sendGone() {
 		c.gone = false
 		c.late.inFlight -= len(payload)
 	})
+}
+
+// tellRest has the frames told that vanished in a long outage together with the tombstones that told of them: all that the
+// journal had to say has been said, and they are still not told.
+func (u *Uplink) tellRest() {
+	st := u.state
+	if len(st.gone) == 0 || st.next <= liveFrames || len(st.unacked.within(0, st.next-liveFrames)) > 0 {
+		return
+	}
+	rest := st.gone.within(0, st.next-liveFrames)
+	st.gone, st.tell = st.gone.within(st.next-liveFrames, st.next), st.tell.union(rest).bounded(maxSpans)
+	u.dirty = u.dirty || len(rest) > 0
 }
 
 // around returns the moments between which the frames of r were, as far as their neighbours on the box say so: the same
