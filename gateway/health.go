@@ -145,7 +145,10 @@ func (h *health) register(set *metrics.Set) {
 	if h.uplink != nil {
 		gauge("linli_uplink_connected", func() float64 { return oneIf(h.uplink.Status().Connected) })
 		gauge("linli_uplink_waiting_frames", func() float64 { return float64(h.uplink.Status().WaitingFrames) }) // for the clock to be set
-		gauge("linli_uplink_twin", func() float64 { t := h.uplink.Status().Twin; return oneIf(t != nil && time.Since(t.Seen) < 10*time.Minute) }) // another gateway uses our id
+		gauge("linli_uplink_twin", func() float64 {
+			t := h.uplink.Status().Twin
+			return oneIf(t != nil && time.Since(t.Seen) < 10*time.Minute)
+		}) // another gateway uses our id
 		gauge("linli_uplink_certificate_refused", func() float64 { return oneIf(h.uplink.Status().CertificateError != "") })
 		gauge("linli_uplink_certificate_expires_timestamp_seconds", func() float64 { // 0 without a certificate
 			if until := h.uplink.Status().CertificateUntil; !until.IsZero() {
