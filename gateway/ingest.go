@@ -50,7 +50,7 @@ func ingestCommand() *cobra.Command {
 			}
 			var repairer *ingest.Repairer
 			if cfg.Repair.Horizon > 0 {
-				if repairer, err = ingest.NewRepairer(cfg, log); err != nil {
+				if repairer, err = ingest.NewRepairer(in); err != nil {
 					return err
 				}
 			}
@@ -82,7 +82,6 @@ func ingestCommand() *cobra.Command {
 	f.DurationVar(&cfg.Repair.Horizon, "repair-horizon", 7*24*time.Hour, "look for so long at hours of which something is missing; 0: do not look at all, as with a database that answers no queries")
 	f.StringVar(&cfg.Repair.KeyFile, "command-key", "", "private key (Ed25519, PEM) with which gateways are asked to send again what is missing (default: they are not asked)")
 	f.StringVar(&cfg.Repair.KeyName, "command-kid", "", "its name in the gateways' site files")
-	f.StringSliceVar(&cfg.Repair.Brokers, "command-broker", nil, "where gateways hear commands (default: --broker)")
 	f.StringVar(&cfg.Repair.Language, "query", "", "influxql or flux (default: influxql if the bucket is a database/retention-policy, otherwise flux)")
 	f.DurationVar(&cfg.Repair.Every, "repair-every", 0, "between looks at the newest minutes (default 1m; all hours ten times as seldom)")
 	f.DurationVar(&cfg.Repair.Grace, "repair-grace", 0, "what is missing may still be on its way for so long (default 2m)")

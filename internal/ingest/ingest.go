@@ -33,6 +33,7 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -201,6 +202,9 @@ type Ingest struct {
 
 	mu    sync.Mutex // guards stats
 	stats Stats
+
+	linkMu sync.Mutex // guards link, also while something is handed to it
+	link   link       // the connection that is up, for who wants to send something; nil: none
 }
 
 // New returns an ingest. It validates cfg and does nothing before Run.
@@ -225,6 +229,36 @@ func (in *Ingest) Stats() Stats {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.stats
+}
+
+func (in *Ingest) setLink(l link) {
+	in.linkMu.Lock()
+	defer in.linkMu.Unlock()
+	in.link = l
+}
+
+var errNoLink = errors.New("not connected to a broker")
+
+// send publishes a message on the connection that is up, and waits until the broker has it.
+func (in *Ingest) send(ctx context.Context, topic string, payload []byte) error {
+	in.linkMu.Lock()
+	l := in.link
+	var r receipt
+	if l != nil {
+		r = l.publish(topic, payload) // within the lock: a connection that ends is taken away first
+	}
+	in.linkMu.Unlock()
+	if l == nil {
+		return errNoLink
+	}
+	select {
+	case <-r.Done():
+		return r.Error()
+	case <-l.lost():
+		return cmp.Or(l.err(), errNoLink)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (in *Ingest) count(change func(*Stats)) {
@@ -305,6 +339,8 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 	defer l.drop(errors.New("done"))
 	up()
 	in.count(func(s *Stats) { s.Connected, s.Broker, s.LastError = true, broker, "" })
+	in.setLink(l)
+	defer in.setLink(nil) // before it is dropped
 
 	// Work in progress may outlive ctx by the stop timeout, but not the connection: without it nothing can be
 	// acknowledged, and everything comes again.
@@ -363,9 +399,11 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 		case q.spent():
 			// Everything taken before it was full is written; now for the rest.
 			in.count(func(s *Stats) { s.Overflows++ })
+			in.setLink(nil)
 			l.close(250 * time.Millisecond)
 			return errFull
 		case ctx.Err() != nil:
+			in.setLink(nil)
 			l.close(250 * time.Millisecond) // lets the last acknowledgements go out
 			return nil
 		}

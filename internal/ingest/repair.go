@@ -23,7 +23,6 @@ import (
 
 	"linli/internal/ledger"
 	"linli/internal/ledger/read"
-	"linli/internal/mqtt"
 	"linli/internal/wire"
 )
 
@@ -32,7 +31,6 @@ type Repair struct {
 	// KeyFile and KeyName are the private key (PKCS#8 in PEM, Ed25519) and its name, with which gateways are asked to send
 	// again. Without them what is missing is only written down.
 	KeyFile, KeyName string
-	Brokers          []string      // where gateways hear commands; nil means Config.Brokers
 	Horizon          time.Duration // hours that are not complete are looked at for so long; 0 means 7 days
 	Language         string        // of queries, see read.Config
 
@@ -78,6 +76,7 @@ type RepairStats struct {
 // Concurrency: Run owns everything; Stats may be called from any goroutine.
 type Repairer struct {
 	cfg  Config
+	in   *Ingest // whose connection commands go out on
 	read *read.Reader
 	db   *writer
 	log  *zap.Logger
@@ -112,14 +111,10 @@ type asked struct {
 	epoch, from, to uint64
 }
 
-// NewRepairer returns a repairer for what cfg's ingest writes. It does nothing before Run.
-func NewRepairer(cfg Config, log *zap.Logger) (*Repairer, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, fmt.Errorf("repair: %w", err)
-	}
-	if log == nil {
-		log = zap.NewNop()
-	}
+// NewRepairer returns a repairer for what in writes, as in's Config.Repair says. It does nothing before Run. Commands go out
+// on in's connection.
+func NewRepairer(in *Ingest) (*Repairer, error) {
+	cfg, log := in.cfg, in.log
 	p := &cfg.Repair
 	for _, d := range []struct {
 		value *time.Duration
@@ -129,22 +124,11 @@ func NewRepairer(cfg Config, log *zap.Logger) (*Repairer, error) {
 			*d.value = d.def
 		}
 	}
-	if p.Brokers == nil {
-		p.Brokers = cfg.Brokers
-	}
 	if (p.KeyFile == "") != (p.KeyName == "") {
 		return nil, errors.New("repair: the key for commands needs its name and the name its key")
 	}
 	if p.KeyFile != "" {
 		if _, err := readCommandKey(p.KeyFile); err != nil {
-			return nil, fmt.Errorf("repair: %w", err)
-		}
-		if len(p.Brokers) == 0 {
-			return nil, errors.New("repair: no broker to send commands to")
-		}
-	}
-	for _, b := range p.Brokers {
-		if _, _, err := mqtt.ParseBroker(b); err != nil {
 			return nil, fmt.Errorf("repair: %w", err)
 		}
 	}
@@ -156,7 +140,7 @@ func NewRepairer(cfg Config, log *zap.Logger) (*Repairer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("repair: %w", err)
 	}
-	return &Repairer{cfg: cfg, read: r, db: db, log: log, name: cleanName(cfg.ClientID), open: map[hour]open{}, asked: map[string]bool{}}, nil
+	return &Repairer{cfg: cfg, in: in, read: r, db: db, log: log, name: cleanName(cfg.ClientID), open: map[hour]open{}, asked: map[string]bool{}}, nil
 }
 
 // readCommandKey reads a private key as `linli command keygen` and `openssl genpkey -algorithm ed25519` write it.
@@ -542,49 +526,18 @@ func (r *Repairer) ask(ctx context.Context, now time.Time) error {
 	if len(messages) == 0 {
 		return nil
 	}
-	session, err := r.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer session.Close(250 * time.Millisecond)
 	for _, m := range messages {
-		timeout := time.NewTimer(publishFor)
-		token := session.Publish(m.topic, false, m.payload)
-		err := errors.New("the broker does not acknowledge a command")
-		select {
-		case <-token.Done():
-			err = token.Error()
-		case <-session.Lost():
-			err = session.Err()
-		case <-ctx.Done():
-			err = ctx.Err()
-		case <-timeout.C:
-		}
-		timeout.Stop()
+		sctx, cancel := context.WithTimeout(ctx, publishFor)
+		err := r.in.send(sctx, m.topic, m.payload)
+		cancel()
 		if err != nil {
-			return err
+			return fmt.Errorf("ask for frames: %w", err)
 		}
 		r.asked[m.id] = true
 		r.count(func(s *RepairStats) { s.Asked++ })
 	}
 	r.log.Info("asked gateways to send again", zap.Int("commands", len(messages)))
 	return nil
-}
-
-// connect connects to the first broker that answers, for this round only.
-func (r *Repairer) connect(ctx context.Context) (*mqtt.Session, error) {
-	var errs []error
-	for _, broker := range r.cfg.Repair.Brokers {
-		session, err := mqtt.Connect(ctx, mqtt.Config{
-			ClientID: r.cfg.ClientID + "-repair", Username: r.cfg.Username, PasswordFile: r.cfg.PasswordFile,
-			CAFile: r.cfg.CAFile, CertFile: r.cfg.CertFile, KeyFile: r.cfg.KeyFile,
-		}, broker, mqtt.Options{})
-		if err == nil {
-			return session, nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, errors.Join(errs...)
 }
 
 // write writes the rows of the round. What is not written is found again.

@@ -113,20 +113,29 @@ func (c *repairCity) start(id string, change func(*ingest.Config)) (*ingest.Repa
 	if change != nil {
 		change(&cfg)
 	}
-	r, err := ingest.NewRepairer(cfg, zaptest.NewLogger(c.t))
+	in, err := ingest.New(cfg, zaptest.NewLogger(c.t))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	r, err := ingest.NewRepairer(in)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
+	var running sync.WaitGroup
+	for _, run := range []func(context.Context) error{in.Run, r.Run} {
+		running.Go(func() {
+			if err := run(ctx); err != nil {
+				c.t.Error(err)
+			}
+		})
+	}
 	stop := sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
-			c.t.Error(err)
-		}
+		running.Wait()
 	})
 	c.t.Cleanup(stop)
+	eventually(c.t, "connected", func() bool { return in.Stats().Connected })
 	return r, stop
 }
 
@@ -326,15 +335,15 @@ func TestRepairWithoutQueries(t *testing.T) {
 	for name, change := range map[string]func(*ingest.Config){
 		"a key without a name": func(cfg *ingest.Config) { cfg.Repair.KeyName = "" },
 		"no such key":          func(cfg *ingest.Config) { cfg.Repair.KeyFile += "x" },
-		"no broker": func(cfg *ingest.Config) {
-			cfg.Brokers, cfg.NATS = nil, &ingest.NATS{Servers: []string{"nats://127.0.0.1:1"}}
-		},
-		"a bad broker": func(cfg *ingest.Config) { cfg.Repair.Brokers = []string{"http://x"} },
-		"a language":   func(cfg *ingest.Config) { cfg.Repair.Language = "sql" },
+		"a language":           func(cfg *ingest.Config) { cfg.Repair.Language = "sql" },
 	} {
 		cfg := ingest.Config{Brokers: []string{c.broker.URL}, Influx: ingest.Influx{URL: c.db.URL, Bucket: c.db.Bucket}, Repair: ingest.Repair{KeyFile: c.key, KeyName: "city"}}
 		change(&cfg)
-		if _, err := ingest.NewRepairer(cfg, nil); err == nil {
+		in, err := ingest.New(cfg, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ingest.NewRepairer(in); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

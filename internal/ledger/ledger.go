@@ -147,7 +147,6 @@ type Window struct {
 	epochs   map[uint64]*epoch
 	stray    map[Loss]bool // losses that were in no frame
 	status   Status
-	heard    int64
 }
 
 // epoch is what is known of one journal.

@@ -306,7 +306,6 @@ func rowsOf(t *rapid.T) (rows []ledger.Row, losses []ledger.Loss) {
 // missing is the slow reference: which frames are missing, and of which nobody can rule out that they are of the window.
 func missing(rows []ledger.Row, losses []ledger.Loss) (out []uint64, closed bool) {
 	arrived, told := map[uint64]bool{}, map[uint64]bool{}
-	var whole []ledger.Row
 	top, closeTo := uint64(0), uint64(0)
 	for _, r := range rows {
 		// Its word counts unless one with a higher frame says otherwise.
@@ -331,7 +330,6 @@ func missing(rows []ledger.Row, losses []ledger.Loss) (out []uint64, closed bool
 		if settled == -1 {
 			continue
 		}
-		whole = append(whole, r)
 		for seq := r.From; seq <= r.To; seq++ {
 			arrived[seq] = true
 		}
