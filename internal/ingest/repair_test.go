@@ -174,19 +174,29 @@ func (c *repairCity) ranges() []string {
 	return slices.Compact(out)
 }
 
+func seqs(from, to uint64) (all []uint64) {
+	for ; from <= to; from++ {
+		all = append(all, from)
+	}
+	return all
+}
+
 // What is asked for, and what is not.
 func TestWhatIsAskedFor(t *testing.T) {
 	c := newRepairCity(t)
 	now := c.clock()
 	old := now.Add(-5 * time.Minute)
-	c.rows("gap.gw1", 1, 600, now, 300, 301, 302)   // five minutes ago
-	c.rows("fresh.gw1", 1, 600, now, 590)           // may still be on its way
-	c.rows("away.gw1", 1, 600, now, 300)            // offline
-	c.status("away.gw1", "offline", "lost", now, 0) //
-	c.rows("backlog.gw1", 1, 300, old, 10, 11, 12)  // says itself that it has more to send
-	c.rows("backlog.gw1", 401, 600, now)            //
-	c.status("backlog.gw1", "online", "", now, 500) //
-	c.rows("told.gw1", 1, 600, now, 300)            // told as lost
+	c.rows("gap.gw1", 1, 600, now, 300, 301, 302)         // five minutes ago
+	c.rows("fresh.gw1", 1, 600, now, 590)                 // may still be on its way
+	c.rows("away.gw1", 1, 600, now, 300)                  // offline
+	c.status("away.gw1", "offline", "lost", now, 0)       //
+	c.rows("off.gw1", 1, 600, now.Add(-2*time.Hour), 300) // offline since
+	c.status("off.gw1", "offline", "stopped", now.Add(-2*time.Hour), 0)
+	c.rows("half.gw1", 1, 600, now, seqs(420, 560)...) // ends within the last two minutes
+	c.rows("backlog.gw1", 1, 300, old, 10, 11, 12)     // says itself that it has more to send
+	c.rows("backlog.gw1", 401, 600, now)               //
+	c.status("backlog.gw1", "online", "", now, 500)    //
+	c.rows("told.gw1", 1, 600, now, 300)               // told as lost
 	c.lines = wire.AppendLossLine(c.lines, "told", "gw1", &wire.Lost{Epoch: 7, From: 300, To: 300, Count: 5, Reason: "space", T0: old.UnixNano(), T1: old.UnixNano()}, old.UnixNano())
 	c.rows("whole.gw1", 1, 600, now)
 	c.rows("long.gw1", 1, 10, now.Add(-4*time.Hour)) // four hours ago: in pieces
