@@ -92,7 +92,7 @@ func (r *Reader) Close() { r.client.CloseIdleConnections() }
 
 const (
 	// lead is how far before and behind a window rows are read: more than ledger's slack and a batch.
-	lead = 10 * time.Minute
+	lead = 2 * time.Minute
 	// memory is how long before a window the last row before it is looked for, and how far around it frames are looked for
 	// that are there under another time.
 	memory = 40 * 24 * time.Hour
@@ -233,6 +233,9 @@ func (r *Reader) rows(ctx context.Context, s selection, window func(node string)
 
 // statuses reads the status of the time and, of a single node, the last one.
 func (r *Reader) statuses(ctx context.Context, q Query, to int64, window func(node string) *ledger.Window) error {
+	if to >= q.Now-int64(time.Minute) {
+		to = q.Now + int64(24*time.Hour) // a gateway's clock may be ahead of ours
+	}
 	s := selection{measurement: wire.MeasurementStatus, tags: []string{"gateway", "site"}, fields: []string{"state", "reason", "version", "epoch", "next_seq", "backlog_frames"},
 		node: q.Node, from: q.From - int64(lead), to: to}
 	take := func(rec *record) {
