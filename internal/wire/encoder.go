@@ -27,13 +27,16 @@ type Encoder struct {
 	site   string
 	gw     string
 	series map[telemetry.Series]*series
+	last   *series          // of the sample before; never nil
 	lines  map[string]int32 // tag sets seen
 	recs   []record
 }
 
 type series struct {
-	prefix string // measurement and tags
-	field  string // escaped, with "="
+	name   telemetry.Series
+	next   *series // that came after it the last time
+	prefix string  // measurement and tags
+	field  string  // escaped, with "="
 	fieldQ string
 	line   int32 // number of the prefix: records with one line and time become one line
 	index  int32
@@ -59,7 +62,7 @@ func NewEncoder(site, gateway string) *Encoder {
 }
 
 func (e *Encoder) forget() {
-	e.series = map[telemetry.Series]*series{}
+	e.series, e.last = map[telemetry.Series]*series{}, &series{}
 	e.lines = map[string]int32{}
 }
 
@@ -74,10 +77,15 @@ func (e *Encoder) Reset() {
 // Add takes one sample with its time in nanoseconds since 1970. A value that is no number, or a good sample
 // without value, becomes bad_sensor: it must not look like a value.
 func (e *Encoder) Add(name *telemetry.Series, ns int64, q telemetry.Quality, v telemetry.Value) {
-	s := e.series[*name]
-	if s == nil {
-		s = e.learn(name)
+	// Samples come in the same order again and again: to compare costs less than to look up.
+	s := e.last.next
+	if s == nil || s.name != *name {
+		if s = e.series[*name]; s == nil {
+			s = e.learn(name)
+		}
+		e.last.next = s
 	}
+	e.last = s
 	if f := v.Float(); !q.Bad() && (v.IsZero() || v.Kind() == telemetry.Float && (math.IsNaN(f) || math.IsInf(f, 0))) {
 		q = telemetry.BadSensor
 	}
@@ -162,7 +170,7 @@ func (e *Encoder) learn(name *telemetry.Series) *series {
 		Class: strings.Clone(name.Class), Device: strings.Clone(name.Device), Zone: strings.Clone(name.Zone),
 		Point: strings.Clone(name.Point), Kind: name.Kind,
 	}
-	s := &series{kind: own.Kind, index: int32(len(e.series))}
+	s := &series{name: own, kind: own.Kind, index: int32(len(e.series))}
 	var b []byte
 	tag := func(key, value string) {
 		if value == "" {
