@@ -50,17 +50,20 @@ const (
 	mqttMessages = "$MQTT_msgs"
 	mqttRetains  = "$MQTT_rmsgs"
 
-	natsTimeout = 10 * time.Second // of one request
-	ackWait     = 30 * time.Second // without a sign of life a message goes to another ingest
+	natsTimeout = 10 * time.Second // to connect, and to publish
+	// apiTimeout is of one question to JetStream. Those that come while it has no leader get no answer.
+	apiTimeout = 4 * time.Second
+	ackWait    = 30 * time.Second // without a sign of life a message goes to another ingest
 	// maxAckPending bounds what all ingests of a consumer have in hand together, of which each tells the server every
 	// ackWait/3 that it is still at work.
 	maxAckPending = 10_000
-	pullMessages  = 500     // of one pull
-	pullBytes     = 8 << 20 // of one pull
+	pullBytes     = 8 << 20 // asked for and not yet taken
 	pullWait      = 10 * time.Second
 	pullHeartbeat = 2 * time.Second
-	// pullPatience is how long pulls may fail, while a consumer has no leader, before another server is tried.
-	pullPatience = 10 * time.Second
+	// pullSilence is how often a heartbeat may be missed, while a consumer has no leader, before another server is
+	// tried: 12 s.
+	pullSilence  = 3
+	retainedPull = 500
 )
 
 func (n *NATS) validate() error {
@@ -237,11 +240,9 @@ func (d *contextDialer) Dial(network, address string) (net.Conn, error) {
 func (l *natsLink) open(ctx context.Context, in *Ingest, put func(message)) error {
 	cfg := in.cfg.NATS
 	var err error
-	if l.js, err = jetstream.New(l.nc); err != nil {
+	if l.js, err = jetstream.New(l.nc, jetstream.WithDefaultTimeout(apiTimeout)); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 3*natsTimeout)
-	defer cancel()
 	if err := l.streams(ctx, cfg, in.log); err != nil {
 		return err
 	}
@@ -253,9 +254,9 @@ func (l *natsLink) open(ctx context.Context, in *Ingest, put func(message)) erro
 		}
 		filters[stream] = append(filters[stream], mqttStored+natsSubject(plainFilter(f)))
 	}
-	// Half of the queue for each of the two streams.
-	share, least := in.cfg.QueueBytes/2-pullMessages*messageRoom, int(l.nc.MaxPayload())+4096
-	if share < least {
+	// Half of the queue for each of the two streams, what is asked for included.
+	ask := min(pullBytes, in.cfg.QueueBytes/4)
+	if largest := int(l.nc.MaxPayload()) + 4096; ask < largest {
 		return fmt.Errorf("a queue of %d bytes is too small for messages of %d bytes (max_payload)", in.cfg.QueueBytes, l.nc.MaxPayload())
 	}
 	var pullers []*puller
@@ -270,7 +271,7 @@ func (l *natsLink) open(ctx context.Context, in *Ingest, put func(message)) erro
 				return fmt.Errorf("retained messages: %w", err)
 			}
 		}
-		p := &puller{link: l, consumer: consumer, put: put, max: in.cfg.MaxMessage, share: share, least: least, held: map[*natsMessage]struct{}{}, freed: make(chan struct{}, 1)}
+		p := &puller{link: l, consumer: consumer, put: put, max: in.cfg.MaxMessage, ask: ask, share: in.cfg.QueueBytes/2 - ask, held: map[*natsMessage]struct{}{}, freed: make(chan struct{}, 1)}
 		pullers = append(pullers, p)
 	}
 	for _, p := range pullers {
@@ -391,7 +392,7 @@ func (l *natsLink) retained(ctx context.Context, subjects []string, put func(mes
 		return err
 	}
 	for left := c.CachedInfo().NumPending; left > 0; {
-		batch, err := c.FetchNoWait(pullMessages)
+		batch, err := c.FetchNoWait(retainedPull)
 		if err != nil {
 			return err
 		}
@@ -460,8 +461,8 @@ type puller struct {
 	consumer jetstream.Consumer
 	put      func(message)
 	max      int // of one message
-	share    int // of all that are in hand
-	least    int // without this much room nothing is pulled: a message could be larger
+	ask      int // bytes asked for ahead
+	share    int // of all that are in hand: while it is full nothing is taken
 
 	mu    sync.Mutex // guards held and bytes
 	held  map[*natsMessage]struct{}
@@ -469,70 +470,70 @@ type puller struct {
 	freed chan struct{}
 }
 
-// run pulls until the link ends.
+// run takes messages until the link ends.
+//
+// It asks by bytes alone: a request for a number of messages is answered "batch completed" at the end, and a consumer
+// with replicas says so before it sends them.
 func (p *puller) run() {
-	var failing time.Time
+	messages, err := p.consumer.Messages(jetstream.PullMaxBytes(p.ask), jetstream.PullExpiry(pullWait),
+		jetstream.PullHeartbeat(pullHeartbeat), jetstream.WithMessagesErrOnMissingHeartbeat(true))
+	if err != nil {
+		p.link.cancel(fmt.Errorf("pull: %w", err))
+		return
+	}
+	defer func() {
+		// What was sent and not taken need not wait for ackWait.
+		messages.Drain()
+		for {
+			m, err := messages.Next(jetstream.NextMaxWait(time.Second))
+			if err != nil || m.Nak() != nil {
+				messages.Stop()
+				return
+			}
+		}
+	}()
+	silent := 0
 	for p.link.ctx.Err() == nil {
-		room := p.room()
-		if room < p.least {
+		if p.room() <= 0 {
 			select {
 			case <-p.freed:
 			case <-p.link.ctx.Done():
 			}
 			continue
 		}
-		err := p.pull(min(room, max(pullBytes, p.least)))
+		m, err := messages.Next(jetstream.NextContext(p.link.ctx))
 		switch {
 		case err == nil:
-			failing = time.Time{}
-			continue
-		case errors.Is(err, jetstream.ErrConsumerDeleted), errors.Is(err, jetstream.ErrConsumerNotFound):
-			p.link.cancel(err)
-			return
-		case failing.IsZero():
-			failing = time.Now()
-		case time.Since(failing) > pullPatience:
+			silent = 0
+			p.take(m)
+		case errors.Is(err, jetstream.ErrNoHeartbeat):
+			if silent++; silent < pullSilence {
+				continue
+			}
+			fallthrough
+		default:
 			p.link.cancel(fmt.Errorf("pull: %w", err))
-			return
-		}
-		select {
-		case <-time.After(250 * time.Millisecond):
-		case <-p.link.ctx.Done():
 		}
 	}
 }
 
-// pull takes messages of at most so many bytes.
-func (p *puller) pull(bytes int) error {
-	ctx, cancel := context.WithTimeout(p.link.ctx, pullWait)
-	defer cancel()
-	batch, err := p.consumer.Fetch(pullMessages, jetstream.FetchMaxBytes(bytes), jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(pullHeartbeat))
-	if err != nil {
-		return err
+func (p *puller) take(m jetstream.Msg) {
+	n := &natsMessage{from: p, topic: natsTopic(strings.TrimPrefix(m.Subject(), mqttStored)), data: m.Data(), reply: m.Reply()}
+	size := len(n.data)
+	large := size > p.max
+	if large {
+		n.data = nil
 	}
-	for m := range batch.Messages() {
-		n := &natsMessage{from: p, topic: natsTopic(strings.TrimPrefix(m.Subject(), mqttStored)), data: m.Data(), reply: m.Reply()}
-		n.size = len(n.data) + messageRoom
-		large := len(n.data) > p.max
-		if large {
-			n.size = messageRoom
-		}
-		p.mu.Lock()
-		p.held[n] = struct{}{}
-		p.bytes += n.size
-		p.mu.Unlock()
-		if large {
-			size := len(n.data)
-			n.data = nil
-			p.put(tooLarge{n, size})
-		} else {
-			p.put(n)
-		}
+	n.size = len(n.data) + messageRoom
+	p.mu.Lock()
+	p.held[n] = struct{}{}
+	p.bytes += n.size
+	p.mu.Unlock()
+	if large {
+		p.put(tooLarge{n, size})
+	} else {
+		p.put(n)
 	}
-	if err := batch.Error(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return nil
 }
 
 func (p *puller) room() int {

@@ -2,9 +2,12 @@ package ingest_test
 
 import (
 	"fmt"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
 
 	"linli/internal/alert"
 	"linli/internal/ingest"
@@ -88,5 +91,34 @@ func publishRetained(t *testing.T, c *client, topic string, payload []byte) {
 	}
 	if token.Error() != nil {
 		t.Fatal(token.Error())
+	}
+}
+
+// A backlog comes in one go, each message once: nothing is sent by the server and then not taken.
+func TestJetStreamBacklog(t *testing.T) {
+	cluster := testservers.StartNATSCluster(t)
+	db := &fakeDB{answer: func(string) (int, string, string) { return 204, "", "" }}
+	server := httptest.NewServer(db)
+	defer server.Close()
+	cfg := ingest.Config{NATS: &ingest.NATS{Servers: cluster.URLs, MaxBytes: 256 << 20}, QueueBytes: 8 << 20, Influx: ingest.Influx{URL: server.URL, Bucket: "b"}}
+	_, stop := start(t, cfg)
+	c := connect(t, cluster.MQTT[0], "box")
+	stop()
+	const messages = 5000
+	for first := 0; first < messages; first += 50 {
+		var tokens []paho.Token
+		for i := first; i < first+50; i++ {
+			tokens = append(tokens, c.s.Publish(topic, false, message(uint64(i+1), uint64(i+1), line(i%3000, fmt.Sprintf("n=%di", i)))))
+		}
+		for _, token := range tokens {
+			if token.Wait(); token.Error() != nil {
+				t.Fatal(token.Error())
+			}
+		}
+	}
+	in, _ := start(t, cfg)
+	eventually(t, "all acknowledged", func() bool { return in.Stats().Acknowledged >= messages })
+	if s := in.Stats(); s.Messages != messages {
+		t.Errorf("%d messages came for %d", s.Messages, messages)
 	}
 }

@@ -1,7 +1,6 @@
 package testservers
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -69,20 +68,34 @@ func StartNATSClusterConf(t testing.TB, conf func(*NATSServer) string) *NATSClus
 
 // WaitReady waits until every server is healthy: it has a leader and has caught up.
 func (c *NATSCluster) WaitReady(timeout time.Duration) {
-	for i, p := range c.p {
-		p.t.Helper()
-		p.waitFor(timeout, func() error {
+	tick := time.NewTicker(200 * time.Millisecond) // a server that is not healthy logs each question
+	defer tick.Stop()
+	for deadline := time.Now().Add(timeout); ; <-tick.C {
+		why := ""
+		for i, p := range c.p {
+			p.t.Helper()
+			if !p.running() {
+				p.t.Fatalf("%s ended: %s", p.name, p.output())
+			}
 			resp, err := http.Get("http://" + c.http[i] + "/healthz")
 			if err != nil {
-				return err
+				why = err.Error()
+				continue
 			}
-			defer resp.Body.Close()
+			resp.Body.Close()
 			if resp.StatusCode != http.StatusOK {
-				time.Sleep(200 * time.Millisecond) // it logs each
-				return errors.New(resp.Status)
+				why = p.name + ": " + resp.Status
 			}
-			return nil
-		})
+		}
+		switch {
+		case why == "":
+			return
+		case time.Now().After(deadline):
+			for _, p := range c.p {
+				p.t.Log(p.output())
+			}
+			c.p[0].t.Fatalf("not healthy within %v: %s", timeout, why)
+		}
 	}
 }
 

@@ -147,6 +147,18 @@ func (p *process) pid() int {
 	return p.cmd.Process.Pid
 }
 
+// running reports whether the process was started and has not ended by itself.
+func (p *process) running() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
 func (p *process) output() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
