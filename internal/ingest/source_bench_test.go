@@ -62,7 +62,7 @@ func BenchmarkSource(b *testing.B) {
 					if err != nil {
 						b.Fatal(err)
 					}
-					in.db.service = influxdb2.NewClientWithOptions("http://x", "", influxdb2.DefaultOptions().SetHTTPClient(&http.Client{Transport: &recorder{sink{}}})).HTTPService()
+					in.db.service = influxdb2.NewClientWithOptions("http://x", "", influxdb2.DefaultOptions().SetHTTPClient(&http.Client{Transport: &recorder{next: sink{}, answer: time.Minute}})).HTTPService()
 					ctx, cancel := context.WithCancel(b.Context())
 					done := make(chan error, 1)
 					go func() { done <- in.Run(ctx) }()
