@@ -22,7 +22,7 @@ func TestShippedBrokerConfiguration(t *testing.T) {
 	dir := t.TempDir()
 	a := testservers.NewAuthority(t, dir, "linli-ca")
 	a.Issue("broker", "broker", time.Hour)
-	for _, who := range []string{"riverside.gw1", "hillside.gw1", "ingest"} {
+	for _, who := range []string{"riverside.gw1", "hillside.gw1", "ingest", "commander"} {
 		a.Issue(who, who, time.Hour)
 	}
 	conf, err := os.ReadFile("../../deploy/mosquitto/linli.conf")
@@ -91,7 +91,7 @@ func TestShippedBrokerConfiguration(t *testing.T) {
 		defer mu.Unlock()
 		return len(got) >= 4
 	})
-	// Ingest may ask a gateway to send again, and command nothing else.
+	// Ingest may ask a gateway to send again, and command nothing else; who commands may, and hears the replies.
 	var commands []string
 	box := connect("riverside.gw1", func(m paho.Message) {
 		mu.Lock()
@@ -102,20 +102,32 @@ func TestShippedBrokerConfiguration(t *testing.T) {
 	if err := box.Subscribe(t.Context(), "linli/v1/riverside.gw1/cmd/+"); err != nil {
 		t.Fatal(err)
 	}
-	for _, verb := range []string{"write", "resend"} {
-		s := connect("ingest", nil)
+	var replies []string
+	commander := connect("commander", func(m paho.Message) {
+		mu.Lock()
+		replies = append(replies, m.Topic())
+		mu.Unlock()
+		m.Ack()
+	})
+	if err := commander.Subscribe(t.Context(), "linli/v1/riverside.gw1/reply/1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range [][2]string{{"ingest", "cmd/write"}, {"ingest", "cmd/resend"}, {"commander", "cmd/close"}, {"riverside.gw1", "reply/1"}} {
+		s := map[string]*mqtt.Session{"riverside.gw1": box, "commander": commander}[c[0]]
+		if s == nil {
+			s = connect(c[0], nil)
+		}
 		select {
-		case <-s.Publish("linli/v1/riverside.gw1/cmd/"+verb, false, []byte("x")).Done():
+		case <-s.Publish("linli/v1/riverside.gw1/"+c[1], false, []byte("x")).Done():
 		case <-s.Lost():
 		case <-time.After(5 * time.Second):
-			t.Fatalf("%s is not acknowledged", verb)
+			t.Fatalf("%s is not acknowledged", c)
 		}
-		s.Close(50 * time.Millisecond)
 	}
-	testservers.Eventually(t, 10*time.Second, "a command", func() bool {
+	testservers.Eventually(t, 10*time.Second, "the commands and the reply", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
-		return len(commands) > 0
+		return len(commands) > 1 && len(replies) > 0
 	})
 	mu.Lock()
 	defer mu.Unlock()
@@ -123,8 +135,11 @@ func TestShippedBrokerConfiguration(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("ingest got %q, want %q", got, want)
 	}
-	if !slices.Equal(commands, []string{"linli/v1/riverside.gw1/cmd/resend"}) {
+	if !slices.Equal(commands, []string{"linli/v1/riverside.gw1/cmd/resend", "linli/v1/riverside.gw1/cmd/close"}) {
 		t.Errorf("the gateway got %q", commands)
+	}
+	if !slices.Equal(replies, []string{"linli/v1/riverside.gw1/reply/1"}) {
+		t.Errorf("who commands got %q", replies)
 	}
 	if _, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "x", CAFile: filepath.Join(dir, "linli-ca.crt")}, "tls://"+address, mqtt.Options{}); err == nil {
 		t.Error("connected without a certificate")
