@@ -154,19 +154,22 @@ type rowWriter struct {
 	last   time.Time // of the samples in line
 }
 
-var (
-	sampleColumns   = []string{"time", "device", "point", "value", "quality", "until"}
-	intervalColumns = []string{"time", "device", "point", "mean", "min", "max", "last", "count", "changes", "good_s", "doubtful_s", "bad_s", "unknown_s"}
-)
+func sampleColumns() []string {
+	return []string{"time", "device", "point", "value", "quality", "until"}
+}
+
+func intervalColumns() []string {
+	return []string{"time", "device", "point", "mean", "min", "max", "last", "count", "changes", "good_s", "doubtful_s", "bad_s", "unknown_s"}
+}
 
 func (w *rowWriter) head() {
 	if w.format != "csv" {
 		return
 	}
 	if w.every == journal.Samples {
-		_ = w.csv.Write(sampleColumns) // flush tells
+		_ = w.csv.Write(sampleColumns()) // flush tells
 	} else {
-		_ = w.csv.Write(intervalColumns)
+		_ = w.csv.Write(intervalColumns())
 	}
 }
 
