@@ -97,7 +97,7 @@ func (s *sender) message(n, epoch int64) []byte {
 // Servers of a NATS cluster and ingests are killed at random while gateways publish: what got its PUBACK is in the
 // database, once. LINLI_JETSTREAM_SOAK=10m does it for longer.
 func TestJetStreamLosesNothing(t *testing.T) {
-	duration := 25 * time.Second
+	duration := 12 * time.Second
 	if s := os.Getenv("LINLI_JETSTREAM_SOAK"); s != "" {
 		var err error
 		if duration, err = time.ParseDuration(s); err != nil {
