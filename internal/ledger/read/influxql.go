@@ -85,7 +85,7 @@ func (r *Reader) eachInfluxQL(ctx context.Context, s *selection, take func(*reco
 	if err != nil {
 		return err
 	}
-	form := url.Values{"db": {db}, "epoch": {"ns"}, "chunked": {"true"}, "chunk_size": {"10000"}, "q": {s.influxQL()}}
+	form := url.Values{"db": {db}, "epoch": {"ns"}, "chunked": {"true"}, "chunk_size": {"10000"}, "q": {s.influxQL() + "; " + lastWords}}
 	if rp != "" {
 		form.Set("rp", rp)
 	}
@@ -129,6 +129,10 @@ func statusError(resp *http.Response) error {
 	return fmt.Errorf("status %d: %.300q", resp.StatusCode, b)
 }
 
+// lastWords is asked behind each question, and always has an answer. CSV does not tell the error of a statement (no such
+// database, a query that took too long), but what stands behind one that failed is not executed.
+const lastWords = "SHOW DATABASES"
+
 // csv takes the rows of an answer of /query: a line of columns name, tags, time, ... before the rows of each result.
 func (s *selection) csv(body io.Reader, take func(*record)) error {
 	in := csv.NewReader(bufio.NewReaderSize(body, 64<<10))
@@ -136,9 +140,13 @@ func (s *selection) csv(body io.Reader, take func(*record)) error {
 	rec := record{tags: make([]string, len(s.tags)), values: make([]string, len(s.fields))}
 	var fieldAt []int // column of each field, 0: none
 	lastTags := "\x00"
+	ending, whole := false, false // the rows are those of the last words
 	for {
 		line, err := in.Read()
 		if errors.Is(err, io.EOF) {
+			if !whole {
+				return errors.New("the database has not answered to the end: is there such a database, and may we read it?")
+			}
 			return nil
 		} else if err != nil {
 			return err
@@ -159,6 +167,12 @@ func (s *selection) csv(body io.Reader, take func(*record)) error {
 					}
 				}
 			}
+			continue
+		case len(line) == 3 && line[0] == "name" && line[1] == "tags" && line[2] == "name":
+			ending = true
+			continue
+		case ending && len(line) == 3:
+			whole = true
 			continue
 		case fieldAt == nil || len(line) < 3:
 			return fmt.Errorf("this is no answer of a database: %.100q", strings.Join(line, ","))

@@ -168,6 +168,21 @@ func TestBothLanguagesReadTheSame(t *testing.T) {
 	}
 }
 
+// A database that is not there is not one that has heard of nobody.
+func TestNoSuchDatabase(t *testing.T) {
+	db := testservers.StartInfluxDB(t)
+	for _, language := range []string{"influxql", "flux"} {
+		r, err := read.New(read.Config{URL: db.URL, Bucket: "other/autogen", Language: language})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if nodes, err := r.Nodes(t.Context(), begin, end); err == nil {
+			t.Errorf("%s: nodes %v", language, nodes)
+		}
+	}
+}
+
 // What is no answer of the database is an error, and never a complete day.
 func TestAnswersThatAreNone(t *testing.T) {
 	token := filepath.Join(t.TempDir(), "token")
@@ -185,6 +200,7 @@ func TestAnswersThatAreNone(t *testing.T) {
 			{"no rights", `{"code":"unauthorized","message":"unauthorized access","error":"unauthorized access"}`, 401},
 			{"a redirect", "", 302},
 			{"an error after rows", "name,tags,time,to\nlinli_ledger,\"epoch=0000000000000001,gateway=g,site=s\",5,7\nerror\n\"timeout\"\n", 200},
+			{"an answer that breaks off", "name,tags,time,to\nlinli_ledger,\"epoch=0000000000000001,gateway=g,site=s\",5,7\n", 200},
 			{"a broken row", "name,tags,time,to\nlinli_ledger,\"epoch=0000000000000001,gateway=g,site=s\",x,7\n", 200},
 			{"an open quote", "name,tags,time,to\nlinli_ledger,\"epoch=0000", 200},
 		} {
