@@ -226,6 +226,7 @@ type Bus struct {
 	busySlot  int64
 	busyFirst telemetry.Mono
 	started   bool
+	bursts    bool           // requests come in bursts instead of evenly
 	stepNow   telemetry.Mono // what the last Step was told
 	stepClock telemetry.Mono // what the clock said at that moment
 	guests    guests
@@ -247,6 +248,7 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 	b := &Bus{
 		name: c.Name, log: c.Log, clock: c.Clock,
 		line:   &line{open: open, rtu: c.Transport != TCP, anyID: c.IgnoreTID},
+		bursts: c.Transport == TCP,
 		out:    map[telemetry.PointID]*output{},
 		rand:   rand.New(rand.NewPCG(seed(c.Name), 1)),
 		health: drivers.BusHealth{Bus: c.Name},

@@ -130,9 +130,13 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 	return dst, max(next, t)
 }
 
+// burstsPerInterval is how many bursts the requests of one interval come in over TCP.
+const burstsPerInterval = 10
+
 // start makes everything due at once, in order, and spreads the later readings of the groups evenly over each
 // interval, so that units polled at one rate do not come in bursts. The blocks of one group stay together: a value
-// and the register that says whether it counts should be of one moment.
+// and the register that says whether it counts should be of one moment. Over TCP the groups come in ten bursts to an
+// interval: a request costs a process that has to be woken for it several times what it costs one that is at work.
 func (b *Bus) start(now telemetry.Mono) {
 	b.started = true
 	b.busyFirst = now
@@ -151,10 +155,13 @@ func (b *Bus) start(now telemetry.Mono) {
 	nth := map[time.Duration]int{}
 	for _, g := range groups {
 		every := g[0].every
-		phase := now.Add(every * time.Duration(nth[every]) / time.Duration(size[every]))
+		phase := every * time.Duration(nth[every]) / time.Duration(size[every])
+		if b.bursts {
+			phase = phase.Truncate(every / burstsPerInterval)
+		}
 		nth[every]++
 		for _, bl := range g {
-			bl.phase, bl.due, bl.first = phase, now, true
+			bl.phase, bl.due, bl.first = now.Add(phase), now, true
 		}
 	}
 }
