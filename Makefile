@@ -8,7 +8,7 @@ PRODUCT  := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 TOOLS    := $(CURDIR)/.tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: run build test race fuzz reference bench lint web cross test-deps clean
+.PHONY: run build test race fuzz reference bench compare lint web cross test-deps clean
 
 ## run: start the gateway with a simulated community; ARGS="--scenario fire-lane" plays a story
 run: build
@@ -46,6 +46,11 @@ reference:
 ## bench: benchmarks with allocations
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+## compare: the same work beside Telegraf, in turn, three rounds, and the gateway's memory (about 10 minutes; leave the
+## machine alone meanwhile)
+compare: test-deps build
+	LINLI_BIN=$(CURDIR)/$(BIN)/linli $(GO) test -run '^$$' -bench 'Compare|ResidentMemory' -benchtime 1x -timeout 40m ./gateway
 
 ## web: build the console's pages anew (needs Node 20); the result is committed
 web:
