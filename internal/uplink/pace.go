@@ -53,13 +53,13 @@ func (p *pace) took(sent, now time.Time, ahead int) {
 	queued := max(d-p.base, time.Millisecond)
 	fits := int(float64(ahead) * float64(queueFor) / float64(queued))
 	switch {
-	case fits < p.window:
+	case queued > queueFor:
 		if sent.Before(p.cutAt) {
 			return
 		}
-		p.window = max(fits, p.window*3/4, minPace)
+		p.window = max(min(fits, p.window), p.window*3/4, minPace)
 		p.cutAt = now
-	default: // as fast as that, or faster
+	case fits > p.window: // as fast as that, or faster
 		more := ahead // doubles with each round trip, until the line has been found to be full once
 		if !p.cutAt.IsZero() {
 			more /= 8
