@@ -43,7 +43,7 @@ func freeBytes(dir string) int64 {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return -1
 	}
-	return int64(fs.Bavail) * fs.Bsize
+	return int64(fs.Bavail) * int64(fs.Bsize)
 }
 
 // run keeps the reserve until ctx ends.
