@@ -36,9 +36,7 @@ type packetReader struct {
 }
 
 func newPacketReader(r io.Reader, max int, oversized func(*Oversized), answers func(kind byte, id uint16) error) *packetReader {
-	// Who may get large packets gets many of them: fewer calls of the system.
-	size := min(64<<10, 16<<10+max/16)
-	return &packetReader{in: bufio.NewReaderSize(r, size), max: max, oversized: oversized, answers: answers}
+	return &packetReader{in: bufio.NewReaderSize(r, 16<<10), max: max, oversized: oversized, answers: answers}
 }
 
 // Read gives bytes of one packet at most.
