@@ -5,7 +5,8 @@
 // shaped to crash the library, end the connection before the library sees them; a message that is too large takes no
 // memory, is told as Oversized and ends nothing, since the broker would only send it again; loss of the connection is
 // known as soon as the socket knows it, whatever the library is doing. A Session never reconnects: a publish that
-// succeeded was acknowledged on this very connection.
+// succeeded was acknowledged on this very connection, by a packet of the right kind (the library does not look). Keys are
+// certificates that are renewed from the disk. hostile_test.go names each known problem of the library and what holds it off.
 //
 // Not here: queues, retries of messages, and when to reconnect (Backoff only says how long to wait).
 // A Session's methods are safe for concurrent use.

@@ -31,9 +31,9 @@ func (e *leftError) Error() string { return e.why }
 // lived. While another than the first is in use, the better ones are looked at every now and then, less and less often
 // where they could be reached and did not hold.
 type brokers struct {
-	n, at       int
-	every, most time.Duration
-	returnAt    time.Time
+	n, at    int
+	every    time.Duration
+	returnAt time.Time
 }
 
 // ended notes how a connection or an attempt ended, and chooses.

@@ -15,12 +15,17 @@
 //     journal that ends before what the file knows is sent again as well, and goes on behind those numbers.
 //   - Lost is told what the city does not have: frames that were acknowledged before they vanished are not.
 //   - Alerts go first and have window slots that telemetry cannot take. Live frames overtake a backlog; order holds
-//     within live and within late. A backlog has at most 32 KiB in flight.
+//     within live and within late. A backlog has at most 32 KiB in flight, and all telemetry no more than the line sends in
+//     about 0.1 s (pace), so that an alert never waits longer behind it.
 //   - An alert is told (Book.Told) after the broker acknowledged it. While it is open its message is retained; when
 //     it closes, the closed message is sent and then the retained one is cleared. The same transition is told in the
 //     same words and with the same time, however often and by whichever process.
 //   - Telemetry whose wall clock time is not known waits; alerts do not. Where the time is an estimate (Frame.Uncertain)
 //     the message's header says time=uncertain.
+//   - What live messages say to be settled holds (settling): TestSettledNeverLies.
+//   - Frames that vanished unsent are told as lost, also where the tombstones that told of them have vanished as well.
+//   - Another broker of the list takes over when one fails; new certificates are used without a restart once they are good
+//     (watch); another process with our id is named, and left its turn (heardStatus).
 //
 // # What it does not do
 //
