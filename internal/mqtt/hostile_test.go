@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -379,9 +380,31 @@ func TestNameServerThatHangs(t *testing.T) {
 	}
 	defer silent.Close()
 	resolver := net.DefaultResolver
-	defer func() { net.DefaultResolver = resolver }()
+	var mu sync.Mutex
+	var open []net.Conn
+	over := false
+	defer func() { // what still waits for an answer must not outlive the test
+		net.DefaultResolver = resolver
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		for _, c := range open {
+			c.Close()
+		}
+	}()
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "udp", silent.LocalAddr().String())
+		c, err := (&net.Dialer{}).DialContext(ctx, "udp", silent.LocalAddr().String())
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		if over {
+			c.Close()
+			return nil, net.ErrClosed
+		}
+		open = append(open, c)
+		return c, nil
 	}}
 	began := time.Now()
 	_, err = mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a", DialTimeout: 300 * time.Millisecond}, "tcp://broker.city.example:1883", mqtt.Options{})
