@@ -10,7 +10,8 @@
 // in one transaction together with its version. Migrations are only ever appended; a file whose version is higher
 // than the number of migrations was written by a newer program and is refused with a *NewerError.
 //
-// Files beside "x.db": "x.db-wal" and "x.db-shm" belong to SQLite and must be copied and moved with it. Set aside:
+// Files beside "x.db": "x.db-wal" (and "x.db-shm", of other programs) belong to SQLite and must be copied and moved with
+// it. While it is open no other process can open it; OpenReadOnly reads a copy then. Set aside:
 // "x.db.damaged-20060102T150405Z" (with "-wal" and "-shm" appended as SQLite expects, so that its own tools can try
 // a recovery on the copy). Directories are created with mode 0750, files with 0600.
 //
@@ -74,8 +75,12 @@ func (e *OlderError) Error() string {
 const (
 	busyTimeout = 5 * time.Second // how long a connection waits for another process (the backup) to let go of the lock
 	readers     = 4
-	smallest    = 512     // bytes of SQLite's smallest page: no database is smaller
-	walLimit    = 4 << 20 // bytes that the WAL is cut back to after a checkpoint; it can be larger during one
+	smallest    = 512 // bytes of SQLite's smallest page: no database is smaller
+	// alone has SQLite keep the index of the WAL in our memory, and others out of the file. By itself it maps it from a file
+	// beside the database, and a thread that touches that while the disk hangs stops in the middle of our code: with it
+	// everything stops that the Go runtime wants to bring to a halt for a moment, which is the whole process.
+	alone    = "&vfs=unix-excl"
+	walLimit = 4 << 20 // bytes that the WAL is cut back to after a checkpoint; it can be larger during one
 )
 
 // Open opens the SQLite file at path, creating it and its directory where missing, checks it, and applies the
@@ -103,39 +108,6 @@ func Open(path string, migrations []string) (*DB, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
-	}
-	return db, nil
-}
-
-// OpenReadOnly opens a file that another process may have open and be writing, for reading alone, and checks nothing but
-// that its schema has the given version (NewerError, OlderError). A file that does not exist is an error. The caller
-// closes it.
-func OpenReadOnly(path string, version int) (*sql.DB, error) {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	db, err := sql.Open("sqlite", dsn(path, "query_only(1)")+"&mode=ro")
-	if err != nil {
-		return nil, fmt.Errorf("open store %s: %w", path, err)
-	}
-	db.SetMaxOpenConns(readers)
-	var have int
-	err = db.QueryRow("PRAGMA user_version").Scan(&have)
-	switch {
-	case err != nil:
-		err = fmt.Errorf("open store %s: %w", path, err)
-	case have > version:
-		err = &NewerError{Path: path, Have: have, Known: version}
-	case have < version:
-		err = &OlderError{Path: path, Have: have, Want: version}
-	}
-	if err != nil {
-		_ = db.Close() // The first error is the one that says something.
-		return nil, err
 	}
 	return db, nil
 }
@@ -284,11 +256,11 @@ func open(path string, migrations []string) (_ *DB, err error) {
 		}
 	}()
 	if d.writer, err = sql.Open("sqlite", dsn(path, "journal_mode(WAL)", "synchronous(FULL)",
-		"journal_size_limit("+strconv.Itoa(walLimit)+")")+"&_txlock=immediate"); err != nil {
+		"journal_size_limit("+strconv.Itoa(walLimit)+")")+alone+"&_txlock=immediate"); err != nil {
 		return nil, err
 	}
 	d.writer.SetMaxOpenConns(1)
-	if d.reader, err = sql.Open("sqlite", dsn(path, "query_only(1)")); err != nil {
+	if d.reader, err = sql.Open("sqlite", dsn(path, "query_only(1)")+alone); err != nil {
 		return nil, err
 	}
 	d.reader.SetMaxOpenConns(readers)
