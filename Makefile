@@ -8,7 +8,7 @@ PRODUCT  := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 TOOLS    := $(CURDIR)/.tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: run build test race fuzz reference bench compare lint web cross test-deps clean
+.PHONY: run build test soak race fuzz reference bench compare lint web cross test-deps clean
 
 ## run: start the gateway with a simulated community; ARGS="--scenario fire-lane" plays a story
 run: build
@@ -21,6 +21,14 @@ build:
 ## test: install what the tests need, then run everything once; end-to-end tests use the binary that ships
 test: test-deps lint cross build
 	LINLI_BIN=$(CURDIR)/$(BIN)/linli $(GO) test -timeout 15m ./...
+
+## soak: what make test does of kills, power cuts, hanging disks, outages and slow lines, for long (an hour and a half, as root)
+SOAK ?= -soak 500 -cuts 30 -freeze 30s -flash 10m
+soak: test-deps build
+	LINLI_BIN=$(CURDIR)/$(BIN)/linli $(GO) test ./gateway -run 'TestKilledAtAnyMoment|TestPowerCutOfTheBox|TestFrozenDisk|TestFullDisk$$|TestReadOnlyDisk$$|TestFlashWrites' \
+		-parallel 1 -timeout 3h -v -args $(SOAK)
+	LINLI_BIN=$(CURDIR)/$(BIN)/linli LINLI_JETSTREAM_SOAK=10m $(GO) test ./gateway -run TestJetStreamLosesNothing -timeout 40m -v
+	LINLI_OUTAGE=full LINLI_SLOW_LINE=60s $(GO) test ./internal/uplink -run 'TestThreeDayOutage|TestSlowLine' -timeout 40m -v
 
 ## race: the same under the race detector (needs a C compiler)
 race: test-deps build

@@ -161,6 +161,13 @@ func (b *countingBus) set(unit, address int, on bool) {
 	b.inputs[unit<<16|address] = on
 }
 
+// coil returns what a coil is.
+func (b *countingBus) coil(unit, address int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.coils[unit<<16|address]
+}
+
 // writesSince returns the writes of coils from a moment on.
 func (b *countingBus) writesSince(at time.Time) (writes []coilWrite) {
 	b.mu.Lock()

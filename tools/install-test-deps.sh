@@ -18,6 +18,8 @@ need fonts-noto-cjk test -d /usr/share/fonts/opentype/noto
 need python3-pymodbus /usr/bin/python3 -c 'import pymodbus'
 need python3-serial /usr/bin/python3 -c 'import serial'
 need python3-serial-asyncio /usr/bin/python3 -c 'import serial_asyncio'
+need e2fsprogs command -v mkfs.ext4
+need mount command -v losetup
 need libmodbus5 sh -c 'ldconfig -p | grep libmodbus.so.5'
 
 if [ ${#packages[@]} -gt 0 ]; then

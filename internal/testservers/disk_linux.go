@@ -56,6 +56,44 @@ func startDisk(t testing.TB, image string, megabytes int, losetup ...string) *Di
 	return mountImage(t, image, losetup...)
 }
 
+// CutDisk is a Disk whose power can be cut.
+type CutDisk struct {
+	*Disk
+	outer *Disk // holds the image
+}
+
+// StartCutDisk makes a disk of so many megabytes whose power can be cut.
+func StartCutDisk(t testing.TB, megabytes int) *CutDisk {
+	t.Helper()
+	outer := StartDisk(t, megabytes+megabytes/4+16)
+	return &CutDisk{startDisk(t, filepath.Join(outer.Dir, "disk.img"), megabytes), outer}
+}
+
+// Cut is a power cut: afterwards the disk holds every write that the device had finished at some moment of the call, and
+// nothing of what the kernel still held back. kill is called right after that moment and must end the programs that use the
+// disk without waiting for them; gone waits for them.
+func (d *CutDisk) Cut(kill, gone func()) {
+	d.t.Helper()
+	image := filepath.Join(d.t.TempDir(), "cut.img")
+	// Freezing what the image lies on stops the device between two of its writes, without a word to the file system on it.
+	d.outer.Freeze()
+	kill()
+	out, err := exec.Command("cp", "--sparse=always", d.image, image).CombinedOutput()
+	d.outer.Thaw()
+	if err != nil {
+		d.t.Fatalf("cp: %v\n%s", err, out)
+	}
+	gone()
+	d.unmount()
+	run(d.t, "losetup", "--detach", "/dev/"+d.Device)
+	run(d.t, "cp", "--sparse=always", image, d.image)
+	run(d.t, "losetup", "/dev/"+d.Device, d.image)
+	d.mount()
+	if err := os.Remove(image); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
 func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -72,7 +110,7 @@ func mountImage(t testing.TB, image string, losetup ...string) *Disk {
 	t.Cleanup(func() {
 		_ = exec.Command("losetup", "--detach", device).Run() // It is free already where unmounting did it.
 	})
-	run(t, FindTool(t, "mount"), "-t", "ext4", device, d.Dir)
+	d.mount()
 	t.Cleanup(d.unmount)
 	return d
 }
@@ -121,6 +159,8 @@ func (d *Disk) Freeze() {
 	if err := d.freezing(fiFreeze); err != nil {
 		d.t.Fatalf("freeze %s: %v", d.Dir, err)
 	}
+	// Before a process is killed that waits for it: it would not end.
+	d.t.Cleanup(func() { _ = d.freezing(fiThaw) })
 }
 
 // Thaw ends a Freeze.
@@ -156,14 +196,40 @@ func (d *Disk) Sync() {
 	}
 }
 
-// ReadOnly makes the file system read-only under the programs that use it, as the kernel does after an error of the disk;
-// Writable makes it writable again.
+// ReadOnly makes the file system read-only under the programs that use it, as the kernel does after an error of the disk.
 func (d *Disk) ReadOnly() {
 	d.t.Helper()
-	// A plain remount is refused while files are open for writing. This one is what errors=remount-ro does.
+	// A plain remount is refused while files are open for writing.
 	if err := os.WriteFile("/sys/fs/ext4/"+d.Device+"/trigger_fs_error", []byte("1"), 0); err != nil {
 		d.t.Fatal(err)
 	}
+}
+
+// Repair ends ReadOnly: it checks and mounts the file system anew. Nobody may use it meanwhile.
+func (d *Disk) Repair() {
+	d.t.Helper()
+	var err error
+	for range 100 {
+		if err = unix.Unmount(d.Dir, 0); err == nil {
+			break
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	if err != nil {
+		d.t.Fatalf("unmount %s: %v", d.Dir, err)
+	}
+	// Exit code 1: errors were corrected.
+	if out, err := exec.Command(FindTool(d.t, "fsck.ext4"), "-f", "-y", "/dev/"+d.Device).CombinedOutput(); err != nil {
+		if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != 1 {
+			d.t.Fatalf("fsck.ext4: %v\n%s", err, out)
+		}
+	}
+	d.mount()
+}
+
+func (d *Disk) mount() {
+	d.t.Helper()
+	run(d.t, FindTool(d.t, "mount"), "-t", "ext4", "-o", "errors=remount-ro", "/dev/"+d.Device, d.Dir) // as Debian mounts its root
 }
 
 // Trace notes every write to the device from now on, until the returned function is called: it says how many bytes were
