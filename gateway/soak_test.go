@@ -124,9 +124,7 @@ type soak struct {
 	gateway *process
 	kills   []time.Time
 	downs   []time.Time // when the killed process was gone
-
-	mu  sync.Mutex
-	acr *rand.Rand
+	acr     *rand.Rand  // fidget's
 }
 
 func startSoak(t *testing.T, state string) *soak {
@@ -203,8 +201,9 @@ func (s *soak) kill() {
 	s.downs = append(s.downs, time.Now())
 }
 
-// phase says what the gateway's threads are doing to files just now: "write journal/*.seg" and the like; "" for nothing.
-func phase(pid int, state string) string {
+// phase says what the gateway's threads are doing to files just now, "" for nothing. Of several it is want, if that is
+// among them.
+func phase(pid int, state, want string) (seen string) {
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		return ""
@@ -231,11 +230,11 @@ func phase(pid int, state string) string {
 		if !ok {
 			continue
 		}
-		if p := phaseOf(what, strings.TrimPrefix(name, "/")); p != "" {
-			return p
+		if p := phaseOf(what, strings.TrimPrefix(name, "/")); p != "" && (want == "" || seen != want) {
+			seen = p
 		}
 	}
-	return ""
+	return seen
 }
 
 // fileCalls are the system calls that change files, and take the file as their first argument.
@@ -284,7 +283,7 @@ func (s *soak) killIn(want string, limit time.Duration) string {
 	pid := s.gateway.cmd.Process.Pid
 	seen := ""
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
-		if seen = phase(pid, s.state); seen == want {
+		if seen = phase(pid, s.state, want); seen == want {
 			break
 		}
 	}
@@ -309,14 +308,13 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	for cycle := range *soakCycles {
 		if cycle%4 == 0 {
 			pause(time.Duration(r.Int64N(int64(3 * time.Second))))
-			hit := phase(s.gateway.cmd.Process.Pid, s.state)
+			hit := phase(s.gateway.cmd.Process.Pid, s.state, "")
 			s.kill()
 			hits[or(hit, "between")]++
 		} else {
 			want := phases[(cycle-cycle/4)%len(phases)]
 			if want == "rollup" {
-				// Written once an hour: what there is of it is met at random only.
-				want = "sync"
+				want = "acknowledge" // Rollups are written once an hour, and met at random only; the others are waited for.
 			}
 			if want != "rotate" { // a start is one
 				pause(time.Duration(300+r.IntN(2000)) * time.Millisecond)
@@ -348,9 +346,13 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 	t.Logf("%d kills in %s, by what the gateway was doing to its files just before:%s", *soakCycles, took.Round(time.Second), table.String())
 	for _, p := range []string{"write", "sync", "rotate", "acknowledge", "alerts"} {
-		if *soakCycles >= 20 && hits[p] == 0 {
-			t.Errorf("no kill hit the phase %s: the test shows too little", p)
+		// In few cycles a busy machine may miss one that is short.
+		if a := asked[p]; a[0] >= 10 && hits[p] == 0 {
+			t.Errorf("no kill hit the phase %s in %d attempts: the test shows too little", p, a[0])
 		}
+	}
+	if hits["between"] == *soakCycles {
+		t.Error("no kill hit any phase: the test shows too little")
 	}
 	s.checkAll(8 * *soakCycles)
 	s.gateway.stop(15 * time.Second)
