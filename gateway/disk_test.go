@@ -140,6 +140,7 @@ func TestFrozenDisk(t *testing.T) {
 func (s *soak) nothingLost() {
 	s.t.Helper()
 	s.checkAll(60)
+	s.checkBook(s.announced()) // of the running gateway
 	s.gateway.stop(15 * time.Second)
 	s.checkBook(s.announced())
 }
