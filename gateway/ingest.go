@@ -85,6 +85,7 @@ func ingestCommand() *cobra.Command {
 	f.StringVar(&cfg.Repair.Language, "query", "", "influxql or flux (default: influxql if the bucket is a database/retention-policy, otherwise flux)")
 	f.DurationVar(&cfg.Repair.Every, "repair-every", 0, "between looks at the newest minutes (default 1m; all hours ten times as seldom)")
 	f.DurationVar(&cfg.Repair.Grace, "repair-grace", 0, "what is missing may still be on its way for so long (default 2m)")
+	f.DurationVar(&cfg.Repair.Again, "repair-again", 0, "what did not come is asked for again after so long; all ingests must have the same (default 10m)")
 	f.StringVar(&listen, "listen", "", "serve /metrics and /healthz on this address (default: not at all)")
 	return cmd
 }

@@ -37,13 +37,12 @@ type Repair struct {
 	// For tests; the zero values are right.
 	Every time.Duration // between looks at the newest minutes; hours are looked at ten times as seldom; 0 means 1 min
 	Grace time.Duration // what is missing may still be on its way for so long; 0 means 2 min
+	Again time.Duration // what did not come is asked for again after so long; 0 means 10 min
 }
 
 const (
-	// slot is the time in which one range is asked for once, by however many.
-	slot = 10 * time.Minute
-	// commandLife is how long a gateway that was away may still carry it out: into the slot after its own, and clocks differ.
-	commandLife = 25 * time.Minute
+	// lifeBeyond is how long after its slot a gateway that was away may still carry out a command: clocks differ.
+	lifeBeyond = 15 * time.Minute
 	// A gateway has room for 16 commands. What a round does not ask for the next one does.
 	rangesPerNode  = 8
 	framesPerRange = 3600
@@ -105,7 +104,7 @@ type hour struct {
 type open struct {
 	gaps   int
 	frames uint64
-	away   bool // the gateway is offline: nothing will come
+	away   bool // the gateway is offline: nothing will come until it is back
 }
 
 type asked struct {
@@ -120,7 +119,7 @@ func NewRepairer(in *Ingest) (*Repairer, error) {
 	for _, d := range []struct {
 		value *time.Duration
 		def   time.Duration
-	}{{&p.Horizon, 7 * 24 * time.Hour}, {&p.Every, time.Minute}, {&p.Grace, 2 * time.Minute}} {
+	}{{&p.Horizon, 7 * 24 * time.Hour}, {&p.Every, time.Minute}, {&p.Grace, 2 * time.Minute}, {&p.Again, 10 * time.Minute}} {
 		if *d.value == 0 {
 			*d.value = d.def
 		}
@@ -289,8 +288,10 @@ func (r *Repairer) recent(ctx context.Context, now time.Time) (nodes int, err er
 	if err != nil {
 		return 0, err
 	}
+	present := map[string]bool{}
 	for node, w := range windows {
 		report := w.Report(now.UnixNano())
+		present[node] = !report.Status.Offline()
 		for _, g := range report.Gaps {
 			if g.Told || g.Reason != ledger.Missing || report.Status.Offline() {
 				continue
@@ -310,6 +311,12 @@ func (r *Repairer) recent(ctx context.Context, now time.Time) (nodes int, err er
 			}
 		}
 	}
+	for h, o := range r.open {
+		if o.away && present[h.node] { // it is back
+			o.away = false
+			r.open[h] = o
+		}
+	}
 	return len(windows), nil
 }
 
@@ -319,7 +326,7 @@ func (r *Repairer) missing(ctx context.Context, now time.Time) error {
 	defer cancel()
 	for h, o := range r.open {
 		if o.away {
-			continue // with all hours
+			continue // until it is back; with all hours
 		}
 		if err := r.look(ctx, h, now); err != nil {
 			return late(ctx, err)
@@ -470,8 +477,8 @@ func (r *Repairer) want(node string, g *ledger.Gap) {
 	}
 }
 
-// command returns the command that asks for a range: whoever asks in the same slot asks with the same one.
-func command(node string, a asked, slotStart time.Time) (*wire.Command, error) {
+// command returns the command that asks for a range: whoever asks in the same slot of time asks with the same one.
+func command(node string, a asked, slotStart time.Time, slot time.Duration) (*wire.Command, error) {
 	epoch := fmt.Sprintf("%016x", a.epoch)
 	args, err := json.Marshal(wire.ResendArgs{Epoch: epoch, From: a.from, To: a.to})
 	if err != nil {
@@ -479,7 +486,7 @@ func command(node string, a asked, slotStart time.Time) (*wire.Command, error) {
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "linli resend %s %s %d %d %d", node, epoch, a.from, a.to, slotStart.Unix()))
 	return &wire.Command{
-		Node: node, ID: "repair-" + base64.RawURLEncoding.EncodeToString(sum[:16]), IssuedAt: slotStart, ExpiresAt: slotStart.Add(commandLife),
+		Node: node, ID: "repair-" + base64.RawURLEncoding.EncodeToString(sum[:16]), IssuedAt: slotStart, ExpiresAt: slotStart.Add(slot + lifeBeyond),
 		Verb: wire.VerbResend, Args: args,
 	}, nil
 }
@@ -490,7 +497,7 @@ func (r *Repairer) ask(ctx context.Context, now time.Time) error {
 	if p.KeyFile == "" || len(r.asks) == 0 {
 		return nil
 	}
-	slotStart := now.UTC().Truncate(slot)
+	slotStart := now.UTC().Truncate(p.Again.Truncate(time.Second)) // commands count in seconds
 	if r.slot != slotStart.Unix() {
 		r.slot = slotStart.Unix()
 		clear(r.asked)
@@ -507,7 +514,7 @@ func (r *Repairer) ask(ctx context.Context, now time.Time) error {
 	for _, node := range slices.Sorted(maps.Keys(r.asks)) {
 		n := 0
 		for _, a := range r.asks[node] {
-			c, err := command(node, a, slotStart)
+			c, err := command(node, a, slotStart, p.Again)
 			if err != nil {
 				return err
 			}

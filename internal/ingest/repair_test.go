@@ -265,6 +265,26 @@ func TestWhatIsAskedFor(t *testing.T) {
 
 const slotLength = 10 * time.Minute
 
+// A gateway that goes away while something is missing, and comes back within the hour, is asked as soon as it is back.
+func TestWhoComesBackIsAskedAtOnce(t *testing.T) {
+	c := newRepairCity(t)
+	c.rows("gap.gw1", 1, 600, c.clock(), 300)
+	c.write()
+	r, _ := c.start("one", nil)
+	eventually(t, "the first command", func() bool { n, _ := c.commands(); return n == 1 })
+	c.status("gap.gw1", "offline", "lost", c.clock().Add(time.Second), 0)
+	c.write()
+	c.pass(slotLength)
+	rounds := r.Stats().Rounds
+	eventually(t, "some rounds", func() bool { return r.Stats().Rounds >= rounds+5 })
+	if n, _ := c.commands(); n != 1 {
+		t.Fatalf("%d commands to a gateway that is away", n-1)
+	}
+	c.status("gap.gw1", "online", "", c.clock(), 0)
+	c.write()
+	eventually(t, "the second command", func() bool { _, different := c.commands(); return len(different) == 2 })
+}
+
 // Ten ingests look in turn and ask with one command.
 func TestTenAskOnce(t *testing.T) {
 	c := newRepairCity(t)
