@@ -29,10 +29,11 @@ import (
 // noAlerts is an alert book with nothing in it.
 type noAlerts struct{ changed chan struct{} }
 
-func (noAlerts) Pending(string, int) []alert.Outgoing { return nil }
-func (noAlerts) Told(string, string, int64)           {}
-func (b noAlerts) Changed() <-chan struct{}           { return b.changed }
-func (noAlerts) OpenAlerts() []alert.Alert            { return nil }
+func (noAlerts) Pending(string, int) []alert.Outgoing          { return nil }
+func (noAlerts) Told(string, string, int64)                    {}
+func (b noAlerts) Changed() <-chan struct{}                    { return b.changed }
+func (noAlerts) Within(time.Time, time.Time) ([]string, error) { return nil, nil }
+func (noAlerts) OpenAlerts() []alert.Alert                     { return nil }
 func (noAlerts) Get(string) (alert.Alert, []alert.Entry, error) {
 	return alert.Alert{}, nil, os.ErrNotExist
 }

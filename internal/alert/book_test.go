@@ -329,6 +329,48 @@ func TestClosedAlertsArePruned(t *testing.T) {
 	}
 }
 
+// Which alerts changed last within a span of time, closed ones among them.
+func TestWithin(t *testing.T) {
+	t.Parallel()
+	b, _ := running(t, alert.Config{Path: filepath.Join(t.TempDir(), "alerts.db")})
+	var closed []string
+	for i := range 100 { // each minute one is raised, and closed half a minute later
+		d := time.Duration(i) * time.Minute
+		b.Submit(at(d), []telemetry.Transition{lane(telemetry.Raise, d)})
+		b.Remove(at(d+30*time.Second), []telemetry.Identity{laneBlocked})
+		until(t, b, "closed", func() bool { return len(b.Pending("mqtt", 200)) == i+1 && b.Stats().Waiting == 0 })
+	}
+	b.Submit(at(50*time.Minute), []telemetry.Transition{smoke(telemetry.Raise, 50*time.Minute)})
+	until(t, b, "an open one", func() bool { return len(b.OpenAlerts()) == 1 && b.OpenAlerts()[0].Durable })
+	recent, err := b.Recent(100)
+	if err != nil || len(recent) != 100 {
+		t.Fatalf("%d, %v", len(recent), err)
+	}
+	for _, a := range recent {
+		closed = append(closed, a.ID)
+	}
+	slices.Reverse(closed)
+	open := b.OpenAlerts()[0].ID
+	minute := func(m float64) time.Time { return noon.Add(time.Duration(m * float64(time.Minute))) }
+	for _, c := range []struct {
+		from, to float64
+		want     []string
+	}{
+		{3.5, 5.5, closed[3:6]},
+		{3.6, 3.9, nil},
+		{49.7, 50.7, []string{open, closed[50]}},
+		{-9, 2, closed[:2]},
+		{98.5, 1000, closed[98:]},
+	} {
+		if got, err := b.Within(minute(c.from), minute(c.to)); err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%v to %v: %v, %v, want %v", c.from, c.to, got, err, c.want)
+		}
+	}
+	if all, err := b.Within(time.Time{}, minute(1000)); err != nil || len(all) != 101 {
+		t.Errorf("%d in all, %v", len(all), err)
+	}
+}
+
 func TestJSON(t *testing.T) {
 	t.Parallel()
 	a := alert.Alert{

@@ -3,6 +3,7 @@ package alert
 import (
 	"cmp"
 	"slices"
+	"time"
 )
 
 // channel mirrors the outbox of one channel in memory: of each alert the newest transition not yet told. Book.mu
@@ -114,4 +115,52 @@ func (b *Book) announce(r *record, a Alert, last Entry) {
 			b.stats.OutboxDropped++
 		}
 	}
+}
+
+// Within returns the ids of the alerts that came into the state that was announced last from from until to, both
+// included, oldest change first: those whose newest message was sent about then. An open alert whose time is uncertain is
+// always among them. Of closed alerts it looks at the 10,000 that were closed last. It reads the disk.
+func (b *Book) Within(from, to time.Time) (ids []string, err error) {
+	from, to = stamp(from), stamp(to)
+	within := func(t time.Time) bool { return !t.Before(from) && !t.After(to) }
+	var closed []Alert
+	for look := 64; ; look *= 4 {
+		if closed, err = b.Recent(min(look, outboxKept)); err != nil {
+			return nil, err
+		}
+		if len(closed) < look || closed[len(closed)-1].ClosedAt.Before(from) {
+			break
+		}
+	}
+	type change struct {
+		id string
+		at time.Time
+	}
+	var changes []change
+	for i := len(closed) - 1; i >= 0; i-- {
+		if a := &closed[i]; within(a.ClosedAt) {
+			changes = append(changes, change{a.ID, a.ClosedAt})
+		}
+	}
+	b.mu.Lock()
+	for id, r := range b.byID {
+		if r.shown.Revision == 0 || !r.shown.Open() {
+			continue
+		}
+		var last time.Time
+		for i := range r.lines {
+			if r.lines[i].Revision <= r.shown.Revision {
+				last = r.lines[i].Time
+			}
+		}
+		if within(last) || unset(last) {
+			changes = append(changes, change{id, last})
+		}
+	}
+	b.mu.Unlock()
+	slices.SortStableFunc(changes, func(x, y change) int { return cmp.Or(x.at.Compare(y.at), cmp.Compare(x.id, y.id)) })
+	for _, c := range changes {
+		ids = append(ids, c.id)
+	}
+	return slices.Compact(ids), nil
 }

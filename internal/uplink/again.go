@@ -2,11 +2,13 @@ package uplink
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
 	"linli/internal/journal"
+	"linli/internal/telemetry"
 )
 
 const (
@@ -22,6 +24,12 @@ const (
 	recentStep = 10 * time.Second
 	// maxByTime bounds how many frames are looked at to find the last minutes by their times.
 	maxByTime = 3600
+	// alertMargin is how much earlier and later than frames that are sent again an alert may have changed that was lost
+	// with them.
+	alertMargin = time.Minute
+	// repeatEvery is the time between alerts that are sent again. Nobody waits for them, and who lost them may have little
+	// room for more.
+	repeatEvery = 50 * time.Millisecond
 )
 
 // recent remembers which frames were acknowledged in the last minutes before the last acknowledgement.
@@ -65,21 +73,21 @@ func (r *recent) since(t time.Time) (acked spans) {
 }
 
 // sendAgain decides at a new connection which acknowledged frames the broker may have forgotten, counts them as
-// unacknowledged and returns them.
-func (u *Uplink) sendAgain(present bool) spans {
+// unacknowledged and returns them. What it was told of alerts it may have forgotten since the moment since, zero for never.
+func (u *Uplink) sendAgain(present bool) (again spans, since time.Time) {
 	now := time.Now()
 	unclean := u.unclean
 	u.unclean = false
 	st := u.state
 	if st.next <= 1+st.unacked.count()+st.gone.count() {
-		return nil // nothing was ever acknowledged
+		return nil, since // nothing was ever acknowledged
 	}
 	if present {
 		if !unclean || !u.staleAt.IsZero() && now.Sub(u.staleAt) < staleEvery {
-			return nil
+			return nil, since
 		}
 		u.staleAt = now
-		return u.putBack(u.recent.since(u.recent.last.Add(-staleFor)), "the broker may have restarted from an old save")
+		return u.putBack(u.recent.since(u.recent.last.Add(-staleFor)), "the broker may have restarted from an old save"), u.lastHeard(staleFor)
 	}
 	acked := u.recent.since(u.recent.last.Add(-forgottenFor))
 	if u.recent.last.Sub(u.started) < forgottenFor {
@@ -88,16 +96,91 @@ func (u *Uplink) sendAgain(present bool) spans {
 	// Others that had a session there have lost it too. What is acknowledged before they subscribe reaches nobody.
 	u.recent.cut(now)
 	u.againSince, u.againAt = now, now.Add(u.cfg.SendAgain)
-	return u.putBack(acked, "the broker has lost our session")
+	return u.putBack(acked, "the broker has lost our session"), u.lastHeard(forgottenFor)
 }
 
-// sendOnceMore returns, once and when it is due, what was acknowledged since the broker came back without sessions.
-func (u *Uplink) sendOnceMore() spans {
+// sendOnceMore returns, once and when it is due, what was acknowledged since the broker came back without sessions, and
+// since when it was told of alerts what nobody heard; zero for never.
+func (u *Uplink) sendOnceMore() (again spans, since time.Time) {
 	if u.againAt.IsZero() || time.Now().Before(u.againAt) {
-		return nil
+		return nil, since
 	}
 	u.againAt = time.Time{}
-	return u.putBack(u.recent.since(u.againSince), "others had to subscribe anew")
+	return u.putBack(u.recent.since(u.againSince), "others had to subscribe anew"), u.againSince.Add(-alertMargin)
+}
+
+// lastHeard returns the moment so long, and a margin for alerts, before the last acknowledgement: an earlier process had
+// its last one about when the journal ended.
+func (u *Uplink) lastHeard(before time.Duration) time.Time {
+	last := u.recent.last
+	if last.IsZero() {
+		last = u.measured
+	}
+	if last.IsZero() {
+		last = u.started
+	}
+	return last.Add(-before - alertMargin)
+}
+
+// alertsSince has those alerts sent again that changed since then; none where it is zero.
+func (u *Uplink) alertsSince(since time.Time) {
+	if !since.IsZero() {
+		u.lookups.Go(func() { u.alertsAgain(since, time.Now().Add(alertMargin)) })
+	}
+}
+
+// alertsAgain has those alerts sent again that changed between the moments. It reads the disk: not for Run's goroutine.
+func (u *Uplink) alertsAgain(from, to time.Time) {
+	ids, err := u.book.Within(from, to)
+	if err != nil {
+		u.log.Warn("alerts are not sent again", zap.Error(err))
+		return
+	}
+	if len(ids) > 0 {
+		u.mu.Lock()
+		u.found = append(u.found, ids...)
+		u.mu.Unlock()
+		u.log.Info("alerts are sent again", zap.Int("alerts", len(ids)), zap.Time("from", from), zap.Time("to", to))
+	}
+}
+
+// takeFound has what alertsAgain found sent again.
+func (u *Uplink) takeFound() {
+	u.mu.Lock()
+	found := u.found
+	u.found = nil
+	u.mu.Unlock()
+	for _, id := range found {
+		if !slices.Contains(u.repeat, id) {
+			u.repeat = append(u.repeat, id)
+		}
+	}
+}
+
+// during returns the moments between which an alert must have changed to be lost together with the frames of r; zero
+// where nobody knows since when, now where nobody knows until when.
+func (u *Uplink) during(r span) (from, to time.Time) {
+	at := func(seq uint64, moment func(*journal.Frame) telemetry.Mono) (time.Time, bool) {
+		f := &u.frame
+		if seq == 0 || u.journal.Read(seq, f) != nil || f.Lost != nil {
+			return time.Time{}, false
+		}
+		return u.frameWall(f, moment(f))
+	}
+	first, last := func(f *journal.Frame) telemetry.Mono { return f.T0 }, func(f *journal.Frame) telemetry.Mono { return f.T1 }
+	from, ok := at(r.from-1, last)
+	if !ok {
+		if from, ok = at(r.from, first); !ok {
+			from = time.Time{}
+		}
+	}
+	if to, ok = at(r.end, first); !ok {
+		to = u.now()
+	}
+	if !from.IsZero() {
+		from = from.Add(-alertMargin)
+	}
+	return from, to.Add(alertMargin)
 }
 
 // putBack counts acknowledged frames as unacknowledged, as far as the journal still has them, and returns them.

@@ -35,8 +35,9 @@ type connection struct {
 	lastLive    time.Time
 	lastIdle    time.Time
 	lastStatus  time.Time
-	toldFailing bool     // what the status said last of the journal
-	repeat      []string // ids of open alerts still to be sent again
+	toldFailing bool      // what the status said last of the journal
+	repeat      []string  // ids of open alerts still to be sent again
+	nextRepeat  time.Time // when the next of Uplink.repeat may go
 	lastWaiting time.Time
 
 	heard       chan []byte       // our own status messages
@@ -119,7 +120,15 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 	}
 	c.takeLive(u.state.next)
 	// Newer data than this was sent before: it is late, however little it is.
-	c.late.queue = c.late.queue.union(u.sendAgain(session.Present))
+	again, since := u.sendAgain(session.Present)
+	c.late.queue = c.late.queue.union(again)
+	u.alertsSince(since)
+	if asked := u.state.asked; len(asked) > 0 {
+		// We may have died before the alerts that belong to these frames were told; they go before the frames.
+		from, _ := u.during(asked[0])
+		_, to := u.during(asked[len(asked)-1])
+		u.lookups.Go(func() { u.alertsAgain(from, to) })
+	}
 	if !session.Present {
 		// A broker that does not know our session has lost what it retained as well.
 		for _, a := range u.book.OpenAlerts() {
@@ -174,15 +183,16 @@ func (c *connection) serve(ctx context.Context) error {
 				c.live.queue = spans(nil).add(next-1, next)
 			}
 		}
-		if again := c.u.sendOnceMore(); again != nil {
-			c.late.queue = c.late.queue.union(again)
-		}
+		again, since := c.u.sendOnceMore()
+		c.late.queue = c.late.queue.union(again)
+		c.u.alertsSince(since)
 		for _, r := range c.u.asking {
 			c.late.queue = c.late.queue.add(r.from, r.end)
 		}
 		c.u.asking = nil
 		c.sendStatus("online", "", false)
 		c.sendAlerts()
+		c.sendChanged()
 		c.sendReplies()
 		c.sendTelemetry()
 		c.u.save(false)
@@ -374,6 +384,38 @@ func (c *connection) sendRepeats() {
 		}
 		last := lines[len(lines)-1]
 		c.sendAlert(&alert.Outgoing{Alert: a, What: last.What, At: last.Time}, nil)
+	}
+}
+
+// sendChanged sends alerts again that changed when something was lost, slowly.
+func (c *connection) sendChanged() {
+	u := c.u
+	u.takeFound()
+	for i := 0; i < len(u.repeat) && c.inFlight < u.cfg.Window/2; {
+		now := time.Now()
+		if now.Before(c.nextRepeat) {
+			return
+		}
+		id := u.repeat[i]
+		if c.alerts[id] > 0 {
+			i++ // its newest message is on its way
+			continue
+		}
+		a, lines, err := u.book.Get(id)
+		if err != nil || len(lines) == 0 {
+			u.repeat = slices.Delete(u.repeat, i, i+1) // thrown away since
+			continue
+		}
+		// Some at a time where the loop comes around rarely.
+		c.nextRepeat = c.nextRepeat.Add(repeatEvery)
+		if now.Sub(c.nextRepeat) > 5*repeatEvery {
+			c.nextRepeat = now.Add(-5 * repeatEvery)
+		}
+		last := lines[len(lines)-1]
+		c.sendAlert(&alert.Outgoing{Alert: a, What: last.What, At: last.Time}, func() {
+			u.repeat = slices.DeleteFunc(u.repeat, func(other string) bool { return other == id })
+		})
+		i++
 	}
 }
 

@@ -164,18 +164,22 @@ type fakeBook struct {
 	open    []alert.Alert
 	lines   map[string][]alert.Entry
 	told    []string
+	news    map[string]alert.Outgoing // what was said last of each alert
 	seq     int64
 	changed chan struct{}
 }
 
 func newBook() *fakeBook {
-	return &fakeBook{changed: make(chan struct{}), lines: map[string][]alert.Entry{}}
+	return &fakeBook{changed: make(chan struct{}), lines: map[string][]alert.Entry{}, news: map[string]alert.Outgoing{}}
 }
 
 func (b *fakeBook) say(id string, state alert.State, what string, revision int64) {
+	b.sayAt(id, state, what, revision, time.Date(2026, 11, 21, 8, 0, int(revision), 0, time.UTC))
+}
+
+func (b *fakeBook) sayAt(id string, state alert.State, what string, revision int64, at time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	at := time.Date(2026, 11, 21, 8, 0, int(revision), 0, time.UTC)
 	a := alert.Alert{ID: id, Identity: telemetry.Identity{Alert: "FireLaneBlocked", Subject: "lane1"}, Severity: telemetry.Warning, State: state, Revision: revision, RaisedAt: at}
 	b.open = slices.DeleteFunc(b.open, func(o alert.Alert) bool { return o.ID == id })
 	if a.Open() {
@@ -184,7 +188,8 @@ func (b *fakeBook) say(id string, state alert.State, what string, revision int64
 		a.ClosedAt = at
 	}
 	b.seq++
-	b.pending = append(b.pending, alert.Outgoing{Seq: b.seq, Alert: a, What: what, At: at})
+	b.news[id] = alert.Outgoing{Seq: b.seq, Alert: a, What: what, At: at}
+	b.pending = append(b.pending, b.news[id])
 	b.lines[id] = append(b.lines[id], alert.Entry{Revision: revision, Time: at, What: what})
 	close(b.changed)
 	b.changed = make(chan struct{})
@@ -221,12 +226,22 @@ func (b *fakeBook) OpenAlerts() []alert.Alert {
 func (b *fakeBook) Get(id string) (alert.Alert, []alert.Entry, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, a := range b.open {
-		if a.ID == id {
-			return a, slices.Clone(b.lines[id]), nil
-		}
+	if o, ok := b.news[id]; ok {
+		return o.Alert, slices.Clone(b.lines[id]), nil
 	}
 	return alert.Alert{}, nil, alert.ErrNotFound
+}
+
+func (b *fakeBook) Within(from, to time.Time) (ids []string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, o := range b.news {
+		if !o.At.Before(from) && !o.At.After(to) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids, nil
 }
 
 func (b *fakeBook) toldCount() int {

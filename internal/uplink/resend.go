@@ -21,21 +21,25 @@ const (
 const lossGone = "gone"
 
 // Resend sends frames from to to, both included, of the journal epoch again: those that the journal has go into the late
-// lane, those that it does not have any more are told as lost at once. Neither is forgotten by a restart. A *wire.Refusal
+// lane, those that it does not have any more are told as lost at once. Alerts that changed at the time are told again, in
+// their newest state. Neither is forgotten by a restart. A *wire.Refusal
 // says that nothing is done. It may be called from any goroutine while Run runs.
 func (u *Uplink) Resend(ctx context.Context, epoch string, from, to uint64) (result wire.ResendResult, err error) {
 	if from > to || to == 0 {
 		return result, &wire.Refusal{Reason: wire.ReasonMalformed, Detail: fmt.Sprintf("frames %d to %d are none", from, to)}
 	}
 	var saved <-chan struct{}
+	var begin, end time.Time
 	if errRun := u.inRun(ctx, func() {
 		if result, err = u.resend(epoch, max(from, 1), to); err == nil {
 			u.save(true)
 			saved = u.saved
+			begin, end = u.during(span{max(from, 1), min(to, result.NextSeq-1) + 1})
 		}
 	}); errRun != nil || err != nil {
 		return result, errors.Join(errRun, err)
 	}
+	u.alertsAgain(begin, end)
 	// What the answer says must outlive the process. A disk that hangs keeps nobody from sending.
 	if saved != nil {
 		timeout := time.NewTimer(saveFor)

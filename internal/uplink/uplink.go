@@ -9,7 +9,9 @@
 //     is sent again, late: forgottenFor where our session is gone, and what went out before others had subscribed anew
 //     once more; staleFor where the session is there after a loss, at most once in staleEvery. Only what the journal
 //     still has; it is free to delete, for room, what was acknowledged once. Which frames those are is kept in memory;
-//     a new process goes by the times of frames, and only where the session is gone.
+//     a new process goes by the times of frames, and only where the session is gone. Alerts that changed in that time are
+//     told again as well, closed ones too. So are those that changed when frames were measured that the city asks for
+//     again (Resend), and a minute before and after: whatever lost the one may have lost the other.
 //   - What is unacknowledged is remembered as a set of ranges of frames, on disk at most stateEvery old. Losing that
 //     file, or finding one of another journal, means that everything readable is sent again; nothing is skipped. A
 //     journal that ends before what the file knows is sent again as well, and goes on behind those numbers.
@@ -168,6 +170,7 @@ type Book interface {
 	Changed() <-chan struct{}
 	OpenAlerts() []alert.Alert
 	Get(id string) (alert.Alert, []alert.Entry, error)
+	Within(from, to time.Time) ([]string, error)
 }
 
 const (
@@ -219,6 +222,7 @@ type Uplink struct {
 	statusTold bool
 	expiryTold int // how near the end of the certificate was when it was told last
 	recent     recent
+	repeat     []string  // ids of alerts whose newest state is to be sent again; of those in flight until it is acknowledged
 	unclean    bool      // the last connection was lost, not closed
 	staleAt    time.Time // when frames were sent again to a broker that knew our session
 	// againAt is when everything acknowledged from againSince on is sent again; zero: never.
@@ -230,8 +234,11 @@ type Uplink struct {
 	noSubscribeUntil time.Time
 	asking           spans // frames that the late lane does not know of yet
 
-	mu     sync.Mutex // guards status
+	lookups sync.WaitGroup // for alerts that are to be sent again
+
+	mu     sync.Mutex // guards status and found
 	status Status
+	found  []string // ids of alerts that are to join repeat
 }
 
 // Status is what a console shows and metrics count.
@@ -328,6 +335,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 	defer u.file.stop(saveFor)
 	defer u.save(true)
 	u.update()
+	defer u.lookups.Wait()
 	if u.commands != nil {
 		var commands sync.WaitGroup
 		commands.Go(func() { u.commands.run(ctx) })
