@@ -28,6 +28,7 @@ soak: test-deps build
 	LINLI_BIN=$(CURDIR)/$(BIN)/linli $(GO) test ./gateway -run 'TestKilledAtAnyMoment|TestPowerCutOfTheBox|TestFrozenDisk|TestFullDisk$$|TestReadOnlyDisk$$|TestFlashWrites' \
 		-parallel 1 -timeout 3h -v -args $(SOAK)
 	LINLI_BIN=$(CURDIR)/$(BIN)/linli LINLI_JETSTREAM_SOAK=10m $(GO) test ./gateway -run TestJetStreamLosesNothing -timeout 40m -v
+	LINLI_BIN=$(CURDIR)/$(BIN)/linli LINLI_WHOLE=10m $(GO) test ./gateway -run 'TestWholeRun|TestWithoutRepair' -parallel 1 -timeout 40m -v
 	LINLI_OUTAGE=full LINLI_SLOW_LINE=60s $(GO) test ./internal/uplink -run 'TestThreeDayOutage|TestSlowLine' -timeout 40m -v
 
 ## race: the same under the race detector (needs a C compiler)
