@@ -23,7 +23,10 @@ import (
 	"linli/internal/alert"
 )
 
-var soakCycles = flag.Int("soak", 20, "how often TestKilledAtAnyMoment kills the gateway; make soak says 500")
+var (
+	soakCycles = flag.Int("soak", 20, "how often TestKilledAtAnyMoment kills the gateway; make soak says 500")
+	soakFor    = flag.Duration("soakfor", 0, "TestKilledAtAnyMoment makes no further kill after so long, and says how many it made; 0: no limit")
+)
 
 // soakSite has a counter that is read ten times a second beside 60 values of noise, which fill the small segments, and
 // eight buttons with an alert each.
@@ -305,7 +308,14 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	hits := map[string]int{}
 	asked := map[string][2]int{}
 	began := time.Now()
+	cycles := 0
 	for cycle := range *soakCycles {
+		if *soakFor > 0 && time.Since(began) > *soakFor {
+			break
+		}
+		if cycles++; cycles%25 == 0 {
+			t.Logf("%d kills in %s: %v", cycles-1, time.Since(began).Round(time.Second), hits)
+		}
 		if cycle%4 == 0 {
 			pause(time.Duration(r.Int64N(int64(3 * time.Second))))
 			hit := phase(s.gateway.cmd.Process.Pid, s.state, "")
@@ -344,17 +354,17 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			fmt.Fprintf(&table, " (waited for %d times, met %d)", a[0], a[1])
 		}
 	}
-	t.Logf("%d kills in %s, by what the gateway was doing to its files just before:%s", *soakCycles, took.Round(time.Second), table.String())
+	t.Logf("%d kills of %d in %s, by what the gateway was doing to its files just before:%s", cycles, *soakCycles, took.Round(time.Second), table.String())
 	for _, p := range []string{"write", "sync", "rotate", "acknowledge", "alerts"} {
 		// In few cycles a busy machine may miss one that is short.
 		if a := asked[p]; a[0] >= 10 && hits[p] == 0 {
 			t.Errorf("no kill hit the phase %s in %d attempts: the test shows too little", p, a[0])
 		}
 	}
-	if hits["between"] == *soakCycles {
+	if hits["between"] == cycles {
 		t.Error("no kill hit any phase: the test shows too little")
 	}
-	s.checkAll(8 * *soakCycles)
+	s.checkAll(8 * cycles)
 	s.gateway.stop(15 * time.Second)
 	s.city.ingest.stop(15 * time.Second)
 	s.checkBook(s.announced())
