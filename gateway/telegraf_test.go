@@ -59,7 +59,10 @@ func tableRows(t *testing.T, db *testservers.InfluxDB) []string {
 					tags = append(tags, k+"="+s.Tags[k])
 				}
 			}
-			if s.Name == wire.MeasurementStatus && (r["reason"] == "lost" || r["clock_set"] == false) {
+			raised, _ := r["raised_at"].(json.Number)
+			ns, _ := raised.Int64()
+			if s.Name == wire.MeasurementStatus && (r["reason"] == "lost" || r["clock_set"] == false) ||
+				s.Name == wire.MeasurementAlert && r["time_uncertain"] == true && time.Unix(0, ns).Year() == 1970 {
 				at = "when it came"
 			}
 			out = append(out, fmt.Sprintf("%s %s %s %v", s.Name, strings.Join(tags, ","), strings.Join(fields, " "), at))

@@ -272,10 +272,11 @@ func (b *batcher) alert(topic wire.Topic, site, gateway string, payload []byte) 
 		b.in.count(func(s *Stats) { s.Foreign++ })
 		return wire.ErrForeign
 	}
-	// UnixNano is undefined far from now. A gateway whose clock is not set counts from 1970, and its alerts are history
-	// like all others.
+	// UnixNano is undefined far from now. A gateway whose clock is not set counts from 1970; its alerts are rows of the moment
+	// in which they arrive, like its status: nobody looks for a fire in 1970, and a retention policy would refuse it.
 	switch y := e.Time.UTC().Year(); {
 	case y == 1970 && e.Data.TimeUncertain:
+		e.Time = b.in.cfg.Now()
 	case y < 2020 || y > 2200 || !b.check.timely(e.Time.UnixNano()):
 		return fmt.Errorf("alert: %w", errTime)
 	}

@@ -25,7 +25,7 @@ const (
 
 // AppendAlertLine appends the row of an alert transition: tags alert, gateway, severity, site, subject, zone. Its
 // time is the event's and nothing else: the same transition is the same row however often it is delivered. The caller
-// has checked that this time can be true.
+// has checked that this time can be true, or set another where the gateway's clock was not set.
 func AppendAlertLine(dst []byte, site, gateway string, e *AlertEvent) []byte {
 	d := &e.Data
 	dst = append(dst, MeasurementAlert...)
