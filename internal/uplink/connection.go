@@ -542,7 +542,7 @@ func (u *Uplink) statusMessage(state, reason string, t time.Time) wire.Status {
 	}
 	return wire.Status{
 		Instance: u.instance, Host: u.host, Twin: twin, CertificateUntil: us.CertificateUntil.UTC(), CertificateError: us.CertificateError,
-		Node: u.node, State: state, Reason: reason, Time: t.UTC(), Version: u.cfg.Version, StartedAt: u.started.UTC(),
+		Node: u.node, State: state, Reason: reason, Time: t.UTC(), Version: u.cfg.Version, StartedAt: u.startedAt().UTC(),
 		ClockSet: u.clockSet(), Epoch: fmt.Sprintf("%016x", u.state.epoch), FirstSeq: first, NextSeq: next,
 		BacklogFrames: u.state.unacked.count(), WaitingFrames: us.WaitingFrames, OpenAlerts: len(u.book.OpenAlerts()),
 		SentAgainFrames: us.SentAgain, SentAgainReason: us.SentAgainWhy, SubscribeError: us.SubscribeError,
@@ -550,6 +550,14 @@ func (u *Uplink) statusMessage(state, reason string, t time.Time) wire.Status {
 			Bytes: js.Bytes, CommitFailures: js.CommitFailures, SamplesLost: js.SamplesLost, DamagedFrames: js.DamagedFrames, Error: js.LastError,
 		},
 	}
+}
+
+// startedAt returns when Run began, put right once the clock has been set.
+func (u *Uplink) startedAt() time.Time {
+	if at := time.Now().Add(-time.Since(u.started)); at.Round(0).Sub(u.started.Round(0)).Abs() > time.Second {
+		u.started = at
+	}
+	return u.started
 }
 
 func (u *Uplink) topic(kind wire.TopicKind, id string) string {

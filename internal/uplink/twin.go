@@ -37,7 +37,7 @@ func (u *Uplink) heardStatus(payload []byte) {
 	if err := json.Unmarshal(payload, &s); err != nil || s.State != "online" || s.Instance == "" || s.Instance == u.instance {
 		return
 	}
-	if !u.statusTold || s.ClockSet && s.Time.Before(u.started) {
+	if !u.statusTold || s.ClockSet && s.Time.Before(u.startedAt()) {
 		return
 	}
 	twin := &Twin{Instance: s.Instance, Host: s.Host, Version: s.Version, Epoch: s.Epoch, Started: s.StartedAt, Seen: time.Now()}
