@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Builds what the tests with real GPIO lines need, into .tools/gpio-vm: a Debian kernel (vmlinuz) and two modules for it,
-# configfs.ko as Debian ships it and gpio-sim.ko, which Debian does not build, from Debian's source of the same kernel.
-# The tests boot them in qemu, without /dev/kvm. Nothing of the kernel's packages is installed on this machine: they are
-# unpacked into a temporary directory and only the three files stay. Does nothing where those files are there.
+# Builds what the tests with real GPIO lines need, into .tools/gpio-vm: a Debian kernel (vmlinuz) and modules for it,
+# configfs.ko and e1000.ko (a network card) as Debian ships them, and gpio-sim.ko, which Debian does not build, from
+# Debian's source of the same kernel. The tests boot them in qemu, without /dev/kvm. Nothing of the kernel's packages is
+# installed on this machine: they are unpacked into a temporary directory and only these files stay. Does nothing where
+# they are there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=.tools/gpio-vm
@@ -16,7 +17,9 @@ need() { # need PACKAGE TEST...: the package is needed where the test command fa
 }
 need qemu-system-x86 command -v qemu-system-x86_64
 build=no
-[ -f $out/vmlinuz ] && [ -f $out/configfs.ko ] && [ -f $out/gpio-sim.ko ] || build=yes
+for file in vmlinuz configfs.ko e1000.ko gpio-sim.ko; do
+	[ -f $out/$file ] || build=yes
+done
 if [ $build = yes ]; then
 	echo "building a machine with GPIO lines for the tests: qemu, Debian's kernel, gpio-sim (up to 300 MB to fetch, half a minute, once)"
 	# The compiler is the one that Debian's kernel headers name; objtool among them needs libelf.
@@ -87,7 +90,8 @@ fetch "$kbuild=$version" || fetch "$kbuild"
 doing="unpack the packages of kernel $version"
 unpack() { dpkg-deb --fsys-tarfile "$1"_*.deb 2>>"$log"; }
 modules=lib/modules/$release/kernel
-unpack "$image" | tar -x -C kernel "./boot/vmlinuz-$release" "./$modules/fs/configfs/configfs.ko" 2>>"$log"
+unpack "$image" | tar -x -C kernel "./boot/vmlinuz-$release" "./$modules/fs/configfs/configfs.ko" \
+	"./$modules/drivers/net/ethernet/intel/e1000/e1000.ko" 2>>"$log"
 for package in "$headers" "$common" "$kbuild"; do
 	unpack "$package" | tar -x -C kernel 2>>"$log"
 done
@@ -104,7 +108,7 @@ sed -i -e 's/\birq_to_desc(irqnum)/irq_data_to_desc(irq_get_irq_data(irqnum))/' 
 sed -i "s#/usr/src#$work/kernel/usr/src#" "kernel/usr/src/$headers/Makefile"
 make -C "kernel/usr/src/$headers" M="$work/module" modules >>"$log" 2>&1
 strip --strip-debug -o done/gpio-sim.ko module/gpio-sim.ko
-mv "kernel/$modules/fs/configfs/configfs.ko" done/
+mv "kernel/$modules/fs/configfs/configfs.ko" "kernel/$modules/drivers/net/ethernet/intel/e1000/e1000.ko" done/
 mv "kernel/boot/vmlinuz-$release" done/vmlinuz
 cd "$OLDPWD"
 rm -rf $out

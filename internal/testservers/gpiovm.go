@@ -76,21 +76,45 @@ func InsideVM(t *testing.T, timeout time.Duration, files map[string]string) bool
 // times slower than outside. Several machines may run at a time.
 func RunInVM(t testing.TB, timeout time.Duration, files map[string]string, args ...string) (console string) {
 	t.Helper()
+	return Machine{}.Run(t, timeout, files, args...)
+}
+
+// Machine is the machine of RunInVM with more than it has there.
+type Machine struct {
+	// Network gives it a network card, eth0, which is down and has no address. As 10.0.2.15 it reaches the loopback
+	// interface of the host under 10.0.2.2.
+	Network bool
+	// Clock is what its hardware clock reads at the start, as 1970-01-01T00:00:00 (UTC); "" is the right time.
+	Clock string
+}
+
+// Run is RunInVM.
+func (m Machine) Run(t testing.TB, timeout time.Duration, files map[string]string, args ...string) (console string) {
+	t.Helper()
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
 		t.Fatal("qemu-system-x86_64 is not installed: run tools/gpio-vm.sh (make test does)")
 	}
 	kernel := filepath.Join(repository(t), ".tools", "gpio-vm")
-	for _, name := range []string{"vmlinuz", "configfs.ko", "gpio-sim.ko"} {
+	modules := []string{"configfs.ko", "gpio-sim.ko"} // in the order of loading
+	var hardware []string
+	if m.Network {
+		modules = append(modules, "e1000.ko")
+		hardware = append(hardware, "-nic", "user,model=e1000")
+	}
+	if m.Clock != "" {
+		hardware = append(hardware, "-rtc", "base="+m.Clock)
+	}
+	for _, name := range append([]string{"vmlinuz"}, modules...) {
 		if _, err := os.Stat(filepath.Join(kernel, name)); err != nil {
 			t.Fatalf("%v: run tools/gpio-vm.sh (make test does)", err)
 		}
 	}
 	initrd := filepath.Join(t.TempDir(), "initrd")
-	if err := packMachine(t, initrd, kernel, files, args); err != nil {
+	if err := packMachine(t, initrd, kernel, modules, files, args); err != nil {
 		t.Fatalf("pack the machine's files: %v", err)
 	}
-	console, err = boot(t.Context(), timeout, qemu, filepath.Join(kernel, "vmlinuz"), initrd)
+	console, err = boot(t.Context(), timeout, qemu, filepath.Join(kernel, "vmlinuz"), initrd, hardware)
 	if err != nil {
 		t.Fatalf("the machine: %v; its console:\n%s", err, console)
 	}
@@ -98,7 +122,7 @@ func RunInVM(t testing.TB, timeout time.Duration, files map[string]string, args 
 }
 
 // packMachine writes the initramfs with the first process and its job.
-func packMachine(t testing.TB, initrd, kernel string, files map[string]string, args []string) error {
+func packMachine(t testing.TB, initrd, kernel string, modules []string, files map[string]string, args []string) error {
 	var job struct{ Modules, Env, Args []string }
 	for len(args) > 0 && strings.Contains(args[0], "=") {
 		job.Env, args = append(job.Env, args[0]), args[1:]
@@ -115,7 +139,7 @@ func packMachine(t testing.TB, initrd, kernel string, files map[string]string, a
 	init := filepath.Join(t.TempDir(), "init")
 	compile(t, "build", "-o", init, "linli/internal/testservers/testdata/vminit")
 	archive.addFile("/init", init)
-	for _, name := range []string{"configfs.ko", "gpio-sim.ko"} { // in the order of loading
+	for _, name := range modules {
 		archive.addFile("/modules/"+name, filepath.Join(kernel, name))
 		job.Modules = append(job.Modules, "/modules/"+name)
 	}
@@ -144,17 +168,17 @@ func compile(t testing.TB, args ...string) {
 }
 
 // boot runs a machine until it is off.
-func boot(ctx context.Context, timeout time.Duration, qemu, kernel, initrd string) (string, error) {
+func boot(ctx context.Context, timeout time.Duration, qemu, kernel, initrd string, hardware []string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, qemu,
+	cmd := exec.CommandContext(ctx, qemu, append(hardware,
 		"-machine", "pc", "-accel", "tcg", "-m", "512",
 		// One processor: the kernel's irq_sim loops for ever when a line changes on one while another handles a change.
 		"-smp", "1",
 		// This model has random numbers, so that programs need not wait for the kernel to gather them.
 		"-cpu", "max",
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
-		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1")
+		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1")...)
 	out := &consoleText{}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
