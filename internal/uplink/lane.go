@@ -11,6 +11,10 @@ import (
 // maxSpanTime bounds how much time one message covers.
 const maxSpanTime = 10 * time.Second
 
+// rememberFor is how long the late lane keeps what it knows of the series of its last frame: there may be no other for
+// years, and it would be as much memory as live needs.
+const rememberFor = time.Minute
+
 // skipAtOnce bounds how many frames that cannot be sent are passed over between two looks at everything else.
 const skipAtOnce = 256
 
@@ -22,7 +26,8 @@ type lane struct {
 	// queue is what is still to be sent. Live takes from its front; so does late.
 	queue spans
 	enc   *wire.Encoder
-	after uint64 // the frame that would follow the last one encoded; anything else resets the encoder
+	after uint64    // the frame that would follow the last one encoded; anything else resets the encoder
+	used  time.Time // when that was
 
 	held     *encoded  // a frame that was encoded and did not fit into the last message
 	parts    []message // built and not yet sent
@@ -99,6 +104,10 @@ func (l *lane) next(limit int) []message {
 		}
 	}
 	if h.From == 0 {
+		if l.late && len(l.queue) == 0 && time.Since(l.used) > rememberFor {
+			l.enc.Forget()
+			l.body = nil
+		}
 		return nil
 	}
 	of := &delivery{from: h.From, end: h.To + 1, lost: lost}
@@ -160,7 +169,7 @@ func (l *lane) encode(joins uint64) *encoded {
 		if seq != l.after {
 			l.enc.Reset()
 		}
-		l.after = seq + 1
+		l.after, l.used = seq+1, time.Now()
 		out := &encoded{seq: seq, t0: t0.UnixNano(), t1: t1.UnixNano(), uncertain: f.Uncertain}
 		out.earlier = f.Lost != nil && f.Lost.FirstSeq != 0
 		if f.Lost != nil {

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"cmp"
+	"hash/maphash"
 	"math"
 	"slices"
 	"strconv"
@@ -26,19 +27,22 @@ const maxSeries = 200_000
 type Encoder struct {
 	site   string
 	gw     string
-	series map[telemetry.Series]*series
-	last   *series          // of the sample before; never nil
-	lines  map[string]int32 // tag sets seen
+	seed   maphash.Seed
+	series map[uint64]*series // by the hash of the name: names as keys would be most of what an encoder takes
+	count  int                // of series
+	last   *series            // of the sample before; never nil
+	lines  map[string]int32   // tag sets seen
+	words  map[string]string  // each text that series have in common, once
 	recs   []record
 }
 
 type series struct {
 	name   telemetry.Series
 	next   *series // that came after it the last time
+	same   *series // another whose name has the same hash
 	prefix string  // measurement and tags
 	field  string  // escaped, with "="
-	fieldQ string
-	line   int32 // number of the prefix: records with one line and time become one line
+	line   int32   // number of the prefix: records with one line and time become one line
 	index  int32
 	kind   telemetry.Kind
 
@@ -56,21 +60,31 @@ type record struct {
 
 // NewEncoder returns an encoder for the gateway of site.
 func NewEncoder(site, gateway string) *Encoder {
-	e := &Encoder{site: string(appendTagValue(nil, site)), gw: string(appendTagValue(nil, gateway))}
+	e := &Encoder{site: string(appendTagValue(nil, site)), gw: string(appendTagValue(nil, gateway)), seed: maphash.MakeSeed()}
 	e.forget()
 	return e
 }
 
 func (e *Encoder) forget() {
-	e.series, e.last = map[telemetry.Series]*series{}, &series{}
-	e.lines = map[string]int32{}
+	e.series, e.count, e.last = map[uint64]*series{}, 0, &series{}
+	e.lines, e.words = map[string]int32{}, map[string]string{}
+}
+
+// Forget gives back the memory for the series seen so far, between two messages. What comes next is as after Reset.
+func (e *Encoder) Forget() {
+	if e.count > 0 && len(e.recs) == 0 {
+		e.forget()
+		e.recs = nil
+	}
 }
 
 // Reset makes the next sample of every series tell its quality again, as it must after frames were skipped or a
 // message may not have arrived.
 func (e *Encoder) Reset() {
 	for _, s := range e.series {
-		s.toldAt = 0
+		for ; s != nil; s = s.same {
+			s.toldAt = 0
+		}
 	}
 }
 
@@ -80,8 +94,12 @@ func (e *Encoder) Add(name *telemetry.Series, ns int64, q telemetry.Quality, v t
 	// Samples come in the same order again and again: to compare costs less than to look up.
 	s := e.last.next
 	if s == nil || s.name != *name {
-		if s = e.series[*name]; s == nil {
-			s = e.learn(name)
+		hash := maphash.Comparable(e.seed, *name)
+		for s = e.series[hash]; s != nil && s.name != *name; {
+			s = s.same
+		}
+		if s == nil {
+			s = e.learn(name, hash)
 		}
 		e.last.next = s
 	}
@@ -154,7 +172,8 @@ func (r *record) append(dst []byte, sep *byte) []byte {
 		}
 	}
 	if r.quality.Bad() || s.toldAt == 0 || r.quality != s.toldQ || r.ns < s.toldAt || r.ns-s.toldAt >= int64(QualityEvery) {
-		field(s.fieldQ)
+		field(s.field[:len(s.field)-1])
+		dst = append(dst, "_q="...)
 		dst = append(strconv.AppendUint(dst, uint64(r.quality), 10), 'i')
 		s.toldQ, s.toldAt = r.quality, r.ns
 	}
@@ -162,15 +181,14 @@ func (r *record) append(dst []byte, sep *byte) []byte {
 }
 
 // learn prepares a series seen for the first time.
-func (e *Encoder) learn(name *telemetry.Series) *series {
-	if len(e.series) >= maxSeries {
+func (e *Encoder) learn(name *telemetry.Series, hash uint64) *series {
+	if e.count >= maxSeries {
 		e.forget()
 	}
 	own := telemetry.Series{ // the strings may belong to a buffer that is reused
-		Class: strings.Clone(name.Class), Device: strings.Clone(name.Device), Zone: strings.Clone(name.Zone),
-		Point: strings.Clone(name.Point), Kind: name.Kind,
+		Class: e.word(name.Class), Device: e.word(name.Device), Zone: e.word(name.Zone), Point: e.word(name.Point), Kind: name.Kind,
 	}
-	s := &series{name: own, kind: own.Kind, index: int32(len(e.series))}
+	s := &series{name: own, kind: own.Kind, index: int32(e.count), same: e.series[hash]}
 	var b []byte
 	tag := func(key, value string) {
 		if value == "" {
@@ -200,17 +218,27 @@ func (e *Encoder) learn(name *telemetry.Series) *series {
 		tag("site", e.site)
 	}
 	tag("zone", escaped(own.Zone))
-	s.prefix = string(b)
+	s.prefix = e.word(string(b))
 	line, ok := e.lines[s.prefix]
 	if !ok {
 		line = int32(len(e.lines))
 		e.lines[s.prefix] = line
 	}
 	s.line = line
-	s.field = string(appendName(nil, field)) + "="
-	s.fieldQ = string(appendName(nil, field)) + "_q="
-	e.series[own] = s
+	s.field = e.word(string(append(appendName(nil, field), '=')))
+	e.series[hash] = s
+	e.count++
 	return s
+}
+
+// word returns a string like text that the encoder keeps.
+func (e *Encoder) word(text string) string {
+	own, ok := e.words[text]
+	if !ok {
+		own = strings.Clone(text)
+		e.words[own] = own
+	}
+	return own
 }
 
 // appendName appends a measurement, tag key or field key. These are ids; whatever else gets in becomes "_".
