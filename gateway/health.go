@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -183,19 +184,37 @@ func (h *health) register(set *metrics.Set) {
 		gauge(fmt.Sprintf("linli_bus_foreign_frames_total{bus=%q}", b.Bus), func() float64 { return float64(line.Health().Foreign) })
 		gauge(fmt.Sprintf("linli_bus_writes_refused_total{bus=%q}", b.Bus), func() float64 { return float64(line.Refused()) })
 		gauge(fmt.Sprintf("linli_bus_busy_ratio{bus=%q}", b.Bus), func() float64 { return line.Health().Busy })
-		for i, u := range b.Units {
-			for name, value := range map[string]func(drivers.UnitHealth) float64{
-				"linli_unit_online":             func(u drivers.UnitHealth) float64 { return oneIf(u.Online) },
-				"linli_unit_answers_total":      func(u drivers.UnitHealth) float64 { return float64(u.Answers) },
-				"linli_unit_timeouts_total":     func(u drivers.UnitHealth) float64 { return float64(u.Timeouts) },
-				"linli_unit_errors_total":       func(u drivers.UnitHealth) float64 { return float64(u.Errors) },
-				"linli_unit_crc_errors_total":   func(u drivers.UnitHealth) float64 { return float64(u.CRC) },
-				"linli_unit_retries_total":      func(u drivers.UnitHealth) float64 { return float64(u.Retries) },
-				"linli_unit_exceptions_total":   func(u drivers.UnitHealth) float64 { return float64(u.Exceptions) },
-				"linli_unit_late_frames_total":  func(u drivers.UnitHealth) float64 { return float64(u.Late) },
-				"linli_unit_round_trip_seconds": func(u drivers.UnitHealth) float64 { return u.RoundTrip.Seconds() },
-			} {
-				gauge(fmt.Sprintf("%s{bus=%q,unit=%q}", name, b.Bus, u.Unit), func() float64 { return value(line.Health().Units[i]) })
+	}
+	set.RegisterMetricsWriter(h.writeUnits)
+}
+
+// unitMetrics are the metrics of a unit.
+var unitMetrics = [...]struct {
+	name  string
+	value func(u *drivers.UnitHealth) float64
+}{
+	{"linli_unit_online", func(u *drivers.UnitHealth) float64 { return oneIf(u.Online) }},
+	{"linli_unit_answers_total", func(u *drivers.UnitHealth) float64 { return float64(u.Answers) }},
+	{"linli_unit_timeouts_total", func(u *drivers.UnitHealth) float64 { return float64(u.Timeouts) }},
+	{"linli_unit_errors_total", func(u *drivers.UnitHealth) float64 { return float64(u.Errors) }},
+	{"linli_unit_crc_errors_total", func(u *drivers.UnitHealth) float64 { return float64(u.CRC) }},
+	{"linli_unit_retries_total", func(u *drivers.UnitHealth) float64 { return float64(u.Retries) }},
+	{"linli_unit_exceptions_total", func(u *drivers.UnitHealth) float64 { return float64(u.Exceptions) }},
+	{"linli_unit_late_frames_total", func(u *drivers.UnitHealth) float64 { return float64(u.Late) }},
+	{"linli_unit_round_trip_seconds", func(u *drivers.UnitHealth) float64 { return u.RoundTrip.Seconds() }},
+}
+
+// writeUnits writes the metrics of all units. There are many: as gauges they would take a megabyte, and each would ask its
+// bus for the health of all of its units.
+func (h *health) writeUnits(w io.Writer) {
+	buses := make([]drivers.BusHealth, len(h.lines))
+	for i, line := range h.lines {
+		buses[i] = line.Health()
+	}
+	for _, m := range unitMetrics {
+		for _, b := range buses {
+			for i := range b.Units {
+				metrics.WriteGaugeFloat64(w, fmt.Sprintf("%s{bus=%q,unit=%q}", m.name, b.Bus, b.Units[i].Unit), m.value(&b.Units[i]))
 			}
 		}
 	}

@@ -28,7 +28,6 @@ type feed struct {
 
 	mu        sync.Mutex
 	entries   []live.Entry       // guarded by mu: the table as of the last batch
-	scratch   []live.Entry       // guarded by mu: memory for the next one
 	confirmed []telemetry.Mono   // guarded by mu: what clients were last told about each point
 	seen      uint64             // guarded by mu: number of the next event of the table
 	happened  []telemetry.Sample // guarded by mu: memory for events
@@ -78,8 +77,8 @@ func (f *feed) advance(now telemetry.Mono) {
 		return
 	}
 	f.last = now
-	entries, version := f.live.Snapshot(f.scratch[:0])
-	f.scratch, f.entries = f.entries, entries
+	entries, version := f.live.Snapshot(f.entries[:0])
+	f.entries = entries
 	if len(f.confirmed) != len(entries) {
 		f.confirmed = make([]telemetry.Mono, len(entries))
 	}

@@ -48,13 +48,16 @@ var errCorrupt = errors.New("corrupt frame")
 
 // entry is one entry of a segment's dictionary.
 type entry struct {
-	series telemetry.Series
-	form   byte
+	series *telemetry.Series // never nil, not to be changed; entries of one series may share it
 	base   int64
+	form   byte
 
 	based   bool  // the encoder's: base and form come from a value
 	renewed uint8 // the encoder's: how often the series has got a new entry in this segment
 }
+
+// noSeries is of entries that nobody knows.
+var noSeries telemetry.Series
 
 // pow10 returns ten to the power of e, exactly.
 func pow10(e byte) float64 {
@@ -124,13 +127,14 @@ func floatForm(v float64, like byte) (form byte, m int64) {
 
 // encoder writes payloads. It owns the dictionary of the segment being written.
 type encoder struct {
-	entries  []entry
-	bySeries map[telemetry.Series]int32
-	inv      *telemetry.Inventory
-	byPoint  []int32  // entry + 1, of inv's points
-	told     int      // entries before this one are in a frame that has been written
-	repeat   bool     // the next frame holds all of them
-	seen     []uint64 // a bit for each entry: the frame has a sample of it
+	entries []entry
+	inv     *telemetry.Inventory
+	byPoint []int32 // entry + 1, of inv's points
+	// known are the entries by their series, while there are some that byPoint does not know; else nil.
+	known  map[telemetry.Series]int32
+	told   int      // entries before this one are in a frame that has been written
+	repeat bool     // the next frame holds all of them
+	seen   []uint64 // a bit for each entry: the frame has a sample of it
 
 	col   [columns][]byte
 	f32   []uint32
@@ -143,7 +147,7 @@ type encoder struct {
 // reset starts a new segment's dictionary. The old one's memory now belongs to readers.
 func (e *encoder) reset() {
 	e.entries, e.told = nil, 0
-	e.bySeries = map[telemetry.Series]int32{}
+	e.known = nil
 	clear(e.byPoint)
 }
 
@@ -159,11 +163,20 @@ func (e *encoder) from() int {
 func (e *encoder) forget() {
 	// The memory beyond told may be shared with no reader yet: readers see published entries only.
 	e.entries = e.entries[:e.told:e.told]
-	clear(e.bySeries)
-	for i := range e.entries {
-		e.bySeries[e.entries[i].series] = int32(i)
-	}
 	clear(e.byPoint)
+	e.know()
+}
+
+// know fills known, for byPoint is empty.
+func (e *encoder) know() {
+	e.known = nil
+	if len(e.entries) == 0 {
+		return
+	}
+	e.known = make(map[telemetry.Series]int32, len(e.entries))
+	for i := range e.entries {
+		e.known[*e.entries[i].series] = int32(i)
+	}
 }
 
 func (e *encoder) setInventory(inv *telemetry.Inventory) {
@@ -172,6 +185,7 @@ func (e *encoder) setInventory(inv *telemetry.Inventory) {
 	}
 	e.inv = inv
 	e.byPoint = make([]int32, len(inv.Points))
+	e.know()
 }
 
 // entry returns the index of the dictionary entry for s, adding one where there is none or the one there is does not
@@ -181,8 +195,8 @@ func (e *encoder) entry(s *telemetry.Sample) int32 {
 	if k < 0 {
 		series := e.inv.Series(s.Point)
 		var ok bool
-		if k, ok = e.bySeries[series]; !ok {
-			k = e.add(entry{series: series})
+		if k, ok = e.known[series]; !ok {
+			k = e.add(entry{series: &series})
 		}
 		e.byPoint[s.Point] = k + 1
 	}
@@ -220,7 +234,9 @@ func (e *encoder) entry(s *telemetry.Sample) int32 {
 func (e *encoder) add(x entry) int32 {
 	e.entries = append(e.entries, x)
 	k := int32(len(e.entries) - 1)
-	e.bySeries[x.series] = k
+	if e.known != nil {
+		e.known[*x.series] = k
+	}
 	return k
 }
 

@@ -3,6 +3,7 @@ package journal
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 
 	"linli/internal/telemetry"
 )
@@ -67,11 +68,27 @@ func (c *cursor) count() int {
 
 func (c *cursor) string() string { return string(c.bytes()) }
 
+// stringAs is string, which costs no memory where it is the same as other.
+func (c *cursor) stringAs(other string) string {
+	if b := c.bytes(); string(b) != other {
+		return string(b)
+	}
+	return other
+}
+
+// minEntryBytes is what an entry of a dictionary takes at least: four lengths, kind, form and base.
+const minEntryBytes = 7
+
 // entries reads what appendEntries wrote, onto dst.
 func (c *cursor) entries(dst []entry) []entry {
-	for range c.count() {
-		x := entry{series: telemetry.Series{Class: c.string(), Device: c.string(), Zone: c.string(), Point: c.string()}}
-		x.series.Kind = telemetry.Kind(c.byte())
+	n := c.count()
+	dst = slices.Grow(dst, min(n, len(c.b)/minEntryBytes+1))
+	last := &noSeries
+	for range n {
+		s := &telemetry.Series{Class: c.stringAs(last.Class), Device: c.stringAs(last.Device), Zone: c.stringAs(last.Zone), Point: c.string()}
+		s.Kind = telemetry.Kind(c.byte())
+		x := entry{series: s}
+		last = s
 		x.form = c.byte()
 		x.base = c.varint()
 		if c.bad || x.series.Kind > telemetry.KindText || !validForm(x.form) {
@@ -115,7 +132,7 @@ func dictionary(raw []byte, dst []entry) ([]entry, bool) {
 		return dst, false
 	}
 	for uint64(len(dst)) < from {
-		dst = append(dst, entry{})
+		dst = append(dst, entry{series: &noSeries})
 	}
 	// A copy: what readers have must not change.
 	return append(dst[:from:from], append(added, dst[min(len(dst), int(from)+len(added)):]...)...), true
@@ -280,7 +297,7 @@ func decodeSamples(raw []byte, h *frameHeader, dict []entry, only []bool, dst []
 		if only != nil && !only[k] {
 			continue
 		}
-		dst = append(dst, Record{Series: &x.series, Time: telemetry.Mono(t), Quality: q, entry: int32(k), Value: v})
+		dst = append(dst, Record{Series: x.series, Time: telemetry.Mono(t), Quality: q, entry: int32(k), Value: v})
 	}
 	bad := quality.c.bad || kind.c.bad || form.c.bad
 	for i := range col {

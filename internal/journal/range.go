@@ -140,7 +140,7 @@ func (w *wanted) look(segment uint64, dict []entry) {
 	}
 	for i := len(w.entries); i < len(dict); i++ {
 		// Entries may be filled in later where the frame that held them is lost; their frames cannot be decoded before.
-		w.entries = append(w.entries, dict[i].series.Kind != 0 && w.match(&dict[i].series))
+		w.entries = append(w.entries, dict[i].series.Kind != 0 && w.match(dict[i].series))
 	}
 }
 

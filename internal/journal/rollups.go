@@ -869,7 +869,7 @@ func (j *Journal) seriesOf(rd *reader, id rollID, first, last uint64, sp Span) (
 			return nil, err
 		}
 		for i := range dict {
-			if s := &dict[i].series; s.Kind != 0 && s.Kind != telemetry.KindText && sp.wants(s) {
+			if s := dict[i].series; s.Kind != 0 && s.Kind != telemetry.KindText && sp.wants(s) {
 				list = append(list, *s)
 			}
 		}
