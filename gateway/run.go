@@ -254,6 +254,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	parts.start("health of the gateway", time.Second, func(ctx context.Context) error { return own.run(ctx, in.emit(ctx)) })
 	parts.start("settings of the units", 3*time.Second, settings.run)
 	parts.start("identity of the units", 3*time.Second, who.run)
+	parts.start("memory to give back", time.Second, releaseMemory)
 	parts.start("outputs", 3*time.Second, outputs.run)
 	parts.onStop("outputs", 3*time.Second, outputs.stop)
 	log.Info("started", zap.String("console", "http://"+listener.Addr().String()))
