@@ -50,7 +50,11 @@ func (c *Config) opener() func(context.Context) (port, error) {
 	}
 	return func(ctx context.Context) (port, error) {
 		d := net.Dialer{Timeout: connectTimeout}
-		return d.DialContext(ctx, "tcp", c.Address)
+		conn, err := d.DialContext(ctx, "tcp", c.Address)
+		if err != nil {
+			return nil, err
+		}
+		return newDirect(conn), nil
 	}
 }
 
