@@ -65,6 +65,7 @@ type subjectPoints struct {
 	watched
 	bus     int
 	unit    string // "" for the bus itself
+	at      int    // where the bus's health has the unit, as it seems
 	window  failedShare
 	lives   int // devices on the bus that protect life
 	devices int // devices that have points on the unit
@@ -81,12 +82,13 @@ type watched struct {
 type watchedPoint struct {
 	id   telemetry.PointID
 	name string
+	now  bool // a change is told at once
 	last telemetry.Sample
 	told bool
 }
 
-// watch returns the provided points of a device, -1 for none.
-func watch(inv *telemetry.Inventory, device int) watched {
+// watch returns the provided points of a device, -1 for none. Changes of those that atOnce names are told at once.
+func watch(inv *telemetry.Inventory, device int, atOnce func(name string) bool) watched {
 	w := watched{next: -1 << 62, repeat: -1 << 62}
 	if device < 0 {
 		return w
@@ -94,24 +96,27 @@ func watch(inv *telemetry.Inventory, device int) watched {
 	d := &inv.Devices[device]
 	for i, id := range d.Points {
 		if id != telemetry.NoPoint {
-			w.points = append(w.points, watchedPoint{id: id, name: d.Class.Points[i].Name})
+			w.points = append(w.points, watchedPoint{id: id, name: d.Class.Points[i].Name, now: atOnce(d.Class.Points[i].Name)})
 		}
 	}
 	return w
 }
 
 // tell appends the samples that are due at now. value returns what a point is, and false where there is nothing to
-// tell; changes of the points that atOnce names are told at once.
-func (w *watched) tell(now telemetry.Mono, value func(name string) (telemetry.Value, telemetry.Quality, bool), atOnce func(name string) bool, dst []telemetry.Sample) []telemetry.Sample {
+// tell.
+func (w *watched) tell(now telemetry.Mono, value func(name string) (telemetry.Value, telemetry.Quality, bool), dst []telemetry.Sample) []telemetry.Sample {
 	figures, everything := now >= w.next, now >= w.repeat
 	for j := range w.points {
 		p := &w.points[j]
+		if !figures && !everything && !p.now && p.told {
+			continue
+		}
 		v, q, ok := value(p.name)
 		if !ok {
 			continue
 		}
 		changed := !p.told || v != p.last.Value || q != p.last.Quality
-		if !everything && !(changed && (figures || !p.told || atOnce(p.name))) {
+		if !everything && !changed {
 			continue
 		}
 		p.last, p.told = telemetry.Sample{Point: p.id, Quality: q, Time: now, Value: v}, true
@@ -130,13 +135,14 @@ func (w *watched) tell(now telemetry.Mono, value func(name string) (telemetry.Va
 func newBusPoints(s *site.Site, health []func() drivers.BusHealth, clock *telemetry.Clock) *busPoints {
 	b := &busPoints{clock: clock, health: health, failed: map[unitKey]float64{}, drift: map[unitKey]driftResult{}, identity: map[unitKey]unitIdentity{}}
 	add := func(bus, device int, unit string) {
-		b.told = append(b.told, subjectPoints{bus: bus, unit: unit, watched: watch(s.Inventory, device)})
+		b.told = append(b.told, subjectPoints{bus: bus, unit: unit, watched: watch(s.Inventory, device, atOnce)})
 	}
 	for i := range s.Buses {
 		add(i, s.Buses[i].Health, "")
 		_, b.told[len(b.told)-1].lives = devicesOf(s, s.Buses[i].Units...)
 		for j, device := range s.Buses[i].UnitHealth {
 			add(i, device, s.Buses[i].Units[j].ID)
+			b.told[len(b.told)-1].at = j
 			b.told[len(b.told)-1].devices, _ = devicesOf(s, s.Buses[i].Units[j])
 		}
 	}
@@ -238,7 +244,10 @@ func (b *busPoints) look(now telemetry.Mono, dst []telemetry.Sample) []telemetry
 		h := &health[s.bus]
 		var u *drivers.UnitHealth
 		if s.unit != "" {
-			if u = unitHealth(h, s.unit); u == nil {
+			// Drivers tell of the units in the order of the site file; looking for each would be a look at all of them for each.
+			if s.at < len(h.Units) && h.Units[s.at].Unit == s.unit {
+				u = &h.Units[s.at]
+			} else if u = unitHealth(h, s.unit); u == nil {
 				continue
 			}
 			share := s.window.at(now, u)
@@ -246,7 +255,7 @@ func (b *busPoints) look(now telemetry.Mono, dst []telemetry.Sample) []telemetry
 			b.failed[unitKey{s.bus, s.unit}] = share
 			b.mu.Unlock()
 		}
-		dst = s.tell(now, func(name string) (telemetry.Value, telemetry.Quality, bool) { return b.value(name, s, h, u) }, atOnce, dst)
+		dst = s.tell(now, func(name string) (telemetry.Value, telemetry.Quality, bool) { return b.value(name, s, h, u) }, dst)
 	}
 	return dst
 }

@@ -45,7 +45,7 @@ type box struct {
 
 // newGatewayPoints returns the points of the gateway itself; nothing is told where the site has no such device.
 func newGatewayPoints(s *site.Site, st *stores, state string, up *uplink.Uplink, clock *telemetry.Clock) *gatewayPoints {
-	g := &gatewayPoints{watched: watch(s.Inventory, s.Own), clock: clock, journal: st.journal.Stats, alerts: st.book.Stats, trouble: st.trouble,
+	g := &gatewayPoints{watched: watch(s.Inventory, s.Own, ownAtOnce), clock: clock, journal: st.journal.Stats, alerts: st.book.Stats, trouble: st.trouble,
 		box: box{state: state, root: "/"}}
 	if up != nil {
 		g.uplink = up.Status
@@ -120,7 +120,7 @@ func (g *gatewayPoints) look(now telemetry.Now, dst []telemetry.Sample) []teleme
 			return figure(g.box.temperature())
 		}
 		return telemetry.Value{}, 0, false
-	}, ownAtOnce, dst)
+	}, dst)
 }
 
 // ownAtOnce names the points whose change is told at once.

@@ -45,7 +45,7 @@ func newOwnRig(t *testing.T) *ownRig {
 	for i := range class.Points {
 		r.inv.ProvidePoint(device, i)
 	}
-	r.gatewayPoints = &gatewayPoints{watched: watch(r.inv, device), box: box{state: root, root: root},
+	r.gatewayPoints = &gatewayPoints{watched: watch(r.inv, device, ownAtOnce), box: box{state: root, root: root},
 		journal: func() journal.Stats { return r.j }, alerts: func() alert.Stats { return r.a }, uplink: func() uplink.Status { return r.u }}
 	r.file(t, "proc/self/statm", "9000 4096 300 0 0 0 0")
 	r.file(t, "sys/class/thermal/thermal_zone0/temp", "48200\n")

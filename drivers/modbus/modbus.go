@@ -227,6 +227,9 @@ type Bus struct {
 	busyFirst telemetry.Mono
 	started   bool
 	bursts    bool           // requests come in bursts instead of evenly
+	due       []*block       // memory for round
+	round     []*block       // due when best looked last and not read yet, most urgent first
+	roundEnd  telemetry.Mono // best looks again then
 	stepNow   telemetry.Mono // what the last Step was told
 	stepClock telemetry.Mono // what the clock said at that moment
 	guests    guests

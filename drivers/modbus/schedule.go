@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -124,6 +125,7 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 	if err == nil {
 		dst = b.answered(u, asked, data, t, dst)
 	} else {
+		b.round = b.round[:0]
 		dst = b.failed(u, bl, asked, probe, err, now, t, dst)
 	}
 	_, next = b.pick(t)
@@ -186,8 +188,33 @@ func (b *Bus) pick(now telemetry.Mono) (*block, telemetry.Mono) {
 	return bl, now
 }
 
+// roundFor is how long the blocks that were due at one look are read, one after the other, before the next look.
+const roundFor = 5 * time.Millisecond
+
+// next returns the next block of the round that best began, nil where it is over: where nobody else can have come before.
+// It is the one that best would find, but for what has fallen due since.
+func (b *Bus) next(now telemetry.Mono) *block {
+	for now < b.roundEnd && len(b.round) > 0 {
+		bl := b.round[0]
+		if u := bl.unit; u.demoted || u.check != nil || bl.deaf() || u.free() > now {
+			break
+		}
+		if bl.due <= now {
+			return bl
+		}
+		b.round = b.round[1:] // It was read along with another.
+	}
+	b.round = b.round[:0]
+	return nil
+}
+
 // best returns the most urgent block that is due, and when the next is that is not.
 func (b *Bus) best(now telemetry.Mono) (*block, telemetry.Mono) {
+	if bl := b.next(now); bl != nil {
+		return bl, now
+	}
+	keep := b.bursts && !b.life
+	b.due = b.due[:0]
 	var life, other *block
 	var lifeDead, otherDead telemetry.Mono
 	overdue := false
@@ -204,6 +231,9 @@ func (b *Bus) best(now telemetry.Mono) (*block, telemetry.Mono) {
 			return
 		}
 		overdue = overdue || now > deadline
+		if keep && !bl.unit.demoted {
+			b.due = append(b.due, bl)
+		}
 		if other == nil || deadline < otherDead {
 			other, otherDead = bl, deadline
 		}
@@ -233,6 +263,10 @@ func (b *Bus) best(now telemetry.Mono) (*block, telemetry.Mono) {
 		}
 	}
 	if life == nil || other != nil && overdue && b.lifeRun >= lifeRunMost {
+		if len(b.due) > 1 {
+			slices.SortStableFunc(b.due, func(x, y *block) int { return cmp.Compare(x.due.Add(x.every), y.due.Add(y.every)) })
+			b.round, b.roundEnd = b.due, now.Add(roundFor)
+		}
 		return other, next
 	}
 	return life, next
@@ -259,6 +293,13 @@ func (b *Bus) chosen(bl *block, now telemetry.Mono) telemetry.Mono {
 	from := min(b.hushFrom, now)
 	b.hushFrom = telemetry.Never
 	b.urged = nil
+	if len(b.round) > 0 {
+		if b.round[0] == bl {
+			b.round = b.round[1:]
+		} else {
+			b.round = b.round[:0]
+		}
+	}
 	if bl.urgent() && !bl.unit.demoted {
 		b.lifeRun++
 	} else {

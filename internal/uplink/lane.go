@@ -30,6 +30,7 @@ type lane struct {
 	used  time.Time // when that was
 
 	held     *encoded  // a frame that was encoded and did not fit into the last message
+	spare    []byte    // memory for the text of the next frame
 	parts    []message // built and not yet sent
 	inFlight int       // bytes sent and not acknowledged
 	body     []byte    // reused
@@ -99,6 +100,7 @@ func (l *lane) next(limit int) []message {
 		lost = lost.union(f.lost)
 		h.Count += f.lines
 		l.body = append(l.body, f.text...)
+		l.spare = f.text[:0]
 		if len(l.body) >= limit {
 			break
 		}
@@ -170,7 +172,8 @@ func (l *lane) encode(joins uint64) *encoded {
 			l.enc.Reset()
 		}
 		l.after, l.used = seq+1, time.Now()
-		out := &encoded{seq: seq, t0: t0.UnixNano(), t1: t1.UnixNano(), uncertain: f.Uncertain}
+		out := &encoded{seq: seq, text: l.spare, t0: t0.UnixNano(), t1: t1.UnixNano(), uncertain: f.Uncertain}
+		l.spare = nil
 		out.earlier = f.Lost != nil && f.Lost.FirstSeq != 0
 		if f.Lost != nil {
 			l.tellLost(out, f.Lost)
