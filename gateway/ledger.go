@@ -28,7 +28,7 @@ type ledgerOptions struct {
 	only           []string
 	nodesFile      string
 	heardWithin    time.Duration
-	asJSON         bool
+	asJSON, full   bool
 	parallel, gaps int
 }
 
@@ -40,10 +40,13 @@ func ledgerCommand() *cobra.Command {
 		Long: "Say by query whether everything that the gateways measured on a day (default: yesterday) is in the database, one line\n" +
 			"for each gateway, and name each gap with its reason. The exit code is 0 if all of it has arrived or was told as lost\n" +
 			"by the gateway itself, 1 if not, 2 if the command line cannot be understood.\n\n" +
-			"按查询回答：某一天（默认昨天）各网关的数据是否全部入库；每处缺口都写明原因。退出码：0 到齐（或网关已报告丢失），1 未到齐。",
+			"Hours that an ingest has found complete (linli_hour), and of which nothing has come since, are taken as such;\n" +
+			"only the others are worked out from the rows of each message. --full works out all of them.\n\n" +
+			"按查询回答：某一天（默认昨天）各网关的数据是否全部入库；每处缺口都写明原因。退出码：0 到齐（或网关已报告丢失），1 未到齐。\n" +
+			"ingest 已判定完整且此后没有新消息的小时直接采用，其余逐条消息核对；--full 全部逐条核对。",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return o.run(cmd.Context(), cmd.OutOrStdout(), time.Now())
+			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), time.Now())
 		},
 	}
 	f := cmd.Flags()
@@ -60,6 +63,7 @@ func ledgerCommand() *cobra.Command {
 	f.StringVar(&o.nodesFile, "nodes", "", "file with the gateways that ought to be there, one on a line; others are asked for as well")
 	f.DurationVar(&o.heardWithin, "heard-within", 30*24*time.Hour, "ask for every gateway that the database has heard of so long before the day's end")
 	f.BoolVar(&o.asJSON, "json", false, "one JSON object on a line for each gateway")
+	f.BoolVar(&o.full, "full", false, "work out every hour from the rows of each message, whatever was found before 全部逐条核对")
 	f.IntVar(&o.parallel, "parallel", 4, "so many gateways at a time")
 	f.IntVar(&o.gaps, "gaps", 20, "so many gaps of a gateway are printed; JSON has all")
 	return cmd
@@ -116,18 +120,21 @@ func parseMoment(text string, zone *time.Location) (time.Time, error) {
 
 // answer is the report on one gateway, as JSON has it.
 type ledgerAnswer struct {
-	Node     string      `json:"node"`
-	State    string      `json:"state"` // complete, losses, missing, replaced, backlog, silent, uncertain, open; error
-	Complete bool        `json:"complete"`
-	From     time.Time   `json:"from"`
-	To       time.Time   `json:"to"`
-	Frames   uint64      `json:"frames"`       // arrived
-	Missing  uint64      `json:"missing"`      // frames
-	Lost     uint64      `json:"lost"`         // frames told as lost
-	Samples  uint64      `json:"lost_samples"` // told as lost, as far as known
-	Heard    time.Time   `json:"heard,omitzero"`
-	Gaps     []ledgerGap `json:"gaps,omitempty"`
-	Error    string      `json:"error,omitempty"`
+	Node     string    `json:"node"`
+	State    string    `json:"state"` // complete, losses, missing, replaced, backlog, silent, uncertain, open; error
+	Complete bool      `json:"complete"`
+	From     time.Time `json:"from"`
+	To       time.Time `json:"to"`
+	Frames   uint64    `json:"frames"`       // arrived
+	Missing  uint64    `json:"missing"`      // frames
+	Lost     uint64    `json:"lost"`         // frames told as lost
+	Samples  uint64    `json:"lost_samples"` // told as lost, as far as known
+	Heard    time.Time `json:"heard,omitzero"`
+	// Of so many hours (UTC) that the window touches, so many rest on what an ingest has found (linli_hour).
+	Hours          int         `json:"hours"`
+	HoursOnVerdict int         `json:"hours_on_verdict"`
+	Gaps           []ledgerGap `json:"gaps,omitempty"`
+	Error          string      `json:"error,omitempty"`
 }
 
 type ledgerGap struct {
@@ -141,7 +148,7 @@ type ledgerGap struct {
 	End     time.Time `json:"end,omitzero"`
 }
 
-func (o *ledgerOptions) run(ctx context.Context, out io.Writer, now time.Time) error {
+func (o *ledgerOptions) run(ctx context.Context, out, progress io.Writer, now time.Time) error {
 	if o.db.URL == "" || o.db.Bucket == "" {
 		return &usageError{errors.New("ledger needs --influx-url and --bucket")}
 	}
@@ -157,23 +164,43 @@ func (o *ledgerOptions) run(ctx context.Context, out io.Writer, now time.Time) e
 		return &usageError{err}
 	}
 	defer r.Close()
-	nodes, err := o.nodes(ctx, r, to, now)
+	nodes, heard, err := o.nodes(ctx, r, to, now)
 	if err != nil {
 		return err
 	}
 	if len(nodes) == 0 {
-		return errors.New("the database has heard of no gateway: nothing can be said 数据库中没有任何网关")
+		return fmt.Errorf("the database has heard of no gateway since %s: nothing can be said. Is it the bucket that linli ingest writes to? 数据库中没有任何网关",
+			to.Add(-o.heardWithin).Format(time.DateOnly))
 	}
-	complete := 0
+	a := inquiry{r: r, from: from, to: to, now: now, heard: heard}
+	if !o.full {
+		one := ""
+		if len(nodes) == 1 {
+			one = nodes[0]
+		}
+		if a.judged, err = r.Judged(ctx, one, a.firstHour(), to.UnixNano(), now.UnixNano()); err != nil {
+			a.judged = nil
+			fmt.Fprintf(progress, "what was found before is not used 未采用已有判定: %v\n", err)
+		}
+	}
+	complete, done, hours, judged := 0, 0, 0, 0
 	encode := json.NewEncoder(out)
-	err = o.each(ctx, r, nodes, from, to, now, func(a *ledgerAnswer) error {
-		if a.Complete {
+	told := time.Now()
+	err = a.each(ctx, nodes, o.parallel, func(answer *ledgerAnswer) error {
+		if answer.Complete {
 			complete++
 		}
-		if o.asJSON {
-			return encode.Encode(a)
+		done++
+		hours += answer.Hours
+		judged += answer.HoursOnVerdict
+		if at := time.Now(); at.Sub(told) >= tellEvery && done < len(nodes) {
+			told = at
+			fmt.Fprintf(progress, "%d of %d gateways, %d complete 已核对 %d/%d，到齐 %d\n", done, len(nodes), complete, done, len(nodes), complete)
 		}
-		return o.print(out, a)
+		if o.asJSON {
+			return encode.Encode(answer)
+		}
+		return o.print(out, answer)
 	})
 	if err != nil {
 		return err
@@ -181,6 +208,9 @@ func (o *ledgerOptions) run(ctx context.Context, out io.Writer, now time.Time) e
 	if !o.asJSON {
 		fmt.Fprintf(out, "\n%s to %s: %d of %d complete 到齐 %d/%d\n", from.Format("2006-01-02 15:04 MST"), to.Format("2006-01-02 15:04 MST"),
 			complete, len(nodes), complete, len(nodes))
+		if !o.full {
+			fmt.Fprintf(out, "%d of %d hours rest on what an ingest had found; --full works them out 其中 %d/%d 小时采用 ingest 的判定\n", judged, hours, judged, hours)
+		}
 	}
 	if complete < len(nodes) {
 		return errAnswered
@@ -188,33 +218,37 @@ func (o *ledgerOptions) run(ctx context.Context, out io.Writer, now time.Time) e
 	return nil
 }
 
-// nodes returns whom to ask about, by name.
-func (o *ledgerOptions) nodes(ctx context.Context, r *read.Reader, to, now time.Time) ([]string, error) {
-	names := slices.Clone(o.only)
+// tellEvery is how often it is told how far it is.
+const tellEvery = 5 * time.Second
+
+// nodes returns whom to ask about, by name, and when they were heard last, as far as the database was asked.
+func (o *ledgerOptions) nodes(ctx context.Context, r *read.Reader, to, now time.Time) ([]string, map[string]int64, error) {
+	names, last := slices.Clone(o.only), map[string]int64{}
 	if len(names) == 0 {
 		if o.nodesFile != "" {
 			listed, err := readNodes(o.nodesFile)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			names = append(names, listed...)
 		}
 		// Who has been heard of since the day's end counts as well: a gateway that had been silent longer.
 		heard, err := r.Nodes(ctx, to.Add(-o.heardWithin).UnixNano(), now.Add(24*time.Hour).UnixNano())
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for _, n := range heard {
 			names = append(names, n.Name)
+			last[n.Name] = n.Last
 		}
 	}
 	for _, n := range names {
 		if _, _, ok := wire.SplitNode(n); !ok {
-			return nil, &usageError{fmt.Errorf("%q is no gateway: SITE.GATEWAY, as riverside.gw1", n)}
+			return nil, nil, &usageError{fmt.Errorf("%q is no gateway: SITE.GATEWAY, as riverside.gw1", n)}
 		}
 	}
 	slices.Sort(names)
-	return slices.Compact(names), nil
+	return slices.Compact(names), last, nil
 }
 
 // readNodes reads names of gateways, one on a line; what follows a # is for people.
@@ -236,14 +270,22 @@ func readNodes(file string) ([]string, error) {
 	}
 }
 
+// inquiry is what is asked about each gateway.
+type inquiry struct {
+	r             *read.Reader
+	from, to, now time.Time
+	heard         map[string]int64
+	judged        map[string][]read.Judged
+}
+
 // each asks about the gateways, some at a time, and hands over the answers in order.
-func (o *ledgerOptions) each(ctx context.Context, r *read.Reader, nodes []string, from, to, now time.Time, take func(*ledgerAnswer) error) error {
+func (q *inquiry) each(ctx context.Context, nodes []string, parallel int, take func(*ledgerAnswer) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	answers := make([]chan *ledgerAnswer, len(nodes))
 	for i := range answers {
 		answers[i] = make(chan *ledgerAnswer, 1)
 	}
-	ahead := make(chan struct{}, o.parallel) // what is asked for and not yet handed over
+	ahead := make(chan struct{}, parallel) // what is asked for and not yet handed over
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	defer cancel()
@@ -254,7 +296,7 @@ func (o *ledgerOptions) each(ctx context.Context, r *read.Reader, nodes []string
 			case <-ctx.Done():
 				return
 			}
-			workers.Go(func() { answers[i] <- askLedger(ctx, r, n, from, to, now) })
+			workers.Go(func() { answers[i] <- q.ask(ctx, n) })
 		}
 	})
 	for i := range nodes {
@@ -271,23 +313,62 @@ func (o *ledgerOptions) each(ctx context.Context, r *read.Reader, nodes []string
 	return nil
 }
 
-func askLedger(ctx context.Context, r *read.Reader, node string, from, to, now time.Time) *ledgerAnswer {
-	w := ledger.NewWindow(from.UnixNano(), to.UnixNano())
-	a := &ledgerAnswer{Node: node, From: from, To: to}
-	if err := r.Load(ctx, read.Query{Node: node, From: from.UnixNano(), To: to.UnixNano(), Now: now.UnixNano(), Settle: true},
-		func(string) *ledger.Window { return w }); err != nil {
-		a.State, a.Error = "error", err.Error()
-		return a
+func (q *inquiry) firstHour() int64 { return ledger.HourOf(q.from.UnixNano()) }
+
+// stretch is a part of the window, from <= t < to.
+type stretch struct{ from, to int64 }
+
+// rest returns what of the window no verdict answers for, in order: the whole of it where that is cheaper, as with many
+// parts. verdicts are those that count then.
+func (q *inquiry) rest(node string) (parts []stretch, verdicts []read.Judged) {
+	from, to := q.from.UnixNano(), q.to.UnixNano()
+	verdicts = q.judged[node]
+	at, open := from, int64(0)
+	for _, v := range verdicts {
+		if v.Start > at {
+			parts = append(parts, stretch{at, v.Start})
+			open += v.Start - at
+		}
+		at = v.Start + int64(time.Hour)
 	}
+	if at < to {
+		parts = append(parts, stretch{at, to})
+		open += to - at
+	}
+	if len(parts) > 1 && (len(parts) > mostParts || open > (to-from)/2) {
+		return []stretch{{from, to}}, nil
+	}
+	return parts, verdicts
+}
+
+// mostParts is how many parts are asked for; each costs some questions, of which one is as dear as some hours of rows.
+const mostParts = 6
+
+func (q *inquiry) ask(ctx context.Context, node string) *ledgerAnswer {
+	from, to := q.from.UnixNano(), q.to.UnixNano()
+	a := &ledgerAnswer{Node: node, From: q.from, To: q.to, Hours: int((to - q.firstHour() + int64(time.Hour) - 1) / int64(time.Hour))}
 	at := func(ns int64) time.Time {
 		if ns == 0 {
 			return time.Time{}
 		}
-		return time.Unix(0, ns).In(from.Location())
+		return time.Unix(0, ns).In(q.from.Location())
 	}
-	p := w.Report(now.UnixNano())
-	a.State, a.Complete, a.Frames, a.Missing, a.Lost, a.Samples, a.Heard = p.State(), p.Complete, p.Frames, p.Missing, p.Lost, p.Samples, at(p.Heard)
-	for _, g := range p.Gaps {
+	parts, verdicts := q.rest(node)
+	whole := ledger.Report{From: from, To: to, Complete: true, Heard: q.heard[node]}
+	for _, v := range verdicts {
+		a.HoursOnVerdict++
+		whole.Frames += v.Frames
+	}
+	for _, part := range parts {
+		w := ledger.NewWindow(part.from, part.to)
+		if err := q.r.Load(ctx, read.Query{Node: node, From: part.from, To: part.to, Now: q.now.UnixNano(), Settle: true},
+			func(string) *ledger.Window { return w }); err != nil {
+			return &ledgerAnswer{Node: node, From: q.from, To: q.to, Hours: a.Hours, State: "error", Error: err.Error()}
+		}
+		whole.Add(w.Report(q.now.UnixNano()))
+	}
+	a.State, a.Complete, a.Frames, a.Missing, a.Lost, a.Samples, a.Heard = whole.State(), whole.Complete, whole.Frames, whole.Missing, whole.Lost, whole.Samples, at(whole.Heard)
+	for _, g := range whole.Gaps {
 		out := ledgerGap{Reason: string(g.Reason), Told: g.Told, From: g.From, To: g.To, Samples: g.Count, Begin: at(g.Begin), End: at(g.End)}
 		if g.Epoch != 0 {
 			out.Epoch = fmt.Sprintf("%016x", g.Epoch)

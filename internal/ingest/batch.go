@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"linli/internal/ledger"
 	"linli/internal/wire"
 )
 
@@ -54,11 +55,18 @@ type batcher struct {
 	lines  []byte
 	dead   map[string]*DeadLetter // by topic, or by "" + node for what the database refuses
 	logged map[string]bool        // nodes whose bad messages were logged on this connection
+	late   map[lateHour]bool      // what of this batch says something of hours that may have been judged
+}
+
+// lateHour is an hour of a gateway.
+type lateHour struct {
+	site, gateway string
+	start         int64
 }
 
 func newBatcher(in *Ingest, l link) (*batcher, error) {
 	d, err := wire.NewDecompressor(in.cfg.MaxMessage)
-	b := &batcher{in: in, link: l, unpack: d, dead: map[string]*DeadLetter{}, logged: map[string]bool{}}
+	b := &batcher{in: in, link: l, unpack: d, dead: map[string]*DeadLetter{}, logged: map[string]bool{}, late: map[lateHour]bool{}}
 	b.check.kinds = in.cfg.Kinds
 	b.check.setNow(in.cfg.Now())
 	return b, err
@@ -75,6 +83,7 @@ func (b *batcher) process(ctx context.Context, messages []message) error {
 		if i == done {
 			b.lines = b.lines[:0]
 			clear(b.dead)
+			clear(b.late)
 			b.check.setNow(b.in.cfg.Now())
 		}
 		if large, ok := m.(tooLarge); ok {
@@ -99,6 +108,12 @@ func (b *batcher) process(ctx context.Context, messages []message) error {
 
 // flush writes the lines and buries what was refused.
 func (b *batcher) flush(ctx context.Context) error {
+	// Behind the rows: who sees a mark sees what it is about. Both are written again if this write is not the last try.
+	now, client := b.in.cfg.Now().UnixNano(), cleanName(b.in.cfg.ClientID)
+	for h := range b.late {
+		b.lines = wire.AppendLateLine(b.lines, client, h.site, h.gateway, h.start, now)
+	}
+	clear(b.late)
 	if len(b.lines) > 0 {
 		refused, err := b.in.db.write(ctx, b.lines)
 		if err != nil {
@@ -112,6 +127,13 @@ func (b *batcher) flush(ctx context.Context) error {
 		}
 	}
 	return b.bury(ctx)
+}
+
+// mark notes that a row says something of the time from since on.
+func (b *batcher) mark(site, gateway string, since int64) {
+	if start, ok := ledger.Mark(since, b.in.cfg.Now().UnixNano()); ok {
+		b.late[lateHour{site, gateway, start}] = true
+	}
 }
 
 func (b *batcher) letter(topic, node string) *DeadLetter {
@@ -230,6 +252,7 @@ func (b *batcher) telemetry(name, node, site, gateway string, payload []byte) er
 				at = h.T1 // a loss without a time is still a loss
 			}
 			b.lines = wire.AppendLossLine(b.lines, site, gateway, &l, at)
+			b.mark(site, gateway, min(at, l.T0))
 		case line[0] == '#':
 		default:
 			lines++
@@ -248,6 +271,11 @@ func (b *batcher) telemetry(name, node, site, gateway string, payload []byte) er
 	if whole {
 		// Only then does the ledger say that these frames have arrived. Refused lines have too.
 		b.lines = wire.AppendLedgerLine(b.lines, site, gateway, &h)
+		since := h.T1
+		if h.Settled != 0 {
+			since = min(since, h.Settled)
+		}
+		b.mark(site, gateway, since)
 	}
 	b.in.count(func(s *Stats) {
 		s.BadLines += uint64(bad)
@@ -305,5 +333,6 @@ func (b *batcher) status(node, site, gateway string, payload []byte) error {
 		}
 	}
 	b.lines = wire.AppendStatusLine(b.lines, site, gateway, &s, at)
+	b.mark(site, gateway, at)
 	return nil
 }

@@ -27,7 +27,7 @@ func FuzzMessage(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer d.Close()
-		b := &batcher{in: in, unpack: d, dead: map[string]*DeadLetter{}}
+		b := &batcher{in: in, unpack: d, dead: map[string]*DeadLetter{}, late: map[lateHour]bool{}}
 		b.check.setNow(time.Unix(1_790_000_000, 0))
 		b.message(topic, payload)
 		parsed, err := wire.ParseTopic(topic)

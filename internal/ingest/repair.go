@@ -304,7 +304,7 @@ func (r *Repairer) recent(ctx context.Context, now time.Time) (nodes int, err er
 				end = to
 			}
 			// A long gap began long ago: the hours before these minutes are looked at with all hours.
-			for start := hourOf(max(begin, from-int64(time.Hour))); start <= min(end, to) && len(r.open) < maxDirty; start += int64(time.Hour) {
+			for start := ledger.HourOf(max(begin, from-int64(time.Hour))); start <= min(end, to) && len(r.open) < maxDirty; start += int64(time.Hour) {
 				if _, ok := r.open[hour{node, start}]; !ok {
 					r.open[hour{node, start}] = open{}
 				}
@@ -328,7 +328,11 @@ func (r *Repairer) missing(ctx context.Context, now time.Time) error {
 		if o.away {
 			continue // until it is back; with all hours
 		}
-		if err := r.look(ctx, h, now); err != nil {
+		marks, err := r.read.Marks(ctx, h.node, h.start, h.start+int64(time.Hour))
+		if err == nil {
+			err = r.look(ctx, h, now, marks[h.node])
+		}
+		if err != nil {
 			return late(ctx, err)
 		}
 	}
@@ -347,7 +351,7 @@ func late(ctx context.Context, err error) error {
 func (r *Repairer) hours(ctx context.Context, now time.Time) (nodes, hours int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, max(5*r.cfg.Repair.Every, 10*time.Second))
 	defer cancel()
-	from, to := hourOf(now.Add(-r.cfg.Repair.Horizon).UnixNano()), now.UnixNano()
+	from, to := ledger.HourOf(now.Add(-r.cfg.Repair.Horizon).UnixNano()), now.UnixNano()
 	first, err := r.read.First(ctx, from, to)
 	if err != nil {
 		return 0, 0, err
@@ -360,9 +364,17 @@ func (r *Repairer) hours(ctx context.Context, now time.Time) (nodes, hours int, 
 	for _, n := range known {
 		newest[n.Name] = n.Last
 	}
+	epochs, err := r.read.Epochs(ctx, "", from, to+int64(ahead))
+	if err != nil {
+		return 0, 0, err
+	}
+	marks, err := r.read.Marks(ctx, "", from, to) // before the rows: see ledger.Seal
+	if err != nil {
+		return 0, 0, err
+	}
 	rest := map[hour]bool{} // that need no look
-	if err := r.read.Verdicts(ctx, from, to, func(v read.Verdict) {
-		if done(&v, newest[v.Node], to) {
+	if err := r.read.Verdicts(ctx, "", from, to, func(v *read.Verdict) {
+		if done(v, newest[v.Node], to, epochs[v.Node], marks[v.Node]) {
 			rest[hour{v.Node, v.Start}] = true
 		}
 	}); err != nil {
@@ -370,7 +382,7 @@ func (r *Repairer) hours(ctx context.Context, now time.Time) (nodes, hours int, 
 	}
 	var todo []hour
 	for node, begun := range first {
-		for start := hourOf(begun); start+int64(time.Hour)+int64(r.cfg.Repair.Grace) <= to; start += int64(time.Hour) {
+		for start := ledger.HourOf(begun); start+int64(time.Hour)+int64(max(r.cfg.Repair.Grace, ledger.SealAfter)) <= to; start += int64(time.Hour) {
 			if h := (hour{node, start}); !rest[h] {
 				todo = append(todo, h)
 			}
@@ -380,7 +392,7 @@ func (r *Repairer) hours(ctx context.Context, now time.Time) (nodes, hours int, 
 	rand.Shuffle(len(todo), func(i, j int) { todo[i], todo[j] = todo[j], todo[i] })
 	slices.SortStableFunc(todo, func(a, b hour) int { return cmp.Compare(b.start, a.start) })
 	for _, h := range todo {
-		if err := r.look(ctx, h, now); err != nil {
+		if err := r.look(ctx, h, now, marks[h.node]); err != nil {
 			return len(known), hours, late(ctx, err)
 		}
 		hours++
@@ -393,12 +405,17 @@ func (r *Repairer) hours(ctx context.Context, now time.Time) (nodes, hours int, 
 	return len(known), hours, nil
 }
 
-// done says that an hour needs no look: it is complete, or nothing has come of its node since, or it is old and was looked
-// at lately.
-func done(v *read.Verdict, newest, now int64) bool {
+// done says that an hour needs no look: it is complete and nothing has come for it since, or nothing has come of its node
+// since, or it is old and was looked at lately.
+func done(v *read.Verdict, newest, now int64, epochs []uint64, marks *ledger.Marks) bool {
 	switch {
 	case v.Complete:
-		return true
+		// Of an epoch that has begun since, its own hours tell.
+		for _, epoch := range append([]uint64{notWhole}, epochs...) {
+			if v.Seal == ledger.Seal(v.Start, v.Checked, epoch, marks) {
+				return true
+			}
+		}
 	case v.State == string(ledger.Silent):
 		return newest/1e6 <= v.Heard/1e6 // times of rows of the ledger are right to the millisecond
 	case v.Missing > 0:
@@ -407,8 +424,12 @@ func done(v *read.Verdict, newest, now int64) bool {
 	return now-v.Checked < min((now-v.Start)/10, int64(6*time.Hour))
 }
 
-// look decides about one hour, or as much of it as is over, and notes what is to be asked for.
-func (r *Repairer) look(ctx context.Context, h hour, now time.Time) error {
+// notWhole is in the seal of an hour that is complete, but whose frames are not all there, or of several epochs: it need not
+// be looked at again while nothing comes for it, but nobody rests on it.
+const notWhole = 0
+
+// look decides about one hour, or as much of it as is over, and notes what is to be asked for. marks were read before.
+func (r *Repairer) look(ctx context.Context, h hour, now time.Time, marks *ledger.Marks) error {
 	end := h.start + int64(time.Hour)
 	ns := now.UnixNano()
 	over := min(end, ns-int64(r.cfg.Repair.Grace))
@@ -448,6 +469,9 @@ func (r *Repairer) look(ctx context.Context, h hour, now time.Time) error {
 	if report.Complete && over < end {
 		verdict.State = string(ledger.Open) // it is not over
 	}
+	if verdict.Complete && ns >= end+int64(ledger.SealAfter) {
+		verdict.Seal = ledger.Seal(h.start, ns, report.Whole, marks)
+	}
 	r.lines = wire.AppendHourLine(r.lines, site, gateway, &verdict)
 	return nil
 }
@@ -464,8 +488,6 @@ func percent(r *ledger.Report, end int64) float64 {
 	}
 	return 100 * share
 }
-
-func hourOf(ns int64) int64 { return ns - ns%int64(time.Hour) }
 
 // want notes the ranges of a gap that are to be asked for.
 func (r *Repairer) want(node string, g *ledger.Gap) {

@@ -108,6 +108,9 @@ type Report struct {
 	Heard    int64  // the last moment of which there is a row, 0: never
 	Settled  int64  // everything until then is in frames that are known of; 0: never said
 	Status   Status // the last
+	// Whole is the epoch, where only one is known of, the window is settled in it, and not one frame up to there is missing or
+	// told as lost, be it of another time; 0 otherwise. Then it can become incomplete only by what says so itself, see Seal.
+	Whole uint64
 }
 
 // State returns one word for the report: complete, losses (complete but for what was told as lost), or the reason of its
@@ -359,6 +362,12 @@ func (w *Window) Report(now int64) Report {
 		w.frames(&r, e)
 		w.tail(&r, e, next, now)
 	}
+	if len(order) == 1 && len(w.stray) == 0 {
+		e := order[0]
+		if to, ok := e.closed(); ok && len(e.arrived.holes(1, to)) == 0 {
+			r.Whole = e.id
+		}
+	}
 	if len(order) == 0 {
 		r.Gaps = append(r.Gaps, Gap{Reason: Silent, Begin: r.Heard, End: w.to})
 	}
@@ -383,6 +392,44 @@ func (w *Window) Report(now int64) Report {
 		}
 	}
 	return r
+}
+
+// Add puts the report of a later part of a span of time into that of the parts before it: a gap that both name counts once.
+// Tails that follow on each other (silent, open, ...) become one.
+func (r *Report) Add(part Report) {
+	r.Complete = r.Complete && part.Complete
+	r.Frames += part.Frames
+	r.Heard, r.Settled = max(r.Heard, part.Heard), max(r.Settled, part.Settled)
+	if part.Status.At >= r.Status.At {
+		r.Status = part.Status
+	}
+	r.Whole = 0
+	for _, g := range part.Gaps {
+		if i := slices.IndexFunc(r.Gaps, func(o Gap) bool { return o.continues(&g) }); i >= 0 {
+			if g.From == 0 && !g.Told {
+				r.Gaps[i].End = max(r.Gaps[i].End, g.End)
+			}
+			continue
+		}
+		r.Gaps = append(r.Gaps, g)
+		if g.Told {
+			r.Lost += g.Frames()
+			r.Samples += g.Count
+		} else {
+			r.Missing += g.Frames()
+		}
+	}
+}
+
+// continues reports whether later is the same gap, as the next part of a span of time sees it.
+func (g *Gap) continues(later *Gap) bool {
+	if g.Epoch != later.Epoch || g.Reason != later.Reason || g.Told != later.Told || g.From != later.From || g.To != later.To {
+		return false
+	}
+	if g.From != 0 || !g.Told {
+		return g.From != 0 || g.End >= later.Begin
+	}
+	return *g == *later
 }
 
 // frames names the frames of an epoch that did not arrive, and adds up those that did.

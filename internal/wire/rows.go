@@ -17,6 +17,7 @@ const (
 	MeasurementLedger = "linli_ledger"
 	MeasurementStatus = "linli_status"
 	MeasurementHour   = "linli_hour"
+	MeasurementLate   = "linli_late"
 	MeasurementCheck  = "linli_check"
 	MeasurementProbe  = "linli_ingest"
 
@@ -171,6 +172,7 @@ type Hour struct {
 	Gaps        int
 	Heard       int64 // the newest row of the gateway, 0: never
 	Checked     int64
+	Seal        int64 // what the word complete rests on, see ledger.Seal; 0: it may still change
 }
 
 // AppendHourLine appends the row of an hour: tags gateway, site; its time is the hour's start. Who looks later overwrites it.
@@ -186,11 +188,23 @@ func AppendHourLine(dst []byte, site, gateway string, h *Hour) []byte {
 		value int64
 	}{
 		{",frames=", int64(h.Frames)}, {",missing=", int64(h.Missing)}, {",lost=", int64(h.Lost)}, {",lost_samples=", int64(min(h.LostSamples, 1<<62))},
-		{",gaps=", int64(h.Gaps)}, {",heard=", h.Heard}, {",checked=", h.Checked},
+		{",gaps=", int64(h.Gaps)}, {",heard=", h.Heard}, {",checked=", h.Checked}, {",seal=", h.Seal},
 	} {
 		dst = append(strconv.AppendInt(append(dst, f.key...), f.value, 10), 'i')
 	}
 	return appendStamp(dst, h.Start)
+}
+
+// AppendLateLine appends the row that says that something has come, at the moment at, that says something of the hour that
+// begins at start, or of it and of later ones: tags client, gateway, site; its time is start. client must be a name without
+// special characters. Who judged such an hour before has to look again.
+func AppendLateLine(dst []byte, client, site, gateway string, start, at int64) []byte {
+	dst = append(dst, MeasurementLate...)
+	dst = appendTag(dst, "client", client)
+	dst = appendTag(dst, "gateway", gateway)
+	dst = appendTag(dst, "site", site)
+	dst = append(strconv.AppendInt(append(dst, " at="...), at, 10), 'i')
+	return appendStamp(dst, start)
 }
 
 // Check is one look of an ingest at the ledger: the newest minutes of all gateways, or all hours that are not complete.

@@ -95,7 +95,7 @@ const (
 	lead = 2 * time.Minute
 	// memory is how long before a window the last row before it is looked for, and how far around it frames are looked for
 	// that are there under another time.
-	memory = 40 * 24 * time.Hour
+	memory = ledger.MarksReach
 )
 
 // selection is one question: rows of one measurement, series by series.
@@ -347,21 +347,98 @@ func (r *Reader) First(ctx context.Context, from, to int64) (map[string]int64, e
 
 // Verdict is what somebody wrote down about an hour.
 type Verdict struct {
-	Node           string
-	Start          int64
-	State          string
-	Complete       bool
-	Missing        uint64
-	Heard, Checked int64
+	Node            string
+	Start           int64
+	State           string
+	Complete        bool
+	Frames, Missing uint64
+	Heard, Checked  int64
+	Seal            int64
 }
 
-// Verdicts hands over what was written down about the hours that begin in the time.
-func (r *Reader) Verdicts(ctx context.Context, from, to int64, take func(Verdict)) error {
-	s := selection{measurement: wire.MeasurementHour, tags: []string{"gateway", "site"}, fields: []string{"state", "complete", "missing", "heard", "checked"}, from: from, to: to}
+// Verdicts hands over what was written down about the hours of a node ("": of each) that begin in the time.
+func (r *Reader) Verdicts(ctx context.Context, node string, from, to int64, take func(*Verdict)) error {
+	s := selection{measurement: wire.MeasurementHour, tags: []string{"gateway", "site"}, fields: []string{"state", "complete", "frames", "missing", "heard", "checked", "seal"}, node: node, from: from, to: to}
+	var site, gateway, name string
 	return r.each(ctx, &s, func(rec *record) {
-		take(Verdict{Node: rec.tags[1] + "." + rec.tags[0], Start: rec.time, State: strings.Clone(rec.values[0]), Complete: rec.values[1] == "true",
-			Missing: rec.uint(2), Heard: rec.int(3), Checked: rec.int(4)})
+		if name == "" || rec.tags[0] != gateway || rec.tags[1] != site {
+			gateway, site = strings.Clone(rec.tags[0]), strings.Clone(rec.tags[1])
+			name = site + "." + gateway
+		}
+		take(&Verdict{Node: name, Start: rec.time, State: strings.Clone(rec.values[0]), Complete: rec.values[1] == "true",
+			Frames: rec.uint(2), Missing: rec.uint(3), Heard: rec.int(4), Checked: rec.int(5), Seal: rec.int(6)})
 	})
+}
+
+// Marks returns what has been marked of a node ("": of every node) that says something of hours that begin in the time.
+func (r *Reader) Marks(ctx context.Context, node string, from, to int64) (map[string]*ledger.Marks, error) {
+	marks := map[string]*ledger.Marks{}
+	s := selection{measurement: wire.MeasurementLate, tags: []string{"client", "gateway", "site"}, fields: []string{"at"}, node: node, from: from - int64(ledger.MarksReach), to: to}
+	return marks, r.each(ctx, &s, func(rec *record) {
+		name := rec.tags[2] + "." + rec.tags[1]
+		m := marks[name]
+		if m == nil {
+			m = &ledger.Marks{}
+			marks[name] = m
+		}
+		m.Add(rec.tags[0], rec.time, rec.int(0))
+	})
+}
+
+// Epochs returns the epochs of a node ("": of each) of which anything is known in the time: of rows and losses, and the last status.
+func (r *Reader) Epochs(ctx context.Context, node string, from, to int64) (map[string][]uint64, error) {
+	epochs := map[string][]uint64{}
+	add := func(node string, epoch uint64) {
+		if _, _, ok := wire.SplitNode(node); ok && !slices.Contains(epochs[node], epoch) {
+			epochs[node] = append(epochs[node], epoch)
+		}
+	}
+	for _, measurement := range []string{wire.MeasurementLedger, wire.MeasurementLoss} {
+		s := selection{measurement: measurement, tags: []string{"epoch", "gateway", "site"}, fields: []string{"to"}, node: node, from: from, to: to, pick: "last"}
+		if err := r.each(ctx, &s, func(rec *record) {
+			if node, epoch, ok := nodeEpoch(rec); ok {
+				add(node, epoch)
+			}
+		}); err != nil {
+			return nil, err
+		}
+	}
+	s := selection{measurement: wire.MeasurementStatus, tags: []string{"gateway", "site"}, fields: []string{"epoch"}, node: node, from: from, to: to, pick: "last"}
+	return epochs, r.each(ctx, &s, func(rec *record) {
+		if epoch, err := strconv.ParseUint(rec.values[0], 16, 64); err == nil {
+			add(rec.tags[1]+"."+rec.tags[0], epoch)
+		}
+	})
+}
+
+// Judged is an hour that somebody has found complete, and nothing can have changed since.
+type Judged struct {
+	Start  int64
+	Frames uint64
+}
+
+// Judged returns the hours of a node ("": of each) that begin in the time and whose verdicts hold (ledger.Seal), in order. There are few
+// questions, however many nodes.
+func (r *Reader) Judged(ctx context.Context, node string, from, to, now int64) (map[string][]Judged, error) {
+	epochs, err := r.Epochs(ctx, node, from-int64(lead), now+int64(24*time.Hour))
+	if err != nil {
+		return nil, err
+	}
+	// What comes while we look breaks a seal or is seen the next time.
+	marks, err := r.Marks(ctx, node, from, to)
+	if err != nil {
+		return nil, err
+	}
+	judged := map[string][]Judged{}
+	err = r.Verdicts(ctx, node, from, to, func(v *Verdict) {
+		if e := epochs[v.Node]; v.Complete && len(e) == 1 && v.Seal == ledger.Seal(v.Start, v.Checked, e[0], marks[v.Node]) {
+			judged[v.Node] = append(judged[v.Node], Judged{v.Start, v.Frames})
+		}
+	})
+	for _, hours := range judged {
+		slices.SortFunc(hours, func(a, b Judged) int { return cmp.Compare(a.Start, b.Start) })
+	}
+	return judged, err
 }
 
 // LastChecks returns when somebody else than client looked last, by kind.
