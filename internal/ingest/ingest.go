@@ -196,6 +196,8 @@ type Stats struct {
 
 // Ingest moves messages from a broker to a database.
 type Ingest struct {
+	livedAfter, dialTimeout time.Duration // dialTimeout 0: the default
+
 	cfg Config
 	log *zap.Logger
 	db  *writer
@@ -215,7 +217,7 @@ func New(cfg Config, log *zap.Logger) (*Ingest, error) {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	in := &Ingest{cfg: cfg, log: log}
+	in := &Ingest{cfg: cfg, log: log, livedAfter: livedAfter}
 	db, err := newWriter(cfg, log, in.count)
 	if err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)
@@ -290,9 +292,9 @@ func (in *Ingest) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		broker := servers[attempt%len(servers)]
-		began, up := time.Now(), false
+		var upAt time.Time
 		err := in.connection(ctx, broker, func() {
-			up, failing = true, false
+			upAt, failing = time.Now(), false
 			in.log.Info("ingest connected", zap.String("broker", broker))
 		})
 		in.count(func(s *Stats) {
@@ -304,11 +306,11 @@ func (in *Ingest) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if time.Since(began) >= livedAfter || errors.Is(err, errFull) {
+		if !upAt.IsZero() && time.Since(upAt) >= in.livedAfter || errors.Is(err, errFull) {
 			backoff.Lived()
 			attempt = -1
 		}
-		if up || !failing {
+		if !upAt.IsZero() || !failing {
 			failing = true
 			in.log.Warn("ingest has no broker", zap.String("broker", broker), zap.Error(err))
 		}

@@ -52,6 +52,7 @@ func (in *Ingest) openMQTT(ctx context.Context, broker string, put func(message)
 	session, err := mqtt.Connect(ctx, mqtt.Config{
 		ClientID: in.cfg.ClientID, Username: in.cfg.Username, PasswordFile: in.cfg.PasswordFile,
 		CAFile: in.cfg.CAFile, CertFile: in.cfg.CertFile, KeyFile: in.cfg.KeyFile, MaxPacket: in.cfg.MaxMessage + 1024,
+		DialTimeout: in.dialTimeout,
 	}, broker, mqtt.Options{
 		OnMessage:   func(m paho.Message) { put(m) },
 		OnOversized: func(m *mqtt.Oversized) { put(tooLarge{m, m.Size}) },

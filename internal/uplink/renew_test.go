@@ -79,6 +79,20 @@ func TestFailoverAndReturn(t *testing.T) {
 	}
 }
 
+// A broker that takes longer to answer than a good connection lives at least, and one that takes everything and
+// acknowledges nothing, do not keep the next one from its turn.
+func TestFailoverFromWhatHangs(t *testing.T) {
+	for name, first := range map[string]string{"no answer": blackHole(t), "no acknowledgement": startHostile(t, func(published) (bool, bool) { return false, false }).url} {
+		t.Run(name, func(t *testing.T) {
+			good := startHostile(t, ackAll)
+			j := newJournal(5)
+			u := start(t, uplink.Config{Brokers: []string{first, good.url}, LivedAfter: 50 * time.Millisecond, DialTimeout: 100 * time.Millisecond,
+				AckTimeout: 150 * time.Millisecond, ReturnAfter: time.Hour}, j, newBook())
+			everyFrame(t, u, j, good)
+		})
+	}
+}
+
 // A better broker that takes connections and does nothing with them is looked at less and less often, and costs little.
 func TestReturnToABlackHole(t *testing.T) {
 	hole := blackHole(t)

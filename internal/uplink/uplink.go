@@ -95,6 +95,7 @@ type Config struct {
 	KeepAlive   time.Duration // 0 means 30 s
 	PingTimeout time.Duration // 0 means 10 s
 	SendAgain   time.Duration // after a broker came back without sessions, until others have theirs; 0 means 60 s
+	LivedAfter  time.Duration // a connection that lived so long was a good one; 0 means 10 s
 	LookEvery   time.Duration // between looks at the certificates' files; 0 means 1 min
 	ReturnAfter time.Duration // on another broker than the first until a better one is looked at; 0 means 10 min
 	TwinWait    time.Duration // before connecting again where another gateway uses our id; 0 means 1 min
@@ -140,7 +141,7 @@ func (c *Config) Validate() error {
 	if c.AckTimeout == 0 {
 		c.AckTimeout = 30 * time.Second
 	}
-	for d, v := range map[*time.Duration]time.Duration{&c.SendAgain: time.Minute, &c.LookEvery: time.Minute, &c.ReturnAfter: 10 * time.Minute, &c.TwinWait: time.Minute} {
+	for d, v := range map[*time.Duration]time.Duration{&c.SendAgain: time.Minute, &c.LookEvery: time.Minute, &c.LivedAfter: 10 * time.Second, &c.ReturnAfter: 10 * time.Minute, &c.TwinWait: time.Minute} {
 		if *d == 0 {
 			*d = v
 		}
@@ -174,15 +175,14 @@ type Book interface {
 }
 
 const (
-	lateBytes   = 32 << 10         // of late messages in flight
-	liveFrames  = 16               // more than so many waiting live frames make a backlog
-	idleEvery   = time.Minute      // between messages of an idle lane, and between status messages
-	statusEvery = 5 * time.Second  // between status messages because the journal's state has changed
-	stateEvery  = 5 * time.Second  // between writes of the state file
-	waitEvery   = time.Second      // between looks for a clock that has been set
-	drainFor    = 2 * time.Second  // at shutdown, for what is in flight
-	saveFor     = 2 * time.Second  // at shutdown, for the state file
-	livedAfter  = 10 * time.Second // a connection that lived so long was a good one
+	lateBytes   = 32 << 10        // of late messages in flight
+	liveFrames  = 16              // more than so many waiting live frames make a backlog
+	idleEvery   = time.Minute     // between messages of an idle lane, and between status messages
+	statusEvery = 5 * time.Second // between status messages because the journal's state has changed
+	stateEvery  = 5 * time.Second // between writes of the state file
+	waitEvery   = time.Second     // between looks for a clock that has been set
+	drainFor    = 2 * time.Second // at shutdown, for what is in flight
+	saveFor     = 2 * time.Second // at shutdown, for the state file
 	farewellFor = 250 * time.Millisecond
 	// stopWithin is how long after the end of ctx a connection lives at most, whatever the broker does.
 	stopWithin = drainFor + 2*time.Second
@@ -357,8 +357,9 @@ func (u *Uplink) Run(ctx context.Context) error {
 		}
 		broker := u.cfg.Brokers[u.brokers.at]
 		u.renewKeys(ctx, broker)
-		began := time.Now()
+		var upAt time.Time
 		err := u.connection(ctx, broker, func() {
+			upAt = time.Now()
 			u.log.Info("uplink connected", zap.String("broker", broker), zap.Int("attempt", attempt))
 			failing = false
 			u.brokers.up(time.Now(), u.cfg.ReturnAfter)
@@ -381,7 +382,9 @@ func (u *Uplink) Run(ctx context.Context) error {
 			continue
 		}
 		u.unclean = u.unclean || wasUp
-		lived := time.Since(began) >= livedAfter
+		// From the broker's answer on: an attempt that ended with a timeout is no connection. Nor is one to a broker that
+		// takes everything and acknowledges nothing.
+		lived := !upAt.IsZero() && time.Since(upAt) >= u.cfg.LivedAfter && !errors.Is(err, errAckTimeout)
 		if lived {
 			backoff.Lived()
 			attempt = 0
