@@ -152,3 +152,26 @@ func BenchmarkEncoder(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(names)), "ns/sample")
 	b.ReportMetric(float64(bytes)/float64(b.N*len(names)), "B/sample")
 }
+
+// TestForget: an encoder that has forgotten writes what a new one writes.
+func TestForget(t *testing.T) {
+	write := func(e *wire.Encoder, from int64) string {
+		for i := range int64(3) {
+			e.Add(sensor("a", telemetry.Float), from+i, telemetry.Good, telemetry.FloatValue(1.5))
+			e.Add(sensor("b", telemetry.Int), from+i, telemetry.Good, telemetry.IntValue(i))
+		}
+		text, _ := e.Flush(nil)
+		return string(text)
+	}
+	e := wire.NewEncoder("s", "g")
+	write(e, 1)
+	remembering := write(e, 10)
+	e.Forget()
+	got, want := write(e, 10), write(wire.NewEncoder("s", "g"), 10)
+	if got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got == remembering {
+		t.Error("nothing was forgotten")
+	}
+}
