@@ -48,16 +48,13 @@ var errCorrupt = errors.New("corrupt frame")
 
 // entry is one entry of a segment's dictionary.
 type entry struct {
-	series *telemetry.Series // never nil, not to be changed; entries of one series may share it
+	series *telemetry.Series // never nil, of kind 0 where nobody knows it; not to be changed; entries of one series may share it
 	base   int64
 	form   byte
 
 	based   bool  // the encoder's: base and form come from a value
 	renewed uint8 // the encoder's: how often the series has got a new entry in this segment
 }
-
-// noSeries is of entries that nobody knows.
-var noSeries telemetry.Series
 
 // pow10 returns ten to the power of e, exactly.
 func pow10(e byte) float64 {

@@ -83,7 +83,7 @@ const minEntryBytes = 7
 func (c *cursor) entries(dst []entry) []entry {
 	n := c.count()
 	dst = slices.Grow(dst, min(n, len(c.b)/minEntryBytes+1))
-	last := &noSeries
+	last := new(telemetry.Series)
 	for range n {
 		s := &telemetry.Series{Class: c.stringAs(last.Class), Device: c.stringAs(last.Device), Zone: c.stringAs(last.Zone), Point: c.string()}
 		s.Kind = telemetry.Kind(c.byte())
@@ -132,7 +132,7 @@ func dictionary(raw []byte, dst []entry) ([]entry, bool) {
 		return dst, false
 	}
 	for uint64(len(dst)) < from {
-		dst = append(dst, entry{series: &noSeries})
+		dst = append(dst, entry{series: new(telemetry.Series)})
 	}
 	// A copy: what readers have must not change.
 	return append(dst[:from:from], append(added, dst[min(len(dst), int(from)+len(added)):]...)...), true
