@@ -871,8 +871,8 @@ func TestWholeRun(t *testing.T) {
 	if len(announced) < 5 {
 		t.Errorf("only %d alerts were announced: the test shows too little", len(announced))
 	}
-	t.Log(w.table(fmt.Sprintf("complete %s after the last of it; %v resends asked for, %v frames came by them\n%s%s\n%d alerts announced as durable and %d in the books: of all the last state is in the database",
-		took.Round(time.Second), asked, closed, w.show(answers), strings.Join(lines, "\n"), len(announced), len(books))))
+	t.Log(w.table(fmt.Sprintf("the ledger was asked until %s after the last of it; %v resends asked for, %v frames came by them\n%s%s\n%d alerts announced as durable, %d in the books: of %d the database does not have the last state",
+		took.Round(time.Second), asked, closed, w.show(answers), strings.Join(lines, "\n"), len(announced), len(books), len(behind))))
 	for _, in := range w.ingests {
 		in.process.stop(15 * time.Second)
 	}
