@@ -149,7 +149,7 @@ func serveIngestMetrics(ctx context.Context, l net.Listener, in *ingest.Ingest, 
 	gauge("linli_ingest_foreign_lines_total", func(s ingest.Stats) float64 { return float64(s.Foreign) })
 	gauge("linli_ingest_refused_lines_total", func(s ingest.Stats) float64 { return float64(s.RefusedLines) })
 	gauge("linli_ingest_count_wrong_total", func(s ingest.Stats) float64 { return float64(s.CountWrong) })
-	gauge("linli_ingest_overflows_total", func(s ingest.Stats) float64 { return float64(s.Overflows) })
+	gauge("linli_ingest_throttled_total", func(s ingest.Stats) float64 { return float64(s.Throttled) })
 	gauge("linli_ingest_oversized_total", func(s ingest.Stats) float64 { return float64(s.Oversized) })
 	gauge("linli_ingest_queue_messages", func(s ingest.Stats) float64 { return float64(s.QueueMessages) })
 	gauge("linli_ingest_queue_bytes", func(s ingest.Stats) float64 { return float64(s.QueueBytes) })

@@ -49,7 +49,7 @@ func TestIngestMetrics(t *testing.T) {
 	text := get("/metrics")
 	for _, name := range []string{
 		"connected", "holding", "messages_total", "acknowledged_total", "lines_total", "bytes_total", "writes_total", "retries_total", "bad_messages_total", "bad_lines_total",
-		"foreign_lines_total", "refused_lines_total", "count_wrong_total", "overflows_total", "oversized_total", "queue_messages", "queue_bytes",
+		"foreign_lines_total", "refused_lines_total", "count_wrong_total", "throttled_total", "oversized_total", "queue_messages", "queue_bytes",
 	} {
 		if !strings.Contains(text, "linli_ingest_"+name+" 0\n") {
 			t.Errorf("no linli_ingest_%s in %s", name, text)

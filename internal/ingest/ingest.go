@@ -15,8 +15,9 @@
 //     A node with many such lines in one batch is not searched to the end: the rest of that measurement, and then of
 //     that node, is dead-lettered with them.
 //   - While the database is down or misconfigured nothing is acknowledged and nothing dropped; the broker keeps it.
-//   - Memory is bounded by QueueBytes (packed), and BatchBytes plus a few MaxMessage (unpacked). A message that is
-//     larger is never in memory; it is noted as a dead letter.
+//   - Memory is bounded by QueueBytes (packed) with one message over it, and BatchBytes plus a few MaxMessage (unpacked). While
+//     the queue is full nothing is read from the broker's connection, which lives on. A message that is larger than MaxMessage
+//     is never in memory; it is noted as a dead letter.
 //
 // # Rows
 //
@@ -75,7 +76,7 @@ type Config struct {
 
 	BatchBytes  int           // of lines in one write; 0 means 500 KiB
 	BatchAge    time.Duration // a batch waits no longer for more; 0 means 200 ms
-	QueueBytes  int           // of messages taken and not yet written; 0 means 64 MiB
+	QueueBytes  int           // of messages taken and not yet written; 0 means 16 MiB, with NATS 64 MiB
 	MaxMessage  int           // of one message, packed and unpacked; 0 means 1 MiB (gateways keep to 256 KiB unpacked)
 	SlowRetry   time.Duration // between attempts while the database refuses us; 0 means 30 s
 	MaxBackoff  time.Duration // caps the waits between all other attempts; 0 means 30 s; to reach the broker 3 s at most
@@ -137,7 +138,10 @@ func (c *Config) Validate() error {
 		}
 	}
 	def(&c.BatchBytes, 500<<10)
-	def(&c.QueueBytes, 64<<20)
+	if c.NATS != nil {
+		def(&c.QueueBytes, 64<<20)
+	}
+	def(&c.QueueBytes, 16<<20)
 	def(&c.MaxMessage, 1<<20)
 	wait := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {
@@ -186,7 +190,7 @@ type Stats struct {
 	Foreign       uint64 // of these, lines and alerts of another site or gateway
 	RefusedLines  uint64 // refused by the database
 	CountWrong    uint64 // messages whose lines are not as many as the header says
-	Overflows     uint64 // connections ended because the queue had been full
+	Throttled     uint64 // how often nothing more was read from the broker because the queue was full
 	QueueMessages int
 	QueueBytes    int
 	// Holding says why nothing is written although there is something to write; empty when all is well.
@@ -306,7 +310,7 @@ func (in *Ingest) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !upAt.IsZero() && time.Since(upAt) >= in.livedAfter || errors.Is(err, errFull) {
+		if !upAt.IsZero() && time.Since(upAt) >= in.livedAfter {
 			backoff.Lived()
 			attempt = -1
 		}
@@ -317,24 +321,20 @@ func (in *Ingest) Run(ctx context.Context) error {
 	}
 }
 
-// errFull ends a connection whose queue was full once: from then on nothing was taken from it, and what was not
-// acknowledged comes again on the next.
-var errFull = errors.New("more messages than the queue holds: lower the broker's max_inflight_messages")
-
 // connection works with one connection until it is lost or ctx ends.
 func (in *Ingest) connection(ctx context.Context, broker string, up func()) error {
-	q := &queue{max: in.cfg.QueueBytes, ready: make(chan struct{}, 1)}
-	open := in.openMQTT
-	if in.cfg.NATS != nil {
-		// It keeps to QueueBytes by itself. Here what was acknowledged counts a little longer.
-		open, q.max = in.openNATS, 2*in.cfg.QueueBytes
-	}
-	l, err := open(ctx, broker, func(m message) {
-		if !q.put(m) {
-			return // not acknowledged: it comes again with the next connection
-		}
+	q := &queue{max: in.cfg.QueueBytes, ready: make(chan struct{}, 1), full: func() { in.count(func(s *Stats) { s.Throttled++ }) }}
+	put := func(m message) {
 		in.count(func(s *Stats) { s.Messages++; s.QueueMessages++; s.QueueBytes += len(m.Payload()) })
-	})
+		q.put(m)
+	}
+	var l link
+	var err error
+	if in.cfg.NATS != nil {
+		l, err = in.openNATS(ctx, broker, put) // keeps to QueueBytes by itself
+	} else {
+		l, err = in.openMQTT(ctx, broker, put, q.room)
+	}
 	if err != nil {
 		return err
 	}
@@ -377,7 +377,7 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 	}
 	defer b.close()
 	for {
-		messages := q.gather(ctx, l.lost(), in.cfg.BatchBytes, in.cfg.BatchAge)
+		messages := q.gather(ctx, l.lost(), min(in.cfg.BatchBytes, in.cfg.QueueBytes/2), in.cfg.BatchAge)
 		if len(messages) > 0 {
 			if err := b.process(work, messages); err != nil {
 				if lost := l.err(); lost != nil {
@@ -389,7 +389,7 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 			for _, m := range messages {
 				bytes += len(m.Payload())
 			}
-			q.release(bytes)
+			q.release(len(messages), bytes)
 			in.count(func(s *Stats) {
 				s.QueueMessages -= len(messages)
 				s.QueueBytes -= bytes
@@ -398,12 +398,6 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 		switch {
 		case l.err() != nil:
 			return l.err()
-		case q.spent():
-			// Everything taken before it was full is written; now for the rest.
-			in.count(func(s *Stats) { s.Overflows++ })
-			in.setLink(nil)
-			l.close(250 * time.Millisecond)
-			return errFull
 		case ctx.Err() != nil:
 			in.setLink(nil)
 			l.close(250 * time.Millisecond) // lets the last acknowledgements go out

@@ -519,34 +519,33 @@ func TestAnswersOfTheDatabase(t *testing.T) {
 	}
 }
 
-// More than the queue holds while the database is down: memory stays bounded, and when the database is back the
-// rest comes again, a queue at a time.
-func TestQueueOverflow(t *testing.T) {
+// More than the queue holds while the database is down: memory stays bounded, the broker waits, and when the database is
+// back the rest comes on the same connection, each message once.
+func TestFullQueueHoldsTheBrokerBack(t *testing.T) {
 	broker := testservers.StartMosquitto(t)
 	db := &fakeDB{answer: func(string) (int, string, string) { return 503, "", "" }}
 	server := httptest.NewServer(db)
 	defer server.Close()
 	in, _ := start(t, ingest.Config{Brokers: []string{broker.URL}, QueueBytes: 8 << 10, Influx: ingest.Influx{URL: server.URL, Bucket: "b"}})
 	client := connect(t, broker.URL, "box")
-	for i := range 60 {
+	const n = 60
+	for i := range n {
 		client.publish(topic, message(uint64(i+1), uint64(i+1), line(i, fmt.Sprintf("n=%di", i))))
 	}
-	eventually(t, "full queue", func() bool { return in.Stats().QueueMessages > 10 && in.Stats().Retries > 0 })
-	if s := in.Stats(); s.QueueBytes > 8<<10 || s.Acknowledged != 0 {
+	eventually(t, "full queue", func() bool { return in.Stats().Throttled > 0 && in.Stats().Retries > 0 })
+	if s := in.Stats(); s.QueueBytes > 8<<10 || s.QueueMessages < 10 || s.Messages > 40 || s.Acknowledged != 0 || !s.Connected {
 		t.Errorf("stats %+v", s)
 	}
 	db.mu.Lock()
 	db.answer = func(string) (int, string, string) { return 204, "", "" }
 	db.mu.Unlock()
-	eventually(t, "all written", func() bool {
-		for i := range 60 {
-			if !db.has(fmt.Sprintf(" n=%di ", i)) {
-				return false
-			}
+	eventually(t, "all acknowledged", func() bool { return in.Stats().Acknowledged >= n })
+	for i := range n {
+		if !db.has(fmt.Sprintf(" n=%di ", i)) {
+			t.Errorf("message %d is missing", i)
 		}
-		return true
-	})
-	if s := in.Stats(); s.Overflows == 0 {
+	}
+	if s := in.Stats(); s.Messages != n || s.Acknowledged != n || !s.Connected || s.QueueBytes != 0 {
 		t.Errorf("stats %+v", s)
 	}
 }

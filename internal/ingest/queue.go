@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 )
@@ -14,86 +15,106 @@ type queue struct {
 	max   int
 	ready chan struct{}
 
-	mu       sync.Mutex // guards messages and bytes
+	mu       sync.Mutex // guards what follows
 	messages []message
-	bytes    int // of messages and of those being worked on
-	full     bool
+	size     int           // of the payloads of messages
+	bytes    int           // of messages and of those being worked on
+	wake     int           // with so many bytes of payload the worker is woken
+	full     func()        // told when the queue has become full
+	freed    chan struct{} // closed when there is room again; nil when nobody waits for it
 }
 
-// put takes a message, or says that there is no room. After it has said so once it takes no more: messages stay in
-// order.
-func (q *queue) put(m message) bool {
+// put takes a message. Who puts looks at room first: it may go over the limit by the one message that it had begun.
+func (q *queue) put(m message) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	size := len(m.Payload()) + messageRoom
-	if q.full || q.bytes+size > q.max && q.bytes > 0 {
-		q.full = true
-		return false
-	}
-	q.bytes += size
+	n := len(m.Payload())
+	q.size += n
+	q.bytes += n + messageRoom
 	q.messages = append(q.messages, m)
-	select {
-	case q.ready <- struct{}{}:
-	default:
+	if q.size >= q.wake {
+		q.wake = math.MaxInt
+		select {
+		case q.ready <- struct{}{}:
+		default:
+		}
 	}
-	return true
 }
 
-// spent says that the queue has been full and is now empty.
-func (q *queue) spent() bool {
+// room returns nil while there is room, and otherwise a channel that is closed once there is.
+func (q *queue) room() <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.full && len(q.messages) == 0
+	if q.bytes < q.max {
+		return nil
+	}
+	if q.freed == nil {
+		q.freed = make(chan struct{})
+		q.full()
+	}
+	return q.freed
 }
 
-// release gives back the room of messages with so many bytes of payload that are done with.
-func (q *queue) release(bytes int) {
+// release gives back the room of so many messages with so many bytes of payload, which are done with.
+func (q *queue) release(messages, bytes int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.bytes -= bytes
+	q.bytes -= bytes + messageRoom*messages
+	if q.bytes < q.max && q.freed != nil {
+		close(q.freed)
+		q.freed = nil
+	}
 }
 
-// take moves messages of about limit bytes from the queue to out.
-func (q *queue) take(out []message, size, limit int) ([]message, int) {
+// enough says whether messages with so many bytes of payload are there, and at least one. If not, the worker is woken once
+// they are.
+func (q *queue) enough(least int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := 0
+	if len(q.messages) > 0 && q.size >= least {
+		return true
+	}
+	q.wake = least
+	return false
+}
+
+// take takes messages of about limit bytes out of the queue.
+func (q *queue) take(limit int) []message {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, size := 0, 0
 	for n < len(q.messages) && size < limit {
 		size += len(q.messages[n].Payload())
 		n++
 	}
-	out = append(out, q.messages[:n]...)
+	out := append([]message(nil), q.messages[:n]...)
 	clear(q.messages[:n])
 	q.messages = q.messages[n:]
-	q.bytes -= messageRoom * n
-	return out, size
+	q.size -= size
+	return out
 }
 
-// gather waits for a message, and then a little for more. It returns early, perhaps empty-handed, when ctx ends or
-// the connection is lost.
+// gather waits for a message, and then a little until there are enough for a write. It returns early, perhaps
+// empty-handed, when ctx ends or the connection is lost.
 func (q *queue) gather(ctx context.Context, lost <-chan struct{}, limit int, age time.Duration) []message {
-	var out []message
-	size := 0
-	var timer *time.Timer
 	var expired <-chan time.Time
-	for {
-		out, size = q.take(out, size, limit)
-		if size >= limit || q.spent() {
-			return out
+	for _, least := range []int{0, limit} {
+		for over := false; !over && !q.enough(least); {
+			select {
+			case <-q.ready:
+			case <-expired:
+				over = true
+			case <-lost:
+				return nil // all of it comes again
+			case <-ctx.Done():
+				return q.take(limit)
+			}
 		}
-		if len(out) > 0 && timer == nil {
-			timer = time.NewTimer(age)
+		if least == 0 {
+			timer := time.NewTimer(age)
 			defer timer.Stop()
 			expired = timer.C
 		}
-		select {
-		case <-q.ready:
-		case <-expired:
-			return out
-		case <-lost:
-			return nil // all of it comes again
-		case <-ctx.Done():
-			return out
-		}
 	}
+	return q.take(limit)
 }

@@ -47,8 +47,9 @@ type receipt interface {
 // mqttLink is a connection to an MQTT broker.
 type mqttLink struct{ session *mqtt.Session }
 
-// openMQTT connects to a broker and subscribes. put gets the messages and must not block.
-func (in *Ingest) openMQTT(ctx context.Context, broker string, put func(message)) (link, error) {
+// openMQTT connects to a broker and subscribes. put gets the messages and must not block; while room says that there is
+// none, the broker has to wait.
+func (in *Ingest) openMQTT(ctx context.Context, broker string, put func(message), room func() <-chan struct{}) (link, error) {
 	session, err := mqtt.Connect(ctx, mqtt.Config{
 		ClientID: in.cfg.ClientID, Username: in.cfg.Username, PasswordFile: in.cfg.PasswordFile,
 		CAFile: in.cfg.CAFile, CertFile: in.cfg.CertFile, KeyFile: in.cfg.KeyFile, MaxPacket: in.cfg.MaxMessage + 1024,
@@ -56,6 +57,7 @@ func (in *Ingest) openMQTT(ctx context.Context, broker string, put func(message)
 	}, broker, mqtt.Options{
 		OnMessage:   func(m paho.Message) { put(m) },
 		OnOversized: func(m *mqtt.Oversized) { put(tooLarge{m, m.Size}) },
+		Room:        room,
 	})
 	if err != nil {
 		return nil, err

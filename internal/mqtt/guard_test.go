@@ -14,7 +14,7 @@ func TestEveryWriteHasADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe() // nobody reads theirs
 		defer theirs.Close()
-		g := newGuard(ours, 1024, 3*time.Second, nil)
+		g := newGuard(ours, &Config{MaxPacket: 1024, WriteTimeout: 3 * time.Second}, &Options{})
 		began := time.Now()
 		stuck := time.AfterFunc(time.Minute, func() { ours.Close() })
 		defer stuck.Stop()
@@ -36,9 +36,9 @@ func TestLargeMessageKeepsTheConnectionAlive(t *testing.T) {
 		ours, theirs := net.Pipe()
 		defer theirs.Close()
 		told := 0
-		g := newGuard(ours, 1024, time.Second, func(m *Oversized) { told += m.Size })
+		g := newGuard(ours, &Config{MaxPacket: 1024, WriteTimeout: time.Second}, &Options{OnOversized: func(m *Oversized) { told += m.Size }})
 		go func() {
-			_, _ = theirs.Write([]byte{0x30, 0x80, 0x80, 0x40, 0, 1, 't'}) // 1 MiB in all
+			_, _ = theirs.Write([]byte{0x20, 2, 0, 0, 0x30, 0x80, 0x80, 0x40, 0, 1, 't'}) // 1 MiB in all
 			for range 1<<20/1024 - 1 {
 				time.Sleep(20 * time.Millisecond)
 				_, _ = theirs.Write(make([]byte, 1024))
@@ -47,6 +47,11 @@ func TestLargeMessageKeepsTheConnectionAlive(t *testing.T) {
 			theirs.Close()
 		}()
 		answers, b := 0, make([]byte, 2)
+		for range 2 { // the CONNACK
+			if _, err := g.Read(b); err != nil {
+				t.Fatal(err)
+			}
+		}
 		for {
 			n, err := g.Read(b)
 			if err != nil {

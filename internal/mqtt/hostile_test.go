@@ -32,7 +32,7 @@ var problems = []struct{ id, problem, held, tests string }{
 	{"P3", "a token in flight never completes when the connection is lost", "who waits for a token waits for the loss as well", "TestTokenDoesNotSucceedWithoutAcknowledgement TestUnacknowledgedIsSentAgain"},
 	{"P4", "Disconnect does not drain", "the uplink waits for what is in flight before it says farewell", "TestDrainsBeforeTheFarewell"},
 	{"P5", "a handler that blocks hides the loss of the connection", "the loss is known from the socket, and our handlers only fill bounded queues", "TestBlockedHandlerHidesNoLoss TestTooManyCommands"},
-	{"P6", "without order a goroutine for each message, unbounded", "order is kept: one goroutine", "TestFloodTakesNoGoroutines"},
+	{"P6", "without order a goroutine for each message, unbounded", "messages do not reach it; the goroutine that reads hands them over", "TestFloodTakesNoGoroutines"},
 	{"P7", "a SUBACK with too many codes ends the process", "it ends the connection", "TestHostilePacketsEndTheConnection TestHostileBroker"},
 	{"P8", "the file store panics, does not sync, loses order", "it is not used: the journal is the queue", "TestNothingThatLosesIsUsed"},
 	{"P9", "five bytes make it take 256 MiB", "packets are judged before the library sees them", "TestHostilePacketsEndTheConnection TestOversizedMessageIsPassedOver"},
@@ -42,7 +42,7 @@ var problems = []struct{ id, problem, held, tests string }{
 	{"P13", "offline messages pile up in memory", "a window of 64 messages; offline there is no client", "TestAlertsGoFirstAndHaveRoom TestThreeDayOutage"},
 	{"P14", "reconnecting by itself repeats messages", "it does not; what we repeat is the same rows under the same numbers", "TestSessionNeverReconnects TestUnacknowledgedIsSentAgain"},
 	{"P15", "reconnects without jitter, 10 minutes apart, and tries an old protocol", "our own waits, 1 to 60 s by lot; version 4 only", "TestBackoff TestRefusedOnce"},
-	{"P16", "messages without a handler are never acknowledged", "a default handler acknowledges them", "TestUnexpectedMessagesAreAcknowledged"},
+	{"P16", "messages without a handler are never acknowledged", "messages do not reach the library; without a handler they are acknowledged", "TestUnexpectedMessagesAreAcknowledged"},
 	{"P17", "an acknowledgement after the loss is dropped: commands come again", "commands are remembered by their id", "TestACommandIsCarriedOutOnce"},
 	{"P18", "MessageChannelDepth does nothing, loggers are global, a clean session wipes the store", "the first and the last are not used; the loggers stay silent, set by nobody", "TestNothingThatLosesIsUsed"},
 }

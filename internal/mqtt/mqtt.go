@@ -4,15 +4,19 @@
 // Guarantees: every write has a deadline, so a stalled peer is noticed; packets of a kind that a server never sends, or
 // shaped to crash the library, end the connection before the library sees them; a message that is too large takes no
 // memory, is told as Oversized and ends nothing, since the broker would only send it again; loss of the connection is
-// known as soon as the socket knows it, whatever the library is doing. A Session never reconnects: a publish that
+// known as soon as the socket knows it, whatever the library is doing (without Room for messages, when nothing is read, within
+// seconds of it; a peer that is gone without a word after KeepAlive and PingTimeout). A Session never reconnects: a publish that
 // succeeded was acknowledged on this very connection, by a packet of the right kind (the library does not look). Keys are
 // certificates that are renewed from the disk. hostile_test.go names each known problem of the library and what holds it off.
+// Messages do not pass through the library: they are handed over from the goroutine that reads, and their acknowledgements
+// go out in order, before whatever is sent after them.
 //
 // Not here: queues, retries of messages, and when to reconnect (Backoff only says how long to wait).
 // A Session's methods are safe for concurrent use.
 package mqtt
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -62,9 +66,13 @@ type Options struct {
 	// OnMessage gets every message of every subscription, in order. It must not block; each message must be
 	// acknowledged by Ack, or it is delivered again. nil: messages are acknowledged and ignored.
 	OnMessage func(paho.Message)
-	// OnOversized gets every message that is larger than MaxPacket. It may overtake smaller ones before it, and must
-	// not block. nil: they are acknowledged and ignored.
+	// OnOversized gets every message that is larger than MaxPacket, in order with the others, and must not block. nil: they
+	// are acknowledged and ignored.
 	OnOversized func(*Oversized)
+	// Room is asked before each packet is read: nil says that there is room for a message, a channel that there will be once
+	// it is closed. Until then nothing is taken from the socket, so that the broker has to wait; acknowledgements and pings
+	// go out, and the end of the connection is noticed (where the system tells: on Linux). nil: there is always room.
+	Room func() <-chan struct{}
 }
 
 func (c Config) withDefaults() Config {
@@ -135,7 +143,11 @@ func Connect(ctx context.Context, cfg Config, broker string, opts Options) (*Ses
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", broker, err)
 	}
-	g := newGuard(raw, cfg.MaxPacket, cfg.WriteTimeout, opts.OnOversized)
+	if opts.Room != nil {
+		// Nobody waits for the answer to a ping while nothing is read.
+		setUserTimeout(raw, cfg.KeepAlive+cfg.PingTimeout)
+	}
+	g := newGuard(raw, &cfg, &opts)
 	o := paho.NewClientOptions()
 	o.AddBroker("tcp://" + address) // only for form: the connection is already open
 	o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) { return g, nil })
@@ -150,13 +162,6 @@ func Connect(ctx context.Context, cfg Config, broker string, opts Options) (*Ses
 	if opts.Will != nil {
 		o.SetBinaryWill(opts.Will.Topic, opts.Will.Payload, 1, true)
 	}
-	onMessage := opts.OnMessage
-	if onMessage == nil {
-		onMessage = func(m paho.Message) { m.Ack() }
-	}
-	// The default handler sees everything: no route is ever added, and a message without a handler would stay
-	// unacknowledged and fill the broker's window.
-	o.SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) { onMessage(m) })
 
 	s := &Session{client: paho.NewClient(o), conn: g}
 	token := s.client.Connect()
@@ -281,7 +286,7 @@ func (s *Session) Drop(why error) { s.conn.fail(why) }
 // Close says farewell, waits at most quiesce until the broker has read it and all that was sent before, and ends the
 // connection. The will is not published.
 func (s *Session) Close(quiesce time.Duration) {
-	s.conn.linger.Store(int64(quiesce))
+	s.conn.leave(quiesce)
 	s.client.Disconnect(uint(quiesce.Milliseconds()))
 	s.conn.fail(net.ErrClosed)
 }
@@ -312,6 +317,7 @@ func (b *Backoff) Lived() { b.limit = time.Second }
 type guard struct {
 	net.Conn
 	writeTimeout time.Duration
+	room         func() <-chan struct{}
 	in           *packetReader // the library has one reader
 
 	out     outbound
@@ -320,20 +326,111 @@ type guard struct {
 	lost    chan struct{}
 	cause   error // written before lost is closed
 
-	linger atomic.Int64 // after the farewell: how long, as a Duration, the broker may take to end the connection
+	acks struct {
+		sync.Mutex
+		waiting  []byte // acknowledgements to be written, whole packets
+		flushing bool   // somebody will
+	}
+	ackRoom []byte // of those being written; guarded by writing
+
+	linger  atomic.Int64  // after the farewell: how long, as a Duration, the broker may take to end the connection
+	leaving chan struct{} // closed with it
 }
 
-func newGuard(c net.Conn, maxPacket int, writeTimeout time.Duration, oversized func(*Oversized)) *guard {
-	g := &guard{Conn: c, writeTimeout: writeTimeout, lost: make(chan struct{}), out: outbound{waits: map[uint16]byte{}}}
-	g.in = newPacketReader(c, maxPacket, func(m *Oversized) {
-		m.conn = g
-		if oversized == nil {
-			m.Ack()
-			return
-		}
-		oversized(m)
-	}, g.out.answered)
+func newGuard(c net.Conn, cfg *Config, opts *Options) *guard {
+	g := &guard{
+		Conn: c, writeTimeout: cfg.WriteTimeout, room: opts.Room, lost: make(chan struct{}), leaving: make(chan struct{}),
+		out: outbound{waits: map[uint16]byte{}},
+	}
+	onMessage, onOversized := opts.OnMessage, opts.OnOversized
+	if onMessage == nil {
+		onMessage = func(m paho.Message) { m.Ack() } // or they would fill the broker's window
+	}
+	if onOversized == nil {
+		onOversized = func(m *Oversized) { m.Ack() }
+	}
+	g.in = &packetReader{
+		in: bufio.NewReaderSize(c, 16<<10), max: cfg.MaxPacket, answers: g.out.answered, ready: g.ready, alive: time.Now(),
+		message: func(m *message) {
+			if g.linger.Load() == 0 { // after the farewell nobody can acknowledge it: it comes again
+				m.conn = g
+				onMessage(m)
+			}
+		},
+		oversized: func(m *Oversized) {
+			if g.linger.Load() == 0 {
+				m.conn = g
+				onOversized(m)
+			}
+		},
+	}
 	return g
+}
+
+// ready waits until there is room for a message, at most aliveEvery, and says whether there is.
+func (g *guard) ready() (bool, error) {
+	if g.room == nil {
+		return true, nil
+	}
+	select {
+	case <-g.leaving:
+		return true, nil
+	default:
+	}
+	room := g.room()
+	if room == nil {
+		return true, nil
+	}
+	timer := time.NewTimer(aliveEvery)
+	defer timer.Stop()
+	select {
+	case <-room:
+		return true, nil
+	case <-g.leaving: // the end of the connection is waited for
+		return true, nil
+	case <-g.lost:
+		return false, g.cause
+	case <-timer.C:
+		return false, ended(g.Conn)
+	}
+}
+
+// ack has a message acknowledged soon, together with others.
+func (g *guard) ack(id uint16) {
+	g.acks.Lock()
+	defer g.acks.Unlock()
+	g.acks.waiting = append(g.acks.waiting, puback<<4, 2, byte(id>>8), byte(id))
+	if !g.acks.flushing {
+		g.acks.flushing = true
+		go func() {
+			for g.flush() {
+			}
+		}()
+	}
+}
+
+// flush writes the acknowledgements that wait, and says whether there were any.
+func (g *guard) flush() bool {
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	return g.writeAcks(true)
+}
+
+// writeAcks does that for who holds the lock. last is said by the flusher, which ends when there are none.
+func (g *guard) writeAcks(last bool) bool {
+	g.acks.Lock()
+	acks := g.acks.waiting
+	g.acks.waiting = g.ackRoom[:0]
+	g.ackRoom = acks
+	if last && len(acks) == 0 {
+		g.acks.flushing = false
+	}
+	g.acks.Unlock()
+	if len(acks) == 0 {
+		return false
+	}
+	_, _ = g.write(acks) // an error ends the connection
+	return true
 }
 
 func (g *guard) fail(why error) {
@@ -342,6 +439,13 @@ func (g *guard) fail(why error) {
 		close(g.lost)
 		g.Conn.Close()
 	})
+}
+
+// leave is said before the farewell: what comes from now on is read and forgotten.
+func (g *guard) leave(quiesce time.Duration) {
+	if g.linger.CompareAndSwap(0, max(1, int64(quiesce))) {
+		close(g.leaving)
+	}
 }
 
 func (g *guard) err() error {
@@ -373,7 +477,13 @@ func (e *lostError) Unwrap() error { return e.cause }
 func (g *guard) Write(p []byte) (int, error) {
 	g.writing.Lock()
 	defer g.writing.Unlock()
+	g.writeAcks(false) // what is said later arrives later: above all the farewell
 	g.out.sent(p)
+	return g.write(p)
+}
+
+// write is for who holds the lock.
+func (g *guard) write(p []byte) (int, error) {
 	// Every write, also of pings and acknowledgements: a peer that reads nothing must be noticed.
 	if err := g.Conn.SetWriteDeadline(time.Now().Add(g.writeTimeout)); err != nil {
 		g.fail(err)

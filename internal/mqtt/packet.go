@@ -7,36 +7,39 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // ErrPacket is wrapped by the errors of a connection that was ended because of what the broker sent.
 var ErrPacket = errors.New("hostile packet")
 
-// aliveEvery is how often the library is told that the broker lives while a large message is passed over: the
-// broker's answer to a ping stands in the stream behind it.
+// aliveEvery is how often the library is told that the broker lives while messages are read, or none is because there is no
+// room: the broker's answer to a ping stands in the stream behind them.
 const aliveEvery = 2 * time.Second
 
 // packetReader hands on a stream of packets from a server (MQTT 3.1.1, section 2.2), as far as they are fit for the
-// library. A message that is too large is read past, never held.
+// library. Messages it takes out: the library would copy each twice and pass it from goroutine to goroutine. One that is
+// too large is read past, never held.
 type packetReader struct {
 	in        *bufio.Reader
 	max       int
+	message   func(*message)
 	oversized func(*Oversized)
+	// ready returns when the next packet may be read, at the latest after aliveEvery and then false.
+	ready func() (bool, error)
 	// answers judges an acknowledgement of the kind puback or suback.
 	answers func(kind byte, id uint16) error
 
 	connected bool // there was a CONNACK
 
+	room  [5]byte
 	head  []byte // to be handed on before left
 	left  int    // bytes of the present packet's body to be handed on
+	topic string // of the last message
 	past  *Oversized
 	skip  int // bytes of past still to be read
 	alive time.Time
-}
-
-func newPacketReader(r io.Reader, max int, oversized func(*Oversized), answers func(kind byte, id uint16) error) *packetReader {
-	return &packetReader{in: bufio.NewReaderSize(r, 16<<10), max: max, oversized: oversized, answers: answers}
 }
 
 // Read gives bytes of one packet at most.
@@ -63,15 +66,28 @@ func (r *packetReader) Read(p []byte) (int, error) {
 				m := r.past
 				r.past = nil
 				r.oversized(m)
-			} else if now := time.Now(); now.Sub(r.alive) >= aliveEvery {
-				r.alive = now
-				r.head = []byte{pingresp << 4, 0}
+			} else {
+				r.lives()
 			}
 		default:
+			if ok, err := r.ready(); err != nil {
+				return 0, err
+			} else if !ok {
+				r.lives()
+				continue
+			}
 			if err := r.next(); err != nil {
 				return 0, err
 			}
 		}
+	}
+}
+
+// lives tells the library now and then that the broker does.
+func (r *packetReader) lives() {
+	if now := time.Now(); now.Sub(r.alive) >= aliveEvery {
+		r.alive = now
+		r.head = []byte{pingresp << 4, 0}
 	}
 }
 
@@ -104,7 +120,7 @@ func (r *packetReader) next() error {
 		// Also the packets of QoS 2, which we neither send nor subscribe to, and UNSUBACK, since we never unsubscribe.
 		return fmt.Errorf("%w: type %d is not for a client", ErrPacket, first>>4)
 	}
-	head := append(make([]byte, 0, 5), first)
+	head := append(r.room[:0], first)
 	length := 0
 	for shift := 0; ; shift += 7 {
 		if shift > 21 {
@@ -145,10 +161,49 @@ func (r *packetReader) next() error {
 			return err
 		}
 	}
+	if first>>4 == publish {
+		if !r.connected {
+			return fmt.Errorf("%w: a message before the CONNACK", ErrPacket)
+		}
+		if length > r.max {
+			return r.passOver(first, length)
+		}
+		return r.take(first, length)
+	}
 	if length > r.max {
-		return r.passOver(first, length)
+		return fmt.Errorf("%w: type %d with %d bytes", ErrPacket, first>>4, length)
 	}
 	r.head, r.left = head, length
+	return nil
+}
+
+// take reads a whole message and hands it over.
+func (r *packetReader) take(first byte, length int) error {
+	m := &message{first: first}
+	body := make([]byte, length)
+	if _, err := io.ReadFull(r.in, body); err != nil {
+		return err
+	}
+	n := 2
+	if length >= n {
+		n += int(binary.BigEndian.Uint16(body))
+	}
+	start := n + 2*int(m.Qos())
+	if m.Qos() > 1 || start > length {
+		return fmt.Errorf("%w: message of %d bytes with a topic of %d and QoS %d", ErrPacket, length, n-2, m.Qos())
+	}
+	if m.Qos() == 1 {
+		m.id = binary.BigEndian.Uint16(body[n:])
+	}
+	if topic := body[2:n]; string(topic) == r.topic {
+		m.topic = r.topic // often the same
+	} else {
+		m.topic = string(topic)
+		r.topic = m.topic
+	}
+	m.payload = body[start:]
+	r.message(m)
+	r.lives()
 	return nil
 }
 
@@ -178,7 +233,7 @@ func (r *packetReader) passOver(first byte, length int) error {
 		m.id = binary.BigEndian.Uint16(two[:])
 	}
 	m.topic = string(topic)
-	r.past, r.skip, r.alive = m, rest, time.Now()
+	r.past, r.skip = m, rest
 	return nil
 }
 
@@ -187,6 +242,7 @@ func (r *packetReader) passOver(first byte, length int) error {
 type Oversized struct {
 	Size  int // of the packet, in bytes
 	first byte
+	acked atomic.Bool
 	topic string
 	id    uint16
 	conn  *guard
@@ -210,10 +266,34 @@ func (m *Oversized) MessageID() uint16 { return m.id }
 // Payload returns nil: the payload was not kept.
 func (m *Oversized) Payload() []byte { return nil }
 
-// Ack acknowledges the message. It may be called from any goroutine.
+// Ack acknowledges the message. It may be called from any goroutine and does not wait.
 func (m *Oversized) Ack() {
-	if m.Qos() == 1 {
-		_, _ = m.conn.Write([]byte{puback << 4, 2, byte(m.id >> 8), byte(m.id)}) // an error ends the connection
+	if m.Qos() == 1 && m.acked.CompareAndSwap(false, true) {
+		m.conn.ack(m.id)
+	}
+}
+
+// message is a message, a paho.Message. It owns its payload.
+type message struct {
+	first   byte
+	acked   atomic.Bool
+	id      uint16
+	topic   string
+	payload []byte
+	conn    *guard
+}
+
+func (m *message) Duplicate() bool   { return m.first&8 != 0 }
+func (m *message) Qos() byte         { return m.first >> 1 & 3 }
+func (m *message) Retained() bool    { return m.first&1 != 0 }
+func (m *message) Topic() string     { return m.topic }
+func (m *message) MessageID() uint16 { return m.id }
+func (m *message) Payload() []byte   { return m.payload }
+
+// Ack acknowledges the message. It may be called from any goroutine and does not wait.
+func (m *message) Ack() {
+	if m.Qos() == 1 && m.acked.CompareAndSwap(false, true) {
+		m.conn.ack(m.id)
 	}
 }
 
