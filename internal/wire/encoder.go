@@ -34,6 +34,8 @@ type Encoder struct {
 	lines  map[string]int32   // tag sets seen
 	words  map[string]string  // each text that series have in common, once
 	recs   []record
+	runs   []run
+	row    []record // memory for a line whose samples were not added one after the other
 }
 
 type series struct {
@@ -54,7 +56,6 @@ type record struct {
 	s       *series
 	ns      int64
 	value   telemetry.Value
-	arrival int32
 	quality telemetry.Quality
 }
 
@@ -107,47 +108,72 @@ func (e *Encoder) Add(name *telemetry.Series, ns int64, q telemetry.Quality, v t
 	if f := v.Float(); !q.Bad() && (v.IsZero() || v.Kind() == telemetry.Float && (math.IsNaN(f) || math.IsInf(f, 0))) {
 		q = telemetry.BadSensor
 	}
-	e.recs = append(e.recs, record{s: s, ns: ns, value: v, quality: q, arrival: int32(len(e.recs))})
+	e.recs = append(e.recs, record{s: s, ns: ns, value: v, quality: q})
 }
 
 // Flush appends the samples added since the last Flush to dst, those of one device and time as one line, and
 // returns the number of lines. Of two samples of one point with one time the later added stands.
 func (e *Encoder) Flush(dst []byte) ([]byte, int) {
-	if !slices.IsSortedFunc(e.recs, compareRecords) {
-		slices.SortFunc(e.recs, compareRecords)
-	}
 	lines := 0
-	for i := 0; i < len(e.recs); {
-		first := &e.recs[i]
-		dst = append(dst, first.s.prefix...)
+	e.cut()
+	for i := 0; i < len(e.runs); lines++ {
+		first := e.runs[i]
+		row := e.recs[first.from:first.end]
+		if i++; i < len(e.runs) && e.runs[i].ns == first.ns && e.runs[i].line == first.line {
+			row = append(e.row[:0], row...)
+			for ; i < len(e.runs) && e.runs[i].ns == first.ns && e.runs[i].line == first.line; i++ {
+				row = append(row, e.recs[e.runs[i].from:e.runs[i].end]...)
+			}
+			slices.SortStableFunc(row, func(a, b record) int { return cmp.Compare(a.s.index, b.s.index) })
+			e.row = row
+		}
+		dst = append(dst, row[0].s.prefix...)
 		sep := byte(' ')
-		for ; i < len(e.recs) && e.recs[i].s.line == first.s.line && e.recs[i].ns == first.ns; i++ {
-			if i+1 < len(e.recs) && e.recs[i+1].s == e.recs[i].s && e.recs[i+1].ns == first.ns {
+		for k := range row {
+			if k+1 < len(row) && row[k+1].s == row[k].s {
 				continue
 			}
-			dst = e.recs[i].append(dst, &sep)
+			dst = row[k].append(dst, &sep)
 		}
 		dst = append(dst, ' ')
 		dst = strconv.AppendInt(dst, first.ns, 10)
 		dst = append(dst, '\n')
-		lines++
 	}
 	clear(e.recs) // texts must not be kept alive until the next flush
-	e.recs = e.recs[:0]
+	clear(e.row)
+	e.recs, e.row = e.recs[:0], e.row[:0]
 	return dst, lines
 }
 
-func compareRecords(a, b record) int {
-	if c := cmp.Compare(a.ns, b.ns); c != 0 {
-		return c
+// run is part of e.recs: samples of one line and time that were added one after the other, in order of their index.
+type run struct {
+	ns        int64
+	line      int32
+	from, end int
+}
+
+// cut lists the runs of what was added, in the order of their lines. Samples come device by device, so that there are few
+// runs: to sort them costs a tenth of sorting the samples.
+func (e *Encoder) cut() {
+	e.runs = e.runs[:0]
+	sorted := true
+	for i := range e.recs {
+		r := &e.recs[i]
+		if n := len(e.runs); n > 0 {
+			last := &e.runs[n-1]
+			if last.ns == r.ns && last.line == r.s.line && e.recs[i-1].s.index <= r.s.index {
+				last.end = i + 1
+				continue
+			}
+			sorted = sorted && (last.ns < r.ns || last.ns == r.ns && last.line <= r.s.line)
+		}
+		e.runs = append(e.runs, run{r.ns, r.s.line, i, i + 1})
 	}
-	if c := cmp.Compare(a.s.line, b.s.line); c != 0 {
-		return c
+	if !sorted {
+		slices.SortFunc(e.runs, func(a, b run) int {
+			return cmp.Or(cmp.Compare(a.ns, b.ns), cmp.Compare(a.line, b.line), cmp.Compare(a.from, b.from))
+		})
 	}
-	if c := cmp.Compare(a.s.index, b.s.index); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.arrival, b.arrival)
 }
 
 // append writes the fields of one sample. A sample always has at least one: a bad one always tells its quality.
