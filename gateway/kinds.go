@@ -82,7 +82,7 @@ func newBus(b *site.Bus, inbound *modbus.Route, memory modbus.Memory, clock *tel
 // driverConfig returns the driver's settings of a Modbus bus, without what only a running gateway has.
 func driverConfig(b *site.Bus, clock *telemetry.Clock, log *zap.Logger) (modbus.Config, error) {
 	cfg := modbus.Config{
-		Name: b.ID, Address: b.Address, Device: b.Device, Line: b.Line, Timeout: b.Timeout, Units: b.Units, IgnoreTID: b.IgnoreTID,
+		Name: b.ID, Address: b.Address, Device: b.Device, Line: b.Line, Timeout: b.Timeout, Units: b.Units, IgnoreTID: b.IgnoreTID, AtOnce: b.AtOnce,
 		Clock: clock, Log: log.Named("modbus"),
 	}
 	switch b.Transport {

@@ -127,6 +127,9 @@ type Config struct {
 	// IgnoreTID is for TCP gateways that do not repeat the transaction id, which is not looked at then. The connection is
 	// closed after every timeout and when something came that was not asked for; that look costs 100 µs a request.
 	IgnoreTID bool
+	// AtOnce is how many requests may be on their way at once, over TCP, where no point of the bus is life-safety: 0 or 1 means
+	// one, 16 is the most. The peer must answer in order.
+	AtOnce int
 }
 
 // validate applies the defaults and collects everything wrong.
@@ -161,6 +164,12 @@ func (c *Config) validate() error {
 		}
 	default:
 		wrong("unknown transport %q (tcp, rtu or rtu_over_tcp)", c.Transport)
+	}
+	switch {
+	case c.AtOnce < 0 || c.AtOnce > aheadMost:
+		wrong("%d requests at once (1 to %d)", c.AtOnce, aheadMost)
+	case c.AtOnce > 1 && (c.Transport != TCP || c.IgnoreTID || c.Inbound != nil):
+		wrong("several requests at once need Modbus TCP, dialled, with transaction ids")
 	}
 	seen := map[int]string{}
 	for i := range c.Units {
@@ -230,6 +239,9 @@ type Bus struct {
 	due       []*block       // memory for round
 	round     []*block       // due when best looked last and not read yet, most urgent first
 	roundEnd  telemetry.Mono // best looks again then
+	ahead     int            // requests on their way at once, at most
+	aheadFree telemetry.Mono // one by one until then
+	flights   []flight       // on their way
 	stepNow   telemetry.Mono // what the last Step was told
 	stepClock telemetry.Mono // what the clock said at that moment
 	guests    guests
@@ -251,7 +263,7 @@ func newBus(c Config, open func(context.Context) (port, error)) (*Bus, error) {
 	b := &Bus{
 		name: c.Name, log: c.Log, clock: c.Clock,
 		line:   &line{open: open, rtu: c.Transport != TCP, anyID: c.IgnoreTID},
-		bursts: c.Transport == TCP,
+		bursts: c.Transport == TCP, ahead: c.AtOnce,
 		out:    map[telemetry.PointID]*output{},
 		rand:   rand.New(rand.NewPCG(seed(c.Name), 1)),
 		health: drivers.BusHealth{Bus: c.Name},

@@ -115,6 +115,14 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 	}
 	from := b.chosen(bl, now)
 	asked := b.gather(bl, now)
+	if b.fly(bl, asked, now); len(b.flights) > 0 {
+		dst = b.together(ctx, from, dst)
+		if ctx.Err() != nil {
+			return dst, now
+		}
+		_, next = b.pick(b.now())
+		return dst, max(next, b.now())
+	}
 	data, err := b.read(ctx, u, &bl.reqs, asked, u.patience())
 	t := b.now()
 	if ctx.Err() != nil {

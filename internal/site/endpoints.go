@@ -45,13 +45,22 @@ func (r *resolver) tcp(b *bus, e *endpoint, out *Bus, taken *endpoints) {
 		if e.IgnoreTID.Pos.Line > 0 {
 			r.failf(e.IgnoreTID.Pos, "ignore_transaction_id is for %s: RTU frames carry no transaction id", ModbusTCP)
 		}
+		if e.AtOnce.Pos.Line > 0 {
+			r.failf(e.AtOnce.Pos, "requests_at_once is for %s: on a serial line there is one at a time", ModbusTCP)
+		}
 	} else {
 		for key, pos := range map[string]yamlfile.Pos{"baud": e.Baud.Pos, "format": e.Format.Pos} {
 			if pos.Line > 0 {
 				r.failf(pos, "%s is of a serial line, and %s has none that the gateway sees", key, ModbusTCP)
 			}
 		}
-		out.IgnoreTID = e.IgnoreTID.Value
+		out.IgnoreTID, out.AtOnce = e.IgnoreTID.Value, e.AtOnce.Value
+		if n := e.AtOnce; n.Pos.Line > 0 && (n.Value < 1 || n.Value > 16) {
+			r.failf(n.Pos, "%d requests at once: 1 to 16", n.Value)
+		}
+		if out.AtOnce > 1 && (out.IgnoreTID || e.Listen.Pos.Line > 0) {
+			r.failf(e.AtOnce.Pos, "requests_at_once needs transaction ids, and a server that the gateway dials")
+		}
 	}
 	switch {
 	case e.Address.Pos.Line > 0 && e.Listen.Pos.Line > 0:

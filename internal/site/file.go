@@ -75,6 +75,7 @@ type endpoint struct {
 	Listen       yamlfile.At[string] `yaml:"listen" doc:"host:port where the converter dials in, instead of address: 0.0.0.0:4001 is every interface."`
 	Registration scalar              `yaml:"registration" doc:"What the converter sends first when it dials in: a text, or bytes as 0x59472D31. Needed where several converters share a port."`
 	IgnoreTID    yamlfile.At[bool]   `yaml:"ignore_transaction_id" doc:"Only for Modbus TCP gateways that do not repeat the transaction id."`
+	AtOnce       yamlfile.At[int]    `yaml:"requests_at_once" min:"1" max:"16" doc:"Requests that a modbus_tcp server takes before it has answered the first, and answers in order. Default 1."`
 	Baud         yamlfile.At[int]    `yaml:"baud" enum:"1200,2400,4800,9600,14400,19200,38400,57600,115200,230400" doc:"Of the line behind a modbus_rtu_over_tcp converter, so that its time can be reckoned. Default 9600."`
 	Format       yamlfile.At[string] `yaml:"format" enum:"8N1,8N2,8E1,8O1" doc:"Of the line behind a modbus_rtu_over_tcp converter. Default 8N1."`
 }

@@ -89,6 +89,7 @@ type Bus struct {
 	Listen       string
 	Registration []byte
 	IgnoreTID    bool
+	AtOnce       int // requests that the server takes before it has answered the first; 0 and 1: one
 	// Chip is the GPIO chip, by label or name, of transport gpio; Lines are parallel to the channels of Units[0].Profile.
 	// That unit has the bus's id and stands for the chip. KeyFile holds the secret of Wiegand readers, "" where there
 	// are none; who builds the driver reads it. KeyPos is where the site file names it.
