@@ -3,6 +3,7 @@ package wire_test
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -78,6 +79,47 @@ func TestEncoderJoinsOneDeviceAndTime(t *testing.T) {
 		"air_quality,device=aq1,gateway=g,site=s,zone=b1 a=2i,b_q=5i 2000\n"
 	if string(got) != want || lines != 3 {
 		t.Errorf("got %d\n%swant\n%s", lines, got, want)
+	}
+}
+
+// TestEncoderOrder: whatever the order in which samples come, the rows are the same, and in order.
+func TestEncoderOrder(t *testing.T) {
+	names := manySeries(7, 5)
+	ordered, mixed := wire.NewEncoder("riverside", "gw1"), wire.NewEncoder("riverside", "gw1")
+	for _, e := range []*wire.Encoder{ordered, mixed} {
+		fill(e, names, t1) // so that both know the series in one order
+		e.Flush(nil)
+	}
+	r := rand.New(rand.NewPCG(1, 1))
+	for round := range 200 {
+		type sample struct {
+			name *telemetry.Series
+			ns   int64
+		}
+		var all []sample
+		for at := range int64(3) {
+			for i := range names {
+				if r.IntN(4) > 0 {
+					all = append(all, sample{names[i], t1 + int64(round+1)*1e9 + at})
+				}
+			}
+		}
+		add := func(e *wire.Encoder) (string, int) {
+			for _, s := range all {
+				e.Add(s.name, s.ns, telemetry.Good, telemetry.FloatValue(float64(s.ns%1000)))
+			}
+			text, lines := e.Flush(nil)
+			return string(text), lines
+		}
+		want, n := add(ordered)
+		if round%2 == 0 {
+			r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		} else if len(all) > 40 { // two parts of one row with others between
+			all[3], all[40] = all[40], all[3]
+		}
+		if got, m := add(mixed); got != want || m != n {
+			t.Fatalf("round %d: %d lines\n%s\nwant %d\n%s", round, m, got, n, want)
+		}
 	}
 }
 
