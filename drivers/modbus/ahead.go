@@ -3,6 +3,8 @@ package modbus
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -148,7 +150,9 @@ func (l *line) together(ctx context.Context, flights []flight, take func(f *flig
 	last := time.Now()
 	err := p.SetDeadline(last.Add(flights[0].bl.unit.timeout))
 	if err == nil && ctx.Err() == nil {
-		_, err = p.Write(l.out)
+		if _, err = p.Write(l.out); errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+			err = fmt.Errorf("the peer takes no more bytes: %w", io.ErrShortWrite)
+		}
 	}
 	for i := range flights {
 		f := &flights[i]
@@ -178,6 +182,7 @@ func (l *line) together(ctx context.Context, flights []flight, take func(f *flig
 				err = ctx.Err()
 			}
 			err = l.failed(ctx, err)
+			l.hangsUp = l.hangsUp || l.metIdleClose(err)
 			l.lost = true
 			if l.p != nil || !errors.Is(err, errLinkDown) {
 				m.unanswered(f.req, time.Now(), f.bl.unit.timeout)
