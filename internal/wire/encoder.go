@@ -75,7 +75,7 @@ func (e *Encoder) forget() {
 func (e *Encoder) Forget() {
 	if e.count > 0 && len(e.recs) == 0 {
 		e.forget()
-		e.recs = nil
+		e.recs, e.runs, e.row = nil, nil, nil
 	}
 }
 
@@ -140,7 +140,7 @@ func (e *Encoder) Flush(dst []byte) ([]byte, int) {
 		dst = append(dst, '\n')
 	}
 	clear(e.recs) // texts must not be kept alive until the next flush
-	clear(e.row)
+	clear(e.row[:cap(e.row)])
 	e.recs, e.row = e.recs[:0], e.row[:0]
 	return dst, lines
 }
@@ -153,7 +153,7 @@ type run struct {
 }
 
 // cut lists the runs of what was added, in the order of their lines. Samples come device by device, so that there are few
-// runs: to sort them costs a tenth of sorting the samples.
+// runs to be sorted.
 func (e *Encoder) cut() {
 	e.runs = e.runs[:0]
 	sorted := true
