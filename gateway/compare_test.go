@@ -84,7 +84,7 @@ func median(v []float64) float64 {
 }
 
 // contest is two programs' costs, round by round.
-type contest struct{ ours, theirs []float64 }
+type contest struct{ ours, theirs, atOnce []float64 }
 
 func (c *contest) report(b *testing.B, unit string) {
 	ratios := make([]float64, len(c.ours))
@@ -96,6 +96,10 @@ func (c *contest) report(b *testing.B, unit string) {
 	b.ReportMetric(median(c.theirs), "telegraf-"+unit)
 	b.ReportMetric(median(ratios), "ratio")
 	b.Logf("linli %.3f, Telegraf %.3f, ratios %.3f %s", c.ours, c.theirs, ratios, unit)
+	if len(c.atOnce) > 0 {
+		b.ReportMetric(median(c.atOnce), "linli-at-once-"+unit)
+		b.Logf("linli with requests_at_once %.3f", c.atOnce)
+	}
 }
 
 // lineSink takes every write and counts the data lines. Questions of the repair, which name measurements of ours as well,
@@ -355,7 +359,8 @@ func (s *registers) serve(c net.Conn) {
 
 // manyUnits writes a site whose units have so many registers each, read at that interval, with rules on some of them: a
 // threshold, a mean over a minute, and a derived point for each device, beside the gateway's own.
-func manyUnits(b *testing.B, servers []string, units, points int, every time.Duration, broker string, console int) string {
+// A server takes atOnce requests at once.
+func manyUnits(b *testing.B, servers []string, units, points int, every time.Duration, broker string, console, atOnce int) string {
 	b.Helper()
 	dir := b.TempDir()
 	var class, profile, names, site strings.Builder
@@ -367,7 +372,7 @@ func manyUnits(b *testing.B, servers []string, units, points int, every time.Dur
 	fmt.Fprintf(&site, "version: 1\nsite: many\ngateway: gw1\ntitle: {zh: 测试, en: Test}\ntimezone: Asia/Shanghai\nzones:\n  - {id: yard, kind: area, title: {zh: 院, en: Yard}}\nbuses:\n")
 	each := (units + len(servers) - 1) / len(servers)
 	for s, address := range servers {
-		fmt.Fprintf(&site, "  - id: tcp_%d\n    modbus_tcp: {address: %q}\n    units:\n", s, address)
+		fmt.Fprintf(&site, "  - id: tcp_%d\n    modbus_tcp: {address: %q, requests_at_once: %d}\n    units:\n", s, address, atOnce)
 		for u := s * each; u < min(units, (s+1)*each); u++ {
 			fmt.Fprintf(&site, "      - {id: u%d, address: %d, profile: wide}\n", u, 1+u%each)
 		}
@@ -454,7 +459,7 @@ func peerModbus(b *testing.B, server string, units, points int, every time.Durat
 }
 
 // BenchmarkCompareModbus has both programs read 200 units of 60 registers once a second, and ten times, and publish every value by MQTT
-// with QoS 1, ours with journal, rules and console: processor seconds for a million values.
+// with QoS 1, ours with journal, rules and console, and once more with requests_at_once: processor seconds for a million values.
 func BenchmarkCompareModbus(b *testing.B) {
 	const units, points = 200, 60
 	linli, telegraf := benchBinary(b), testservers.FindTool(b, "telegraf")
@@ -469,16 +474,20 @@ func compareModbus(b *testing.B, linli, telegraf string, units, points int, ever
 	var c contest
 	for b.Loop() {
 		for range compareRounds {
-			for _, who := range []string{"linli", "telegraf"} {
+			for _, who := range []string{"linli", "linli at once", "telegraf"} {
 				broker, server := testservers.StartMosquitto(b, quietBroker...), startRegisters(b)
 				var cmd *exec.Cmd
-				if who == "linli" {
+				if who != "telegraf" {
+					atOnce := 1
+					if who != "linli" {
+						atOnce = 16
+					}
 					port, err := net.Listen("tcp", "127.0.0.1:0")
 					if err != nil {
 						b.Fatal(err)
 					}
 					port.Close()
-					site := manyUnits(b, []string{server.l.Addr().String()}, units, points, every, broker.URL, port.Addr().(*net.TCPAddr).Port)
+					site := manyUnits(b, []string{server.l.Addr().String()}, units, points, every, broker.URL, port.Addr().(*net.TCPAddr).Port, atOnce)
 					cmd = pinned(linli, "run", "-c", site, "--state", b.TempDir())
 				} else {
 					cmd = pinned(telegraf, "--quiet", "--config", peerModbus(b, server.l.Addr().String(), units, points, every, broker.Address))
@@ -506,10 +515,13 @@ func compareModbus(b *testing.B, linli, telegraf string, units, points int, ever
 				_ = cmd.Process.Signal(syscall.SIGTERM)
 				_ = cmd.Wait()
 				broker.Stop()
-				if who == "linli" {
+				switch who {
+				case "linli":
 					c.ours = append(c.ours, cost)
-				} else {
+				case "telegraf":
 					c.theirs = append(c.theirs, cost)
+				default:
+					c.atOnce = append(c.atOnce, cost)
 				}
 			}
 		}
