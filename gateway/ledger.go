@@ -74,7 +74,7 @@ func (o *ledgerOptions) window(now time.Time) (from, to time.Time, err error) {
 	zone := time.Local
 	if o.zone != "" {
 		if zone, err = time.LoadLocation(o.zone); err != nil {
-			return from, to, fmt.Errorf("--timezone: %w", err)
+			return from, to, fmt.Errorf("--timezone %q: no such zone; as Asia/Shanghai 没有这个时区", o.zone)
 		}
 	}
 	if o.from == "" && o.to == "" {
@@ -102,7 +102,7 @@ func (o *ledgerOptions) window(now time.Time) (from, to time.Time, err error) {
 	case !from.Before(to):
 		return from, to, errors.New("the window ends before it begins")
 	case to.After(now):
-		return from, to, fmt.Errorf("%s is not over yet", to.Format("2006-01-02 15:04"))
+		return from, to, fmt.Errorf("%s is not over yet 时间尚未结束", to.Format("2006-01-02 15:04 MST"))
 	case from.Year() < 2020 || to.Sub(from) > 32*24*time.Hour:
 		return from, to, errors.New("the window must be after 2020 and at most 32 days long")
 	}
@@ -386,6 +386,9 @@ func (o *ledgerOptions) print(out io.Writer, a *ledgerAnswer) error {
 	}
 	if a.Lost > 0 || a.Samples > 0 {
 		fmt.Fprintf(out, ", %d lost (%d samples) 丢失 %d 帧 %d 点", a.Lost, a.Samples, a.Lost, a.Samples)
+	}
+	if a.Complete && a.Frames == 0 && a.Lost == 0 {
+		fmt.Fprint(out, ", it measured nothing then 此间没有采集")
 	}
 	if a.Error != "" {
 		fmt.Fprintf(out, ": %s", a.Error)

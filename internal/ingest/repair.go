@@ -63,6 +63,14 @@ type RepairStats struct {
 	OpenFrames   uint64    // in them
 	Asked        uint64    // resends asked for
 	ClosedFrames uint64    // that were missing and have arrived, or were told as lost
+	HoursLooked  uint64    // hours of gateways that were looked at
+	HoursWaiting int       // that this process has still to look at
+}
+
+// lookedAt is what was done of the hours that were gathered.
+type lookedAt struct {
+	nodes, hours int
+	took         time.Duration
 }
 
 // Repairer looks at the ledger in the database, writes down of each hour of each gateway whether it is complete, and asks
@@ -85,7 +93,9 @@ type Repairer struct {
 	open     map[hour]open      // hours in which something is missing
 	asked    map[string]bool    // ids of the commands of this slot
 	slot     int64              // which
-	lastDeep time.Time          // when hours were looked at, by anybody
+	lastDeep time.Time          // when hours were gathered that are to be looked at, by anybody
+	todo     []hour             // these, the oldest first; nil where somebody else has gathered them since
+	scanned  lookedAt           // since they were gathered
 	asks     map[string][]asked // of this round, by node
 	lines    []byte             // rows of this round
 	failing  bool
@@ -225,8 +235,8 @@ func (r *Repairer) note(err error) {
 	r.failing = err != nil
 }
 
-// round looks once: at the newest minutes, at the hours in which something is missing, and every tenth time at all hours
-// that are not complete.
+// round looks once: at the newest minutes, at the hours in which something is missing, and at hours that are not complete,
+// which are gathered every tenth time.
 func (r *Repairer) round(ctx context.Context, now time.Time) error {
 	every := r.cfg.Repair.Every
 	r.lines, r.asks = r.lines[:0], map[string][]asked{}
@@ -243,26 +253,24 @@ func (r *Repairer) round(ctx context.Context, now time.Time) error {
 		nodes, err := r.recent(ctx, now)
 		errs = append(errs, err)
 		if err == nil {
-			r.check("recent", nodes, 0, began, now)
+			r.check("recent", nodes, 0, 0, time.Since(began), now)
 		}
 	}
 	errs = append(errs, r.missing(ctx, now))
-	if now.Sub(r.lastDeep) >= 10*every {
-		began := time.Now()
-		r.lastDeep = now
-		nodes, hours, err := r.hours(ctx, now)
-		errs = append(errs, err)
-		if err == nil {
-			r.check("hours", nodes, hours, began, now)
-		}
+	if at := time.Unix(0, others["hours"]); !at.Before(r.lastDeep) {
+		r.todo = nil // theirs now
 	}
+	if now.Sub(r.lastDeep) >= 10*every {
+		errs = append(errs, r.gather(ctx, now))
+	}
+	errs = append(errs, r.hours(ctx, now))
 	errs = append(errs, r.ask(ctx, now), r.write(ctx))
 	return errors.Join(errs...)
 }
 
 // check writes down that somebody looked.
-func (r *Repairer) check(kind string, nodes, hours int, began, now time.Time) {
-	c := wire.Check{Kind: kind, Nodes: nodes, Hours: hours, Took: int64(time.Since(began))}
+func (r *Repairer) check(kind string, nodes, hours, waiting int, took time.Duration, now time.Time) {
+	c := wire.Check{Kind: kind, Nodes: nodes, Hours: hours, Waiting: waiting, Took: int64(took)}
 	for _, o := range r.open {
 		c.Gaps += o.gaps
 		c.Missing += o.frames
@@ -347,18 +355,19 @@ func late(ctx context.Context, err error) error {
 	return err
 }
 
-// hours looks at all hours within the horizon that nobody has found complete, the newest first.
-func (r *Repairer) hours(ctx context.Context, now time.Time) (nodes, hours int, err error) {
+// gather finds the hours within the horizon that nobody has found complete for good.
+func (r *Repairer) gather(ctx context.Context, now time.Time) error {
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, max(5*r.cfg.Repair.Every, 10*time.Second))
 	defer cancel()
 	from, to := ledger.HourOf(now.Add(-r.cfg.Repair.Horizon).UnixNano()), now.UnixNano()
 	first, err := r.read.First(ctx, from, to)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	known, err := r.read.Nodes(ctx, from, to+int64(ahead))
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	newest := map[string]int64{}
 	for _, n := range known {
@@ -366,11 +375,11 @@ func (r *Repairer) hours(ctx context.Context, now time.Time) (nodes, hours int, 
 	}
 	epochs, err := r.read.Epochs(ctx, "", from, to+int64(ahead))
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	marks, err := r.read.Marks(ctx, "", from, to) // before the rows: see ledger.Seal
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	rest := map[hour]bool{} // that need no look
 	if err := r.read.Verdicts(ctx, "", from, to, func(v *read.Verdict) {
@@ -378,7 +387,7 @@ func (r *Repairer) hours(ctx context.Context, now time.Time) (nodes, hours int, 
 			rest[hour{v.Node, v.Start}] = true
 		}
 	}); err != nil {
-		return 0, 0, err
+		return err
 	}
 	var todo []hour
 	for node, begun := range first {
@@ -390,19 +399,56 @@ func (r *Repairer) hours(ctx context.Context, now time.Time) (nodes, hours int, 
 	}
 	// Where there is more than there is time for, each process begins elsewhere.
 	rand.Shuffle(len(todo), func(i, j int) { todo[i], todo[j] = todo[j], todo[i] })
-	slices.SortStableFunc(todo, func(a, b hour) int { return cmp.Compare(b.start, a.start) })
-	for _, h := range todo {
-		if err := r.look(ctx, h, now, marks[h.node]); err != nil {
-			return len(known), hours, late(ctx, err)
+	slices.SortStableFunc(todo, func(a, b hour) int { return cmp.Compare(a.start, b.start) })
+	if len(todo) >= manyHours && len(r.todo) < manyHours {
+		r.log.Info("many hours have not been looked at yet; the newest come first", zap.Int("hours", len(todo)), zap.Int("gateways", len(known)))
+	}
+	r.todo, r.lastDeep = todo, now
+	r.scanned.nodes, r.scanned.took = len(known), r.scanned.took+time.Since(began)
+	r.check("hours", r.scanned.nodes, r.scanned.hours, len(todo), r.scanned.took, now)
+	r.scanned = lookedAt{}
+	return nil
+}
+
+// manyHours are more than come anew in an hour of a city.
+const manyHours = 10_000
+
+// hours looks at what was gathered, the newest first, for a third of the time: the newest minutes are looked at meanwhile,
+// and the database has others to serve. Where nobody ever looked, as after the first start, this takes some hours.
+func (r *Repairer) hours(ctx context.Context, now time.Time) error {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, max(r.cfg.Repair.Every/3, 10*time.Second))
+	defer cancel()
+	defer func() {
+		r.scanned.took += time.Since(began)
+		r.count(func(s *RepairStats) { s.HoursWaiting = len(r.todo) })
+	}()
+	var marks map[string]*ledger.Marks
+	for n := 0; len(r.todo) > 0; n++ {
+		h := r.todo[len(r.todo)-1]
+		if marks == nil { // before the rows: see ledger.Seal
+			var err error
+			if marks, err = r.read.Marks(ctx, "", r.todo[0].start, h.start+int64(time.Hour)); err != nil {
+				return late(ctx, err)
+			}
 		}
-		hours++
+		rest := r.todo[:len(r.todo)-1]
+		if err := r.look(ctx, h, now, marks[h.node]); err != nil {
+			if n == 0 {
+				r.todo = rest // it alone takes too long: it is for the next who gathers, and does not stop the others
+			}
+			return late(ctx, err)
+		}
+		r.todo = rest
+		r.scanned.hours++
+		r.count(func(s *RepairStats) { s.HoursLooked++ })
 		if len(r.lines) > 1<<20 {
 			if err := r.write(ctx); err != nil {
-				return len(known), hours, err
+				return err
 			}
 		}
 	}
-	return len(known), hours, nil
+	return nil
 }
 
 // done says that an hour needs no look: it is complete and nothing has come for it since, or nothing has come of its node

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"linli/internal/ingest"
+	"linli/internal/ledger/read"
 	"linli/internal/testservers"
 	"linli/internal/wire"
 )
@@ -349,9 +350,63 @@ func TestHoursAreWrittenDown(t *testing.T) {
 		t.Errorf("checks %v, %v", checks, err)
 	}
 	stop()
-	if s := r.Stats(); s.Failing != "" || s.Rounds == 0 {
+	if s := r.Stats(); s.Failing != "" || s.Rounds == 0 || s.HoursLooked < 6 || s.HoursWaiting != 0 {
 		t.Errorf("stats %+v", s)
 	}
+
+	// Who asks later rests on what is complete for good, in both languages, until something comes for it.
+	from := now.Add(-200 * time.Minute).Truncate(time.Hour).UnixNano()
+	hour := int64(time.Hour)
+	judged := func() string {
+		t.Helper()
+		var said []string
+		for _, language := range []string{"influxql", "flux"} {
+			reader, err := read.New(read.Config{URL: c.db.URL, Bucket: c.db.Bucket, Language: language})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reader.Close()
+			for _, node := range []string{"", "whole.gw1"} {
+				hours, err := reader.Judged(t.Context(), node, from, now.UnixNano(), now.UnixNano())
+				if err != nil {
+					t.Fatal(err)
+				}
+				text := ""
+				for _, n := range []string{"gap.gw1", "whole.gw1"} {
+					for _, h := range hours[n] {
+						if node == "" || n == node {
+							text += fmt.Sprintf(" %.1s%d/%d", n, (h.Start-from)/hour, h.Frames)
+						}
+					}
+				}
+				said = append(said, text)
+			}
+		}
+		if said[0] != said[2] || said[1] != said[3] || !strings.HasSuffix(said[0], said[1]) {
+			t.Errorf("the languages and questions differ: %q", said)
+		}
+		return strings.TrimSpace(said[0])
+	}
+	if got := judged(); got != "g0/59 g2/60 w0/59 w1/60 w2/60" {
+		t.Errorf("judged %s", got)
+	}
+	// Something comes for the second hour and those after it; an older version writes the first one down again.
+	c.lines = wire.AppendLateLine(c.lines, "two", "whole", "gw1", from+hour, now.UnixNano())
+	c.lines = fmt.Appendf(c.lines, "linli_hour,gateway=gw1,site=gap complete=true,checked=%di %d\n", now.UnixNano()+1, from)
+	c.write()
+	if got := judged(); got != "g2/60 w0/59" {
+		t.Errorf("after something came: judged %s", got)
+	}
+	// Another journal begins.
+	c.lines = wire.AppendLossLine(c.lines, "gap", "gw1", &wire.Lost{Epoch: 8, From: 1, To: 1, Reason: "space", T0: now.UnixNano(), T1: now.UnixNano()}, now.UnixNano())
+	c.write()
+	if got := judged(); got != "w0/59" {
+		t.Errorf("with another journal: judged %s", got)
+	}
+	// Who looks again finds the same, and it is sealed again.
+	c.pass(time.Hour)
+	again, _ := c.start("three", func(cfg *ingest.Config) { cfg.Repair.KeyFile, cfg.Repair.KeyName = "", "" })
+	eventually(t, "sealed again", func() bool { return again.Stats().Rounds > 0 && judged() == "w0/59 w1/60 w2/60" })
 }
 
 // A database that answers no queries stops nothing, and is told of.

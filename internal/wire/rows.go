@@ -210,7 +210,8 @@ func AppendLateLine(dst []byte, client, site, gateway string, start, at int64) [
 // Check is one look of an ingest at the ledger: the newest minutes of all gateways, or all hours that are not complete.
 type Check struct {
 	Kind           string // recent, hours
-	Nodes, Hours   int    // looked at
+	Nodes, Hours   int    // looked at, hours since the check before
+	Waiting        int    // hours that are still to be looked at
 	Gaps           int    // that were open then
 	Missing, Asked uint64 // frames in them, and how many resends were asked for
 	Took           int64  // nanoseconds
@@ -226,7 +227,7 @@ func AppendCheckLine(dst []byte, client string, c *Check, at int64) []byte {
 		key   string
 		value int64
 	}{
-		{"nodes=", int64(c.Nodes)}, {"hours=", int64(c.Hours)}, {"gaps=", int64(c.Gaps)}, {"missing=", int64(c.Missing)}, {"asked=", int64(c.Asked)}, {"took=", c.Took},
+		{"nodes=", int64(c.Nodes)}, {"hours=", int64(c.Hours)}, {"waiting=", int64(c.Waiting)}, {"gaps=", int64(c.Gaps)}, {"missing=", int64(c.Missing)}, {"asked=", int64(c.Asked)}, {"took=", c.Took},
 	} {
 		dst = append(strconv.AppendInt(append(append(dst, sep), f.key...), f.value, 10), 'i')
 		sep = ','

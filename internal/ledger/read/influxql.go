@@ -145,7 +145,7 @@ func (s *selection) csv(body io.Reader, take func(*record)) error {
 		line, err := in.Read()
 		if errors.Is(err, io.EOF) {
 			if !whole {
-				return errors.New("the database has not answered to the end: is there such a database, and may we read it?")
+				return errors.New("the database has not answered to the end: is there such a database and retention policy, may we read it, or did the query take too long? 没有此数据库、无权读取或查询超时")
 			}
 			return nil
 		} else if err != nil {
