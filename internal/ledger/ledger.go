@@ -156,7 +156,10 @@ type Window struct {
 type epoch struct {
 	id       uint64
 	arrived  spans
-	within   spans // of these, rows whose time is in the window
+	base     uint64 // frames up to here are of an earlier time, the last of them of baseTime
+	baseTime int64
+	lowest   uint64 // of the rows whose time is in the window or later; 0: none
+	within   spans  // of these, rows whose time is in the window
 	told     map[Loss]bool
 	parts    map[partKey]*partSet
 	marks    map[uint64]int64 // next frame at a moment: those before it exist since then
@@ -196,16 +199,32 @@ func (w *Window) epoch(id uint64) *epoch {
 }
 
 // Base says that the frames of epoch up to and including to, the last of them measured at t, are of an earlier time:
-// whether they have arrived does not matter here.
+// whether they have arrived does not matter here. Where rows of the window say that some of them are not, they are not: a clock
+// was set back.
 func (w *Window) Base(epoch, to uint64, t int64) {
 	if to == 0 {
 		return
 	}
 	e := w.epoch(epoch)
-	e.arrived.add(1, to+1, forever, t-int64(slack))
+	if to > e.base {
+		e.base, e.baseTime = to, t
+	}
 	e.top = max(e.top, to)
+	e.open = max(e.open, to) // what settles the window has higher frames than what was before it
 	e.begun = min(e.begun, t)
 	e.hear(t)
+}
+
+// withBase returns what has arrived, and what is of an earlier time.
+func (e *epoch) withBase() spans {
+	all := *e.arrived.clone()
+	switch {
+	case e.lowest == 0 || e.lowest > e.base:
+		all.add(1, e.base+1, forever, e.baseTime-int64(slack))
+	default:
+		all.add(1, e.lowest, forever, never)
+	}
+	return all
 }
 
 func (e *epoch) hear(t int64) { e.heard = max(e.heard, t) }
@@ -234,6 +253,9 @@ func (w *Window) Row(r Row) {
 	if empty {
 		e.mark(r.From, first)
 		return
+	}
+	if !r.Uncertain && r.T1 >= w.from && (e.lowest == 0 || r.From < e.lowest) {
+		e.lowest = r.From
 	}
 	inside := r.T1 >= w.from && r.T1 < w.to
 	if r.Parts > 1 {
@@ -355,6 +377,9 @@ func (w *Window) Report(now int64) Report {
 	}
 	slices.SortFunc(order, func(a, b *epoch) int { return cmp.Or(cmp.Compare(a.heard, b.heard), cmp.Compare(a.id, b.id)) })
 	for i, e := range order {
+		own := e.arrived
+		e.arrived = e.withBase()
+		defer func() { e.arrived = own }()
 		var next *epoch
 		if i+1 < len(order) {
 			next = order[i+1]

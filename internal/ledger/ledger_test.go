@@ -238,6 +238,18 @@ func TestSituations(t *testing.T) {
 			w.Row(row(1, 301, 400, 101))
 			w.Status(ledger.Status{At: later, State: "online", Epoch: 1, NextSeq: 401})
 		}, "open; 1 0-0 open 1440..1440"},
+		"a clock set back to before the window hides nothing": {func(w *ledger.Window) {
+			w.Base(1, 900, begin-hour) // it is the last row before the window, and its frames are the newest
+			w.Row(row(1, 101, 200, 900))
+			w.Row(row(1, 205, 300, 1441))
+		}, "missing; 1 0-0 silent 1440..1440; 1 201-204 missing 900..1441; 1 301-900 missing ?..?"},
+		"and is over": {func(w *ledger.Window) {
+			w.Base(1, 900, begin-hour)
+			w.Row(row(1, 101, 200, 900))
+			w.Row(row(1, 205, 300, 1441))
+			w.Row(late(row(1, 301, 900, -60))) // looked for by its numbers
+			w.Row(row(1, 901, 950, 1442))
+		}, "missing; 1 201-204 missing 900..1441"},
 		"a clock set back": {func(w *ledger.Window) {
 			base(w)
 			w.Row(row(1, 101, 200, 900))
