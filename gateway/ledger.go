@@ -41,9 +41,11 @@ func ledgerCommand() *cobra.Command {
 			"for each gateway, and name each gap with its reason. The exit code is 0 if all of it has arrived or was told as lost\n" +
 			"by the gateway itself, 1 if not, 2 if the command line cannot be understood.\n\n" +
 			"Hours that an ingest has found complete (linli_hour), and of which nothing has come since, are taken as such;\n" +
-			"only the others are worked out from the rows of each message. --full works out all of them.\n\n" +
+			"only the others are worked out from the rows of each message. --full works out all of them. What is missing is asked\n" +
+			"for by linli ingest with --command-key.\n\n" +
 			"按查询回答：某一天（默认昨天）各网关的数据是否全部入库；每处缺口都写明原因。退出码：0 到齐（或网关已报告丢失），1 未到齐。\n" +
-			"ingest 已判定完整且此后没有新消息的小时直接采用，其余逐条消息核对；--full 全部逐条核对。",
+			"ingest 已判定完整且此后没有新消息的小时直接采用，其余逐条消息核对；--full 全部逐条核对。\n" +
+			"缺失的数据由带 --command-key 的 linli ingest 请网关补传。",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), time.Now())
@@ -206,7 +208,11 @@ func (o *ledgerOptions) run(ctx context.Context, out, progress io.Writer, now ti
 		return err
 	}
 	if !o.asJSON {
-		fmt.Fprintf(out, "\n%s to %s: %d of %d complete 到齐 %d/%d\n", from.Format("2006-01-02 15:04 MST"), to.Format("2006-01-02 15:04 MST"),
+		layout := "2006-01-02 15:04 MST"
+		if !from.Truncate(time.Minute).Equal(from) || !to.Truncate(time.Minute).Equal(to) {
+			layout = "2006-01-02 15:04:05 MST"
+		}
+		fmt.Fprintf(out, "\n%s to %s: %d of %d complete 到齐 %d/%d\n", from.Format(layout), to.Format(layout),
 			complete, len(nodes), complete, len(nodes))
 		if !o.full {
 			fmt.Fprintf(out, "%d of %d hours rest on what an ingest had found; --full works them out 其中 %d/%d 小时采用 ingest 的判定\n", judged, hours, judged, hours)

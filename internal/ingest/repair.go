@@ -191,6 +191,11 @@ func (r *Repairer) count(change func(*RepairStats)) {
 func (r *Repairer) Run(ctx context.Context) error {
 	defer r.read.Close()
 	every := r.cfg.Repair.Every
+	if p := &r.cfg.Repair; p.KeyFile == "" {
+		r.log.Info("completeness is looked after; without a key for commands no gateway is asked to send again what is missing", zap.Duration("horizon", p.Horizon))
+	} else {
+		r.log.Info("completeness is looked after; gateways are asked to send again what is missing", zap.Duration("horizon", p.Horizon), zap.String("key", p.KeyName))
+	}
 	wait := rand.N(every) // many start at once
 	for {
 		timer := time.NewTimer(wait)
