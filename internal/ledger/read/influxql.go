@@ -34,8 +34,15 @@ func (g *guarded) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.Header.Set("Authorization", "Token "+strings.TrimSpace(string(b)))
 	}
 	resp, err := g.next.RoundTrip(req)
-	if err != nil || resp.StatusCode != http.StatusOK {
+	if err != nil {
 		return resp, err
+	}
+	if resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden {
+		defer resp.Body.Close()
+		return nil, fmt.Errorf("the database does not take the token, or it may not read there 令牌不对，或无权读取: %w", statusError(resp))
+	}
+	if resp.StatusCode != http.StatusOK {
+		return resp, nil
 	}
 	if kind := resp.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/csv") && !strings.HasPrefix(kind, "application/csv") {
 		resp.Body.Close()
