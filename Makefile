@@ -23,9 +23,9 @@ test: test-deps lint cross build
 	LINLI_BIN=$(CURDIR)/$(BIN)/linli $(GO) test -timeout 15m ./...
 
 ## soak: what make test does of kills, power cuts, hanging disks, outages and slow lines, for long (an hour and a half, as root)
-SOAK ?= -soak 500 -cuts 30 -freeze 30s -flash 10m -firstboot 90s
+SOAK ?= -soak 500 -cuts 30 -freeze 30s -flash 10m -firstboot 90s -rollups 40
 soak: test-deps build
-	LINLI_BIN=$(CURDIR)/$(BIN)/linli $(GO) test ./gateway -run 'TestKilledAtAnyMoment|TestPowerCutOfTheBox|TestFrozenDisk|TestFullDisk$$|TestReadOnlyDisk$$|TestFlashWrites|TestFirstBoot' \
+	LINLI_BIN=$(CURDIR)/$(BIN)/linli $(GO) test ./gateway -run 'TestKilledAtAnyMoment|TestPowerCutOfTheBox|TestFrozenDisk|TestFullDisk$$|TestReadOnlyDisk$$|TestFlashWrites|TestFirstBoot|TestKilledWhileRollingUp' \
 		-parallel 1 -timeout 3h -v -args $(SOAK)
 	LINLI_BIN=$(CURDIR)/$(BIN)/linli LINLI_JETSTREAM_SOAK=10m $(GO) test ./gateway -run TestJetStreamLosesNothing -timeout 40m -v
 	LINLI_BIN=$(CURDIR)/$(BIN)/linli LINLI_WHOLE=10m $(GO) test ./gateway -run 'TestWholeRun|TestWithoutRepair' -parallel 1 -timeout 40m -v

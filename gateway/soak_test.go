@@ -206,10 +206,14 @@ func (s *soak) kill() {
 
 // phase says what the gateway's threads are doing to files just now, "" for nothing. Of several it is want, if that is
 // among them.
-func phase(pid int, state, want string) (seen string) {
+func phase(pid int, state, want string) string { return phaseOf(changing(pid, state, want)) }
+
+// changing is phase with the kind of call and the name of the file.
+func changing(pid int, state, want string) (what, name string) {
+	seen := ""
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
-		return ""
+		return "", ""
 	}
 	for _, task := range tasks {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/syscall", pid, task.Name()))
@@ -224,20 +228,20 @@ func phase(pid int, state, want string) (seen string) {
 		if err != nil {
 			continue
 		}
-		what, ok := fileCalls[nr]
+		call, ok := fileCalls[nr]
 		if !ok {
 			continue
 		}
 		path, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fdText(f[1])))
-		name, ok := strings.CutPrefix(path, state)
+		file, ok := strings.CutPrefix(path, state+"/")
 		if !ok {
 			continue
 		}
-		if p := phaseOf(what, strings.TrimPrefix(name, "/")); p != "" && (want == "" || seen != want) {
-			seen = p
+		if p := phaseOf(call, file); p != "" && (want == "" || seen != want) {
+			seen, what, name = p, call, file
 		}
 	}
-	return seen
+	return what, name
 }
 
 // fileCalls are the system calls that change files, and take the file as their first argument.

@@ -22,6 +22,8 @@ import (
 const (
 	// rollEvery is how often the journal looks for what is to be rolled up.
 	rollEvery = time.Minute
+	// rollFirst is how long after its start it does so first: a process that never lives for a minute gets on as well.
+	rollFirst = 10 * time.Second
 	// rollGrace is how long after the end of an hour or a day its file is written: what was read at its end is committed then.
 	// What comes later still makes the file be written anew, with the next one.
 	rollGrace = 2 * time.Minute
@@ -577,16 +579,17 @@ func (j *Journal) Rollup(ctx context.Context) error {
 	return err
 }
 
-// RunRollups calls Rollup each minute until ctx ends. It is apart from Run, so that samples never wait for it; a failing
+// RunRollups calls Rollup soon, and then each minute, until ctx ends. It is apart from Run, so that samples never wait for it; a failing
 // disk does not end it.
 func (j *Journal) RunRollups(ctx context.Context) error {
-	t := time.NewTicker(rollEvery)
+	t := time.NewTimer(rollFirst)
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
+			t.Reset(rollEvery)
 			_ = j.Rollup(ctx) // logged and counted
 		}
 	}
