@@ -22,8 +22,8 @@ import (
 var rollupKills = flag.Int("rollups", 2, "how often TestKilledWhileRollingUp kills the gateway; make soak says 40")
 
 const (
-	oldHours  = 60               // of samples that are to be rolled up
-	oldEvery  = 10 * time.Second // one is taken
+	oldHours  = 150              // of samples that are to be rolled up; less than the week that a journal keeps
+	oldEvery  = 20 * time.Second // one is taken
 	oldMinute = int(time.Minute / oldEvery)
 	killsEach = 5 // of one state directory, so that there is always something left to do
 )
@@ -77,10 +77,13 @@ console: {listen: "127.0.0.1:%d"}
 	s := &soak{t: t, site: site, state: state}
 	for range kills {
 		s.start()
-		// The first hours of the many, or some more.
-		s.phaseSeen("rollup", time.Minute)
-		pause(time.Duration(rand.N(40 * time.Millisecond)))
-		hits[or(s.phaseSeen("rollup", 5*time.Second), "none")]++
+		hit := s.phaseSeen("rollup", time.Minute)
+		for range rand.N(10) { // Not always the first.
+			if more := s.phaseSeen("rollup", time.Second); more != "" {
+				hit = more
+			}
+		}
+		hits[or(hit, "none")]++
 		s.kill()
 	}
 	s.start()
@@ -137,7 +140,7 @@ func keepOldHours(t *testing.T, dir string) (began time.Time) {
 		for i := range oldHours*60*oldMinute + 1 { // The last one says how long the one before it held.
 			j.Append(clock.Now(), []telemetry.Sample{{Point: point, Time: clock.Mono(), Value: telemetry.FloatValue(oldValue(i))}})
 			time.Sleep(oldEvery)
-			if (i+1)%(10*oldMinute) == 0 {
+			if (i+1)%(60*oldMinute) == 0 {
 				if err := j.Commit(); err != nil {
 					t.Fatal(err)
 				}
