@@ -131,15 +131,14 @@ func (c *connection) sendGone() {
 }
 
 // tellRest has the frames told that vanished in a long outage together with the tombstones that told of them: all that the
-// journal had to say has been said, and they are still not told.
+// journal had to say of them has been said, and they are still not told.
 func (u *Uplink) tellRest() {
 	st := u.state
-	if len(st.gone) == 0 || st.next <= liveFrames || len(st.unacked.within(0, st.next-liveFrames)) > 0 {
+	if len(st.gone) == 0 || st.next <= u.goneUntil || len(st.unacked.within(0, u.goneUntil)) > 0 {
 		return
 	}
-	rest := st.gone.within(0, st.next-liveFrames)
-	st.gone, st.tell = st.gone.within(st.next-liveFrames, st.next), st.tell.union(rest).bounded(maxSpans)
-	u.dirty = u.dirty || len(rest) > 0
+	st.gone, st.tell = nil, st.tell.union(st.gone).bounded(maxSpans)
+	u.dirty = true
 }
 
 // around returns the moments between which the frames of r were, as far as their neighbours on the box say so: the same

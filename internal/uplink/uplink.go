@@ -188,6 +188,8 @@ const (
 	stopWithin = drainFor + 2*time.Second
 	// skipMargin is more frames than can have been told since the state file was written.
 	skipMargin = 1000
+	// tombstoneLag is how many frames after a loss its tombstone comes, at most.
+	tombstoneLag = 2
 )
 
 // Uplink is the gateway's connection to the city.
@@ -215,9 +217,11 @@ type Uplink struct {
 	released uint64 // what the journal was told last
 	savedAt  time.Time
 	frame    journal.Frame
-	waiting  map[string]spans // by boot: frames whose wall clock time is not known
-	settling settling
-	brokers  brokers
+	// goneUntil is the number before which a tombstone of what vanished stands, if there is one.
+	goneUntil uint64
+	waiting   map[string]spans // by boot: frames whose wall clock time is not known
+	settling  settling
+	brokers   brokers
 	// statusTold: a status of this process was acknowledged.
 	statusTold bool
 	expiryTold int // how near the end of the certificate was when it was told last
@@ -321,6 +325,7 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 	}
 	u.overtake()
 	u.update()
+	u.goneUntil = max(u.goneUntil, u.state.next+tombstoneLag)
 	if cfg.Commands != nil {
 		u.commands = newCommands(u, cfg.Commands)
 	}
@@ -457,6 +462,7 @@ func (u *Uplink) vanished(from, end uint64) {
 	}
 	st.gone = st.gone.union(lost).bounded(maxSpans)
 	st.unacked, st.asked = st.unacked.remove(from, end), st.asked.remove(from, end)
+	u.goneUntil = max(u.goneUntil, st.next+tombstoneLag)
 	u.dirty = true
 }
 
