@@ -114,7 +114,7 @@ type gatewayConfig struct {
 //	console 4b.      uplink 4a.    to people; to the city's broker, alerts first
 //
 // Parts are started sinks first, in the order of the numbers, and stopped in the opposite order, each within its own
-// time.
+// time. What the fan-in took in last is committed before the uplink stops.
 func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	// A small box has more time than memory. What reading all the files took is given back at once.
 	debug.SetGCPercent(50)
@@ -212,6 +212,8 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 		city.up, city.orders, city.rules = up, orders, ruleSet
 		parts.start("uplink", 12*time.Second, up.Run)
 	}
+	// When the sources have stopped: the city gets the last samples too, before it is told what is left.
+	parts.onStop("last samples", 3*time.Second, j.Commit)
 	health := &health{inv: inv, clock: clock, table: table, book: book, journal: j, trouble: st.trouble, uplink: up, lines: lines, dialIns: dialIns, fanIn: in, audit: record}
 	token, err := readToken(s.Console.TokenFile)
 	if err != nil {

@@ -199,14 +199,16 @@ func (c *connection) serve(ctx context.Context) error {
 		c.u.setStatus(func(s *Status) { s.InFlight = c.inFlight })
 		select {
 		case <-ctx.Done():
-			c.drain("stopped")
+			began := time.Now()
+			c.lastFrames(known)
+			c.drain("stopped", drainFor-time.Since(began))
 			return errStopping
 		case left := <-c.leaving:
 			reason := ""
 			if left.broker != c.u.brokers.at {
 				reason = movedReason
 			}
-			c.drain(reason)
+			c.drain(reason, drainFor)
 			return left
 		case <-c.session.Lost():
 			c.collect()
@@ -260,9 +262,36 @@ func (c *connection) take(r result) {
 	}
 }
 
-// drain waits for what is in flight and says farewell. Where there is a reason, the city is told that the gateway leaves.
-func (c *connection) drain(reason string) {
-	timeout := time.NewTimer(drainFor)
+// lastFrames sends what the journal has got last, and waits for that and for the telemetry in flight to be acknowledged,
+// so that the last word is true. It leaves that word, and its acknowledgement, half a second; known is the first frame
+// that the lanes do not know.
+func (c *connection) lastFrames(known uint64) {
+	timeout := time.NewTimer(drainFor - lastWordFor)
+	defer timeout.Stop()
+	c.u.update()
+	c.live.queue = c.live.queue.add(known, c.u.state.next)
+	c.live.stalled, c.bookChanged = false, true
+	for {
+		c.sendAlerts()
+		for !c.live.stalled && c.flush(c.live) {
+		}
+		if c.ofTelemetry == 0 {
+			return // all is acknowledged, or what is left cannot be sent now
+		}
+		select {
+		case r := <-c.results:
+			c.take(r)
+		case <-c.session.Lost():
+			return
+		case <-timeout.C:
+			return
+		}
+	}
+}
+
+// drain waits for what is in flight, as long as within at most, and says farewell. Where there is a reason, the city is told that the gateway leaves.
+func (c *connection) drain(reason string, within time.Duration) {
+	timeout := time.NewTimer(within)
 	defer timeout.Stop()
 	if reason != "" {
 		c.sendStatus("offline", reason, true)
@@ -540,11 +569,15 @@ func (u *Uplink) statusMessage(state, reason string, t time.Time) wire.Status {
 			reason = "twin"
 		}
 	}
+	backlog := u.state.unacked.count()
+	if state == "offline" && reason == "stopped" && js.Pending > 0 {
+		backlog++ // samples that the disk did not take are not on the way either: nobody may call this complete
+	}
 	return wire.Status{
 		Instance: u.instance, Host: u.host, Twin: twin, CertificateUntil: us.CertificateUntil.UTC(), CertificateError: us.CertificateError,
 		Node: u.node, State: state, Reason: reason, Time: t.UTC(), Version: u.cfg.Version, StartedAt: u.startedAt().UTC(),
 		ClockSet: u.clockSet(), Epoch: fmt.Sprintf("%016x", u.state.epoch), FirstSeq: first, NextSeq: next,
-		BacklogFrames: u.state.unacked.count(), WaitingFrames: us.WaitingFrames, OpenAlerts: len(u.book.OpenAlerts()),
+		BacklogFrames: backlog, WaitingFrames: us.WaitingFrames, OpenAlerts: len(u.book.OpenAlerts()),
 		SentAgainFrames: us.SentAgain, SentAgainReason: us.SentAgainWhy, SubscribeError: us.SubscribeError,
 		Journal: &wire.JournalStatus{
 			Bytes: js.Bytes, CommitFailures: js.CommitFailures, SamplesLost: js.SamplesLost, DamagedFrames: js.DamagedFrames, Error: js.LastError,

@@ -182,6 +182,7 @@ const (
 	stateEvery  = 5 * time.Second // between writes of the state file
 	waitEvery   = time.Second     // between looks for a clock that has been set
 	drainFor    = 2 * time.Second // at shutdown, for what is in flight
+	lastWordFor = drainFor / 4    // of drainFor, for the last word
 	saveFor     = 2 * time.Second // at shutdown, for the state file
 	farewellFor = 250 * time.Millisecond
 	// stopWithin is how long after the end of ctx a connection lives at most, whatever the broker does.
