@@ -475,6 +475,20 @@ func (j *Journal) Skip(next uint64) (from uint64, err error) {
 	return from, nil
 }
 
+// TellLost tells that samples of the time between the moments may be lost, nobody knows how many: a tombstone with the next
+// commit. It fails where the clock has not been set.
+func (j *Journal) TellLost(from, to time.Time) error {
+	now := j.clock.Now()
+	if j.cfg.ReadOnly || now.Wall.IsZero() || to.Before(from) {
+		return fmt.Errorf("journal: cannot tell a loss from %v to %v", from, to)
+	}
+	mono := func(t time.Time) telemetry.Mono { return now.Mono.Add(t.Round(0).Sub(now.Wall.Round(0))) }
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.losses = append(j.losses, loss{Loss: Loss{Reason: LossDamage}, t0: mono(from), t1: mono(to), boot: j.clock.Boot, timed: true})
+	return nil
+}
+
 // Settled returns a moment of the monotonic time line: everything appended before it has been committed. It is zero
 // before the first commit of this process.
 func (j *Journal) Settled() telemetry.Mono {

@@ -161,6 +161,45 @@ func TestSkip(t *testing.T) {
 	closeJournal(t, j)
 }
 
+// A loss that somebody else knows of is told with its own times, also of before this boot.
+func TestTellLost(t *testing.T) {
+	cfg := journal.Config{Dir: t.TempDir()}
+	j := mustOpen(t, cfg, textInventory(), newClock("boot1"))
+	h := newHistory(t)
+	h.append(j, 10)
+	h.commit(j)
+	from := time.Now().Add(-48 * time.Hour)
+	to := from.Add(time.Hour)
+	if err := j.TellLost(from, to); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.TellLost(to, from); err == nil {
+		t.Error("a loss that ends before it begins is told")
+	}
+	h.commit(j)
+	check := func(j *journal.Journal) {
+		t.Helper()
+		frames := readAll(t, j)
+		if len(frames) != 2 || frames[1].Lost == nil {
+			t.Fatalf("%d frames", len(frames))
+		}
+		f := &frames[1]
+		if l := f.Lost; l.FirstSeq != 0 || l.LastSeq != 0 || l.Count != 0 || l.Reason != journal.LossDamage {
+			t.Errorf("told %+v", l)
+		}
+		a, _ := f.Wall(f.T0)
+		z, _ := f.Wall(f.T1)
+		if a.Sub(from).Abs() > time.Second || z.Sub(to).Abs() > time.Second {
+			t.Errorf("told from %v to %v, want %v to %v", a, z, from, to)
+		}
+	}
+	check(j)
+	closeJournal(t, j)
+	j = mustOpen(t, cfg, textInventory(), newClock("boot1"))
+	check(j)
+	closeJournal(t, j)
+}
+
 // Somebody removes the state directory while the gateway runs: it is said once, made again, and nothing that still was
 // in memory is lost.
 func TestDirectoryRemoved(t *testing.T) {

@@ -168,7 +168,7 @@ func (c *connection) serve(ctx context.Context) error {
 		journalChanged, bookChanged := c.u.journal.Changed(), c.u.book.Changed()
 		c.u.update()
 		if next := c.u.state.next; next > known {
-			c.live.queue = c.live.queue.add(known, next)
+			c.live.queue = c.live.queue.union(c.u.state.unacked.within(known, next))
 			known = next
 			if c.live.queue.count() > liveFrames {
 				// Live cannot keep up: what has become old is late, the newest overtakes it.
@@ -227,6 +227,9 @@ func (c *connection) serve(ctx context.Context) error {
 			c.answered(s)
 		case <-c.replyReady():
 		case <-tick.C:
+			if s := c.u.early; s != nil {
+				c.u.earlierLife(s)
+			}
 			c.bookChanged = true
 			c.live.stalled, c.late.stalled = false, false
 		}

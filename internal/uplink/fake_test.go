@@ -109,6 +109,18 @@ func (j *fakeJournal) Skip(next uint64) (uint64, error) {
 	return from, nil
 }
 
+// TellLost appends a tombstone with these times.
+func (j *fakeJournal) TellLost(from, to time.Time) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	mono := func(t time.Time) telemetry.Mono { return telemetry.Mono(t.UnixNano() - base) }
+	j.frames = append(j.frames, journal.Frame{Epoch: j.epoch, Seq: j.first + uint64(len(j.frames)), T0: mono(from), T1: mono(to), Boot: "boot",
+		Lost: &journal.Loss{Reason: journal.LossDamage}})
+	close(j.changed)
+	j.changed = make(chan struct{})
+	return nil
+}
+
 // bury appends a tombstone. j.mu is held.
 func (j *fakeJournal) bury(from, last uint64) {
 	seq := j.first + uint64(len(j.frames))

@@ -34,10 +34,11 @@ func (t *Twin) String() string {
 // it. That of our own earlier life is from before our start; it may come back with a broker that has read an old save.
 func (u *Uplink) heardStatus(payload []byte) {
 	var s wire.Status
-	if err := json.Unmarshal(payload, &s); err != nil || s.State != "online" || s.Instance == "" || s.Instance == u.instance {
+	if err := json.Unmarshal(payload, &s); err != nil || s.Instance == "" || s.Instance == u.instance {
 		return
 	}
-	if !u.statusTold || s.ClockSet && s.Time.Before(u.startedAt()) {
+	u.earlierLife(&s)
+	if s.State != "online" || !u.statusTold || s.ClockSet && s.Time.Before(u.startedAt()) {
 		return
 	}
 	twin := &Twin{Instance: s.Instance, Host: s.Host, Version: s.Version, Epoch: s.Epoch, Started: s.StartedAt, Seen: time.Now()}

@@ -15,6 +15,11 @@
 //   - What is unacknowledged is remembered as a set of ranges of frames, on disk at most stateEvery old. Losing that
 //     file, or finding one of another journal, means that everything readable is sent again; nothing is skipped. A
 //     journal that ends before what the file knows is sent again as well, and goes on behind those numbers.
+//   - A whole state directory that came back older than what the city has is noticed by the status that the broker has kept
+//     of the earlier process (earlierLife): no later frame gets a number that was used, and the time between is told as lost.
+//     It is not noticed where the broker has lost what it retained, where the last will has taken that status's place (a
+//     gateway that was killed while it was connected), or where a process came back with its memory. Frames written before
+//     the status is heard have numbers that were used.
 //   - Lost is told what the city does not have: frames that were acknowledged before they vanished are not.
 //   - Alerts go first and have window slots that telemetry cannot take. Live frames overtake a backlog; order holds
 //     within live and within late. A backlog has at most 32 KiB in flight, and all telemetry no more than the line sends in
@@ -160,6 +165,7 @@ type Journal interface {
 	Read(seq uint64, f *journal.Frame) error
 	Release(seq uint64)
 	Skip(next uint64) (from uint64, err error)
+	TellLost(from, to time.Time) error
 	Settled() telemetry.Mono
 	Stats() journal.Stats
 }
@@ -237,7 +243,9 @@ type Uplink struct {
 	// subscribeDrops counts connections that ended before the broker had answered to a subscription.
 	subscribeDrops   int
 	noSubscribeUntil time.Time
-	asking           spans // frames that the late lane does not know of yet
+	early            *wire.Status // of an earlier process, heard before the clock was set
+	believed         string       // instance of the earlier process that earlierLife has followed
+	asking           spans        // frames that the late lane does not know of yet
 
 	lookups sync.WaitGroup // for alerts that are to be sent again
 
