@@ -395,7 +395,7 @@ func (c *connection) unsubscribed() {
 	}
 	if u.subscribeDrops++; u.subscribeDrops >= subscribeDrops {
 		u.subscribeDrops, u.noSubscribeUntil = 0, time.Now().Add(subscribeAgain)
-		u.subscribeError(fmt.Errorf("the broker ended %d connections over it", subscribeDrops))
+		u.subscribeError(fmt.Errorf("%d connections ended before the broker had answered to it", subscribeDrops))
 	}
 }
 

@@ -215,3 +215,10 @@ func TestPayloadsAreNotReused(t *testing.T) {
 		}
 	}
 }
+
+// Who is thrown out at once again and again is told which MQTT client id to look for.
+func TestLostAtOnceNamesTheClientID(t *testing.T) {
+	h := startHostile(t, func(published) (bool, bool) { return false, true })
+	u := start(t, uplink.Config{Brokers: []string{h.url}}, newJournal(1), newBook())
+	eventually(t, "the hint", func() bool { return strings.Contains(u.Status().LastError, "the MQTT client id riverside-gw1?") })
+}

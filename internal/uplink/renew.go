@@ -60,7 +60,7 @@ func (b *brokers) returns() { b.every = min(2*b.every, max(mostReturn, b.every))
 func (u *Uplink) mqttConfig(keys *mqtt.Keys) mqtt.Config {
 	return mqtt.Config{
 		// nats-server refuses client ids with a dot, and no id has a hyphen.
-		ClientID: strings.Replace(u.node, ".", "-", 1), Username: u.cfg.Username, PasswordFile: u.cfg.PasswordFile, Keys: keys,
+		ClientID: u.clientID(), Username: u.cfg.Username, PasswordFile: u.cfg.PasswordFile, Keys: keys,
 		KeepAlive: u.cfg.KeepAlive, PingTimeout: u.cfg.PingTimeout, DialTimeout: u.cfg.DialTimeout, MaxPacket: maxInbound,
 	}
 }

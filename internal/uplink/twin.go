@@ -25,7 +25,7 @@ type Twin struct {
 }
 
 func (t *Twin) String() string {
-	return fmt.Sprintf("host %s (version %s, journal %s, running since %s) uses the same id", t.Host, t.Version, t.Epoch, t.Started.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("host %s (version %s, journal %s, running since %s) uses the same MQTT client id", t.Host, t.Version, t.Epoch, t.Started.UTC().Format(time.RFC3339))
 }
 
 // heardStatus takes a message on our own status topic, which may be one of ours. It runs in Run's goroutine.
@@ -46,7 +46,7 @@ func (u *Uplink) heardStatus(payload []byte) {
 	u.setStatus(func(s *Status) { s.Twin = twin })
 	if known == nil || known.Instance != twin.Instance || time.Since(known.Seen) > twinFor {
 		u.log.Error("another gateway uses our id: the broker throws out the one when the other connects",
-			zap.String("id", u.node), zap.String("host", twin.Host), zap.String("version", twin.Version),
+			zap.String("client_id", u.clientID()), zap.String("host", twin.Host), zap.String("version", twin.Version),
 			zap.String("epoch", twin.Epoch), zap.Time("running_since", twin.Started))
 	}
 }
@@ -58,6 +58,9 @@ func (u *Uplink) twin() *Twin {
 	}
 	return nil
 }
+
+// clientID is how a broker knows us: two that use it throw each other out.
+func (u *Uplink) clientID() string { return u.cfg.Site + "-" + u.cfg.Gateway }
 
 // twinWait is how long to leave the broker to another process with our id.
 func (u *Uplink) twinWait() time.Duration { return u.cfg.TwinWait/2 + rand.N(u.cfg.TwinWait) }

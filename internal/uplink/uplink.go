@@ -412,7 +412,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 		if short++; !wasUp || lived || twins {
 			short = 0
 		} else if short >= 3 {
-			err = fmt.Errorf("%w (lost at once %d times: does another client use the id %s?)", err, short, u.node)
+			err = fmt.Errorf("%w (lost at once %d times: does another client use the MQTT client id %s?)", err, short, u.clientID())
 		}
 		u.setStatus(func(s *Status) {
 			if s.Connected {
