@@ -47,8 +47,9 @@ type cityCommands struct {
 	rules  *runningRules
 }
 
-// taken returns what the uplink has to know of the site file's commands; nil where there is no key.
-func (c *cityCommands) taken(cfg *site.Commands) *uplink.Commands {
+// taken returns what the uplink has to know of the site file's commands; nil where there is no key. inMemory says that the
+// state directory cannot be used, and what earlier processes took is not known.
+func (c *cityCommands) taken(cfg *site.Commands, inMemory bool) *uplink.Commands {
 	keys, problems := commandKeys(cfg)
 	for _, p := range problems {
 		c.log.Error("commands signed by this key are not taken", zap.String("at", p.Pos.String()), zap.String("why", p.Msg))
@@ -56,7 +57,16 @@ func (c *cityCommands) taken(cfg *site.Commands) *uplink.Commands {
 	if len(keys) == 0 {
 		return nil
 	}
-	return &uplink.Commands{Keys: keys, Allow: cfg.Allow, Do: c.do, Refused: c.refused}
+	// What an earlier process carried out stands in the audit record too: twice as far back as a command lives, for
+	// clocks that differ.
+	began, err := c.audit.Began(c.clock.Now().Wall.Add(-2 * wire.MaxCommandLife))
+	if err != nil {
+		c.log.Warn("commands carried out before are known from commands.state alone", zap.Error(err))
+	}
+	return &uplink.Commands{
+		Keys: keys, Allow: cfg.Allow, Do: c.do, Refused: c.refused, Forgotten: inMemory,
+		Began: func(cmd *wire.Command) bool { return began[audit.CommandKey{By: cmd.Key, Command: cmd.ID}] },
+	}
 }
 
 // commandKeys returns the keys by name, and what is wrong with those in files.

@@ -306,7 +306,7 @@ func newUplink(cfg gatewayConfig, st *stores, clock *telemetry.Clock, city *city
 		Site: inv.Site, Gateway: inv.Gateway, Brokers: u.Brokers, Username: u.Username, PasswordFile: u.PasswordFile,
 		CAFile: u.CAFile, CertFile: u.CertFile, KeyFile: u.KeyFile, Compression: u.Compression, Batch: u.Batch,
 		StateDir: st.dir, Version: productVersion(), Clock: clock, OnTheWay: way.oldest, Built: builtAt(), OnConnect: connected,
-		Commands: city.taken(u.Commands),
+		Commands: city.taken(u.Commands, st.trouble != nil),
 	}, st.journal, st.book, cfg.log.Named("uplink"))
 }
 

@@ -551,6 +551,32 @@ func (r *Record) Tail(n int) ([]json.RawMessage, error) {
 	return out, errors.Join(errs...)
 }
 
+// CommandKey is the key of a command in what Began returns.
+type CommandKey struct{ By, Command string }
+
+// Began returns the commands of the city that stand in the files as begun, or with what became of them, since then.
+// Those of unknown time are among them, those that were refused are not. Beside an error it returns what could be read.
+func (r *Record) Began(since time.Time) (map[CommandKey]bool, error) {
+	began := map[CommandKey]bool{}
+	var errs []error
+	for _, path := range []string{r.cfg.Path, r.cfg.Path + ".1"} {
+		data, err := tailOf(path, 2*r.cfg.MaxBytes)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for l := range bytes.Lines(data) {
+			var e Entry
+			if !bytes.Contains(l, []byte(`"command":`)) || json.Unmarshal(l, &e) != nil {
+				continue
+			}
+			if e.What == "command" && e.Outcome != "refused" && (e.Time.IsZero() || e.Time.After(since)) {
+				began[CommandKey{e.By, e.Command}] = true
+			}
+		}
+	}
+	return began, errors.Join(errs...)
+}
+
 // tailOf returns the last most bytes of a file; nothing of a file that does not exist.
 func tailOf(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)

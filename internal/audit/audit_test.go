@@ -186,3 +186,33 @@ func TestLinesAreBounded(t *testing.T) {
 		t.Errorf("%d lines, by %.60s", len(lines), got)
 	}
 }
+
+// What was begun is known from both files; what was refused, is old or is no command is not.
+func TestBegan(t *testing.T) {
+	now := time.Now().UTC()
+	c := audit.Config{Path: filepath.Join(t.TempDir(), "audit.log")}
+	command := func(id, outcome string, at time.Time) audit.Entry {
+		return audit.Entry{Time: at, What: "command", By: "city", Command: id, Outcome: outcome}
+	}
+	r := audit.New(c)
+	stop := run(t, r)
+	for _, e := range []audit.Entry{
+		command("killed", "begun", now), command("done", "begun", now), command("done", "done", now),
+		command("busy", "refused", now), command("old", "done", now.Add(-72*time.Hour)), {What: "write", By: "city", Command: "no", Outcome: "done", Time: now},
+	} {
+		r.Add(e)
+	}
+	stop()
+	if err := os.Rename(c.Path, c.Path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	r = audit.New(c)
+	stop = run(t, r)
+	r.Add(command("clockless", "failed", time.Time{}))
+	stop()
+	began, err := audit.New(c).Began(now.Add(-48 * time.Hour))
+	if err != nil || len(began) != 3 || !began[audit.CommandKey{By: "city", Command: "killed"}] ||
+		!began[audit.CommandKey{By: "city", Command: "done"}] || !began[audit.CommandKey{By: "city", Command: "clockless"}] {
+		t.Errorf("%v, %v", began, err)
+	}
+}

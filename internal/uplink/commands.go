@@ -24,6 +24,11 @@ type Commands struct {
 	// Do carries out a command and returns State, Reason and Result of the reply. It is called by one goroutine, for one
 	// command at a time, and for no command twice. ctx ends when the gateway stops.
 	Do func(ctx context.Context, c *wire.Command) wire.Reply
+	// Began says whether an earlier process began to carry a command out, as far as another record than commands.state
+	// knows: an older copy of that file does not. nil: there is no such record.
+	Began func(c *wire.Command) bool
+	// Forgotten says that the state directory is not the one of earlier processes.
+	Forgotten bool
 	// Refused hears of commands with a good signature that are not carried out, and why: a word of docs/wire.md, or
 	// "duplicate". It must not block.
 	Refused func(c *wire.Command, reason string)
@@ -88,6 +93,10 @@ func newCommands(u *Uplink, cfg *Commands) *commands {
 	var err error
 	if k.memo, err = loadMemo(u.cfg.StateDir, u.now()); err != nil {
 		u.log.Error("commands issued until now are refused: what was carried out of them is forgotten", zap.Error(err))
+	}
+	k.memo.began = cfg.Began
+	if cfg.Forgotten {
+		k.memo.distrust(u.now())
 	}
 	return k
 }

@@ -34,11 +34,12 @@ const (
 //	1a2b3c4d {"key":"city/r-10-20","exp":1790000600}             taken: on disk before anything is done
 //	1a2b3c4d {"key":"city/r-10-20","reply":{...}}                what became of it
 //	1a2b3c4d {"before":1789999999}                               commands that expire by then are refused: some are forgotten
-//	1a2b3c4d {"issued":1789999999}                               commands issued by then are refused: the file was damaged
+//	1a2b3c4d {"issued":1789999999}                               commands issued by then are refused: the file was damaged or missing
 //
 // A line that a power cut tore was not acted upon. It may be used by several goroutines.
 type memo struct {
-	dir string
+	dir   string
+	began func(*wire.Command) bool // see Commands; may be nil
 
 	mu      sync.Mutex
 	file    *os.File
@@ -70,24 +71,38 @@ var errMemoFull = errors.New("too many commands are remembered that have not exp
 func memoKey(c *wire.Command) string { return c.Key + "/" + c.ID }
 
 // loadMemo reads the file. After an error, which says what is wrong with it, commands that were issued before now are
-// forgotten; now is zero while it is not known.
+// forgotten; now is zero while it is not known. The file is made where the state directory is new: afterwards one that is
+// missing is one that was lost.
 func loadMemo(dir string, now time.Time) (*memo, error) {
 	m := &memo{dir: dir, seen: map[string]*remembered{}}
 	f, err := os.Open(filepath.Join(dir, memoName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return m, nil // a new box
+	missing := errors.Is(err, fs.ErrNotExist)
+	if missing {
+		if _, errState := os.Lstat(filepath.Join(dir, stateName)); errors.Is(errState, fs.ErrNotExist) {
+			_ = replaceFile(dir, memoName, nil) // begin says it where that is not possible
+			return m, nil
+		}
+		err = fmt.Errorf("%s is missing and %s is there", memoName, stateName)
 	}
 	if err == nil {
 		defer f.Close()
 		err = m.read(f)
 	}
 	if err != nil {
-		m.stale, m.damaged = true, now.IsZero()
-		if !now.IsZero() {
-			m.issued = now.Unix()
-		}
+		m.distrust(now)
+	}
+	if missing && !now.IsZero() {
+		_ = m.rewrite() // The next start need not refuse more. begin says it where that is not possible.
 	}
 	return m, err
+}
+
+// distrust forgets commands that were issued before now.
+func (m *memo) distrust(now time.Time) {
+	m.stale, m.damaged = true, now.IsZero()
+	if !now.IsZero() {
+		m.issued = now.Unix()
+	}
 }
 
 func (m *memo) read(f io.Reader) (err error) {
@@ -141,9 +156,9 @@ func (m *memo) lookup(c *wire.Command) (known bool, answer []byte) {
 	defer m.mu.Unlock()
 	r := m.seen[memoKey(c)]
 	switch {
-	case r == nil:
+	case r == nil && (m.began == nil || !m.began(c)):
 		return false, nil
-	case r.reply == nil && r.earlier:
+	case r == nil || r.reply == nil && r.earlier:
 		answer, _ = json.Marshal(wire.Reply{
 			ID: c.ID, Verb: c.Verb, Node: c.Node, State: wire.ReplyUnknown,
 			Reason: "the gateway stopped before it knew what became of it",

@@ -122,6 +122,44 @@ func TestMemoOfADamagedFile(t *testing.T) {
 	}
 }
 
+// A file that is missing in a state directory that is not new was lost: commands from before are refused, and only those,
+// also by the process after the next.
+func TestMemoOfAMissingFile(t *testing.T) {
+	dir, now := t.TempDir(), time.Unix(1790000000, 0)
+	openMemo(t, dir, now)
+	if err := os.WriteFile(filepath.Join(dir, stateName), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if m := openMemo(t, dir, now.Add(time.Second)); m.forgotten(memoCommand("x", now, time.Hour), now) {
+		t.Error("a gateway that took nothing has forgotten something")
+	}
+	later := now.Add(time.Minute)
+	before, after := memoCommand("x", now, time.Hour), memoCommand("y", later.Add(time.Second), time.Hour)
+	if err := os.Remove(filepath.Join(dir, memoName)); err != nil {
+		t.Fatal(err)
+	}
+	for _, clock := range []time.Time{{}, later} { // also where the clock is set only afterwards
+		m, err := loadMemo(dir, clock)
+		if err == nil || !m.forgotten(before, later) || m.forgotten(after, later) {
+			t.Errorf("%v: %v, from before %v, from afterwards %v", clock, err, m.forgotten(before, later), m.forgotten(after, later))
+		}
+	}
+	if m := openMemo(t, dir, later.Add(time.Hour)); !m.forgotten(before, later) || m.forgotten(after, later) {
+		t.Error("forgotten by the next process, or more is")
+	}
+}
+
+// An older copy of the file does not know what another record does.
+func TestMemoOfAnOlderCopy(t *testing.T) {
+	now := time.Unix(1790000000, 0)
+	m := openMemo(t, t.TempDir(), now)
+	m.began = func(c *wire.Command) bool { return c.ID == "a" }
+	if known, reply := m.lookup(memoCommand("a", now, time.Hour)); !known || !strings.Contains(string(reply), `"state":"unknown"`) {
+		t.Errorf("a: %v %s", known, reply)
+	}
+	mustBegin(t, m, memoCommand("b", now, time.Hour), now)
+}
+
 // What has expired makes room, and does not come to life when the clock is set back.
 func TestMemoIsBounded(t *testing.T) {
 	dir, now := t.TempDir(), time.Unix(1790000000, 0)
