@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -194,6 +195,12 @@ func (c *cityCommands) write(ctx context.Context, cmd *wire.Command) wire.Reply 
 	var args wire.WriteArgs
 	if err := cmd.DecodeArgs(&args); err != nil {
 		return malformed(err)
+	}
+	switch {
+	case args.Device == "" || args.Point == "":
+		return malformed(errors.New("args of write: device and point must be there"))
+	case len(args.Value) == 0 || bytes.Equal(args.Value, []byte("null")):
+		return malformed(errors.New("args of write: value must be there, a bool, a number or a text"))
 	}
 	device, ok := c.inv.DeviceByID(args.Device)
 	def := -1

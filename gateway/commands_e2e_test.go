@@ -478,3 +478,19 @@ func TestResendFillsTheDatabase(t *testing.T) {
 	})
 	t.Logf("%d rows came back as they were", len(before))
 }
+
+// What is missing of a write is told by the names of its arguments.
+func TestAWriteOfNothing(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		`{}`: "malformed: args of write: device and point must be there",
+		`{"device":"siren_1","point":"on","value":null}`: "malformed: args of write: value must be there, a bool, a number or a text",
+		`{"device":"siren_1","point":"on"}`:              "malformed: args of write: value must be there, a bool, a number or a text",
+		`{"device":7}`:                                   "malformed: args of write: device must be a text, and is: number",
+	} {
+		r := (&cityCommands{}).write(t.Context(), &wire.Command{Verb: "write", Args: json.RawMessage(args)})
+		if r.State != wire.ReplyRefused || r.Reason != want {
+			t.Errorf("%s: %+v", args, r)
+		}
+	}
+}

@@ -26,7 +26,7 @@ const lossGone = "gone"
 // says that nothing is done. It may be called from any goroutine while Run runs.
 func (u *Uplink) Resend(ctx context.Context, epoch string, from, to uint64) (result wire.ResendResult, err error) {
 	if from > to || to == 0 {
-		return result, &wire.Refusal{Reason: wire.ReasonMalformed, Detail: fmt.Sprintf("frames %d to %d are none", from, to)}
+		return result, &wire.Refusal{Reason: wire.ReasonMalformed, Detail: fmt.Sprintf("from (%d) must be at least 1, and to (%d) not less", from, to)}
 	}
 	var saved <-chan struct{}
 	var begin, end time.Time

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -269,9 +271,25 @@ func (c *Command) DecodeArgs(v any) error {
 	d := json.NewDecoder(bytes.NewReader(args))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("arguments of %s: %w", c.Verb, err)
+		return fmt.Errorf("args of %s: %w", c.Verb, inWords(err))
 	}
 	return nil
+}
+
+// inWords says what is wrong with arguments in words of JSON: whoever reads it knows nothing of our types.
+func inWords(err error) error {
+	var wrong *json.UnmarshalTypeError
+	if !errors.As(err, &wrong) {
+		return errors.New(strings.Replace(strings.TrimPrefix(err.Error(), "json: "), "unknown field", "there is no", 1))
+	}
+	want := "something else"
+	switch wrong.Type.Kind() {
+	case reflect.String:
+		want = "a text"
+	case reflect.Uint64:
+		want = "a whole number, not below 0"
+	}
+	return fmt.Errorf("%s must be %s, and is: %s", wrong.Field, want, wrong.Value)
 }
 
 // verify returns the name of the key that signed the payload and the claims, undecoded.

@@ -211,6 +211,25 @@ func TestSignedCommandsThatAreRefused(t *testing.T) {
 	}
 }
 
+// Whoever sent arguments that are wrong is told so in words of JSON.
+func TestWrongArgumentsAreToldInWords(t *testing.T) {
+	for args, want := range map[string]string{
+		`{"from":-3}`:           "args of resend: from must be a whole number, not below 0, and is: number -3",
+		`{"from":1.5}`:          "args of resend: from must be a whole number, not below 0, and is: number 1.5",
+		`{"epoch":7}`:           "args of resend: epoch must be a text, and is: number",
+		`{"epoch":"a","til":3}`: `args of resend: there is no "til"`,
+	} {
+		c := wire.Command{Verb: "resend", Args: json.RawMessage(args)}
+		if err := c.DecodeArgs(&wire.ResendArgs{}); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", args, err, want)
+		}
+	}
+	c := wire.Command{Verb: "status", Args: json.RawMessage(`{"x":1}`)}
+	if err := c.DecodeArgs(&struct{}{}); err == nil || err.Error() != `args of status: there is no "x"` {
+		t.Error(err)
+	}
+}
+
 // Nothing is signed that every gateway would refuse.
 func TestSignCommandRefusesWhatGatewaysWould(t *testing.T) {
 	key, _ := exampleKey(t)
