@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -26,7 +27,7 @@ func TestPythonExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Its own session is there before anything is sent.
-	sub := exec.Command("mosquitto_sub", "-h", host, "-p", port, "-q", "1", "-c", "-i", "reader", "-F", "%j",
+	sub := exec.Command("mosquitto_sub", "-h", host, "-p", port, "-q", "1", "-c", "-i", "reader", "-F", "%t %x",
 		"-t", "linli/v1/+/telemetry", "-t", "linli/v1/+/alert/+", "-t", "linli/v1/+/status")
 	python := exec.Command("/usr/bin/python3", "../deploy/examples/consume.py")
 	if python.Stdin, err = sub.StdoutPipe(); err != nil {
@@ -114,5 +115,42 @@ func TestPythonExample(t *testing.T) {
 		for _, row := range got {
 			t.Log(row)
 		}
+	}
+}
+
+// Packed messages are unpacked; those that nothing can unpack are told of once and stop nothing.
+func TestPythonExampleUnpacks(t *testing.T) {
+	t.Parallel()
+	base := time.Now().UnixNano()
+	var in bytes.Buffer
+	message := func(node string, c wire.Compression) {
+		p, err := wire.NewCompressor(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := wire.Header{Epoch: 1, From: 1, To: 1, Count: 1, T0: base, T1: base}
+		packed := p.Pack(fmt.Appendf(wire.AppendHeader(nil, &h), "room,device=d1,gateway=gw1,site=%s,zone=z temperature_c=21.5 %d\n%s", node, base, strings.Repeat("# room for packing\n", 100)))
+		fmt.Fprintf(&in, "linli/v1/%s.gw1/telemetry %x\n", node, packed)
+	}
+	for _, c := range []string{"zstd", "gzip", "zstd", "none"} {
+		compression, err := wire.ParseCompression(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		message("in"+c, compression)
+	}
+	can := exec.Command("/usr/bin/python3", "-c", "import compression.zstd").Run() == nil || exec.Command("/usr/bin/python3", "-c", "import zstandard").Run() == nil
+	python := exec.Command("/usr/bin/python3", "../deploy/examples/consume.py")
+	var out, errs bytes.Buffer
+	python.Stdin, python.Stdout, python.Stderr = &in, &out, &errs
+	if err := python.Run(); err != nil {
+		t.Fatalf("%v: %s", err, &errs)
+	}
+	rows := func(node string) int { return strings.Count(out.String(), `"node": "`+node+`.gw1", "class": "room"`) }
+	if rows("ingzip") != 1 || rows("innone") != 1 {
+		t.Errorf("%s", &out)
+	}
+	if told := strings.Count(errs.String(), "needs Python 3.14"); can && (rows("inzstd") != 2 || told != 0) || !can && (rows("inzstd") != 0 || told != 1) {
+		t.Errorf("zstd can be unpacked here: %v: %s%s", can, &out, &errs)
 	}
 }

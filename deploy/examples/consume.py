@@ -1,18 +1,33 @@
 #!/usr/bin/env python3
 """Reads what Linli gateways say: a worked example of docs/wire.md, with Python's standard library alone.
 
-    mosquitto_sub -h broker.example -q 1 -c -i my-reader -F %j \\
+    mosquitto_sub -h broker.example -q 1 -c -i my-reader -F '%t %x' \\
         -t 'linli/v1/+/telemetry' -t 'linli/v1/+/alert/+' -t 'linli/v1/+/status' | python3 consume.py
 
 Prints, each as one line of JSON, every value with its quality, every transition of an alert once, every change of a
 gateway's state, what was lost, and frames that have not arrived. mosquitto_sub acknowledges what it hands over: who must
-not lose anything acknowledges only after the rows are safe, as `linli ingest` does.
+not lose anything acknowledges only after the rows are safe, as `linli ingest` does. The payload comes as hexadecimal
+digits, since a packed message is no text. Those packed with zstd need Python 3.14 or the package zstandard.
 """
 import gzip
 import json
 import sys
 
 QUALITY = ["good", "uncertain", "over_range", "under_range", "bad_comm", "bad_sensor", "bad_maintenance"]
+
+
+def zstd():
+    """What unpacks zstd here, or None."""
+    try:
+        from compression import zstd  # Python 3.14
+        return zstd.decompress
+    except ImportError:
+        pass
+    try:
+        import zstandard
+        return lambda b: zstandard.ZstdDecompressor().decompressobj().decompress(b)
+    except ImportError:
+        return None
 
 
 def split_lines(text):
@@ -69,16 +84,32 @@ class Reader:
         self.next = {}  # (node, epoch): the frame that should come next with late=0
         self.revisions = {}  # of an alert
         self.states = {}
+        self.unzstd = zstd()
+        self.warned = False
+
+    def unpack(self, payload):
+        """The text of a telemetry message, or None where nothing here can unpack it."""
+        if payload[:2] == b"\x1f\x8b":
+            payload = gzip.decompress(payload)
+        elif payload[:4] == b"\x28\xb5\x2f\xfd":
+            if not self.unzstd:
+                if not self.warned:
+                    print("telemetry packed with zstd is passed over: it needs Python 3.14 or the package zstandard "
+                          "(or compression: gzip or none in the site file)", file=sys.stderr, flush=True)
+                self.warned = True
+                return None
+            payload = self.unzstd(payload)
+        return payload.decode()
 
     def message(self, topic, payload):
         _, _, node, kind, *rest = topic.split("/")
         if kind == "telemetry":
-            if payload[:2] == b"\x1f\x8b":
-                payload = gzip.decompress(payload)
-            self.telemetry(node, payload.decode())
+            text = self.unpack(payload)
+            if text is not None:
+                self.telemetry(node, text)
         elif kind == "alert" and payload:  # an empty one only clears what was retained
             self.alert(node, json.loads(payload))
-        elif kind == "status":
+        elif kind == "status" and payload:
             status = json.loads(payload)
             if self.states.get(node) != status["state"]:
                 self.states[node] = status["state"]
@@ -119,8 +150,8 @@ class Reader:
 def main():
     reader = Reader(lambda row: print(json.dumps(row, ensure_ascii=False), flush=True))
     for line in sys.stdin:
-        message = json.loads(line)
-        reader.message(message["topic"], (message["payload"] or "").encode())
+        topic, _, payload = line.rstrip("\n").partition(" ")
+        reader.message(topic, bytes.fromhex(payload))
 
 
 if __name__ == "__main__":
