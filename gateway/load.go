@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"linli/drivers/modbus"
@@ -72,9 +73,12 @@ func fileWarnings(file string, src []byte, s *site.Site) yamlfile.Errors {
 	look("console", "token_file", s.Console.TokenFile, func(path string) error { _, err := readToken(path); return err })
 	if u := s.Uplink; u != nil {
 		look("uplink", "password_file", u.PasswordFile, exists)
-		look("uplink", "ca_file", u.CAFile, exists)
-		look("uplink", "cert_file", u.CertFile, exists)
-		look("uplink", "key_file", u.KeyFile, exists)
+		problems := certificateProblems(u, s.Inventory.Node(), time.Now())
+		for _, key := range []string{"ca_file", "cert_file", "key_file"} {
+			if err := problems[key]; err != nil {
+				warnings.Addf(keyPos(file, src, "uplink", key), "%v", err)
+			}
+		}
 		_, unread := commandKeys(u.Commands)
 		warnings = append(warnings, unread...)
 	}
