@@ -145,6 +145,7 @@ func serveIngestMetrics(ctx context.Context, l net.Listener, in *ingest.Ingest, 
 	gauge("linli_ingest_writes_total", func(s ingest.Stats) float64 { return float64(s.Writes) })
 	gauge("linli_ingest_retries_total", func(s ingest.Stats) float64 { return float64(s.Retries) })
 	gauge("linli_ingest_bad_messages_total", func(s ingest.Stats) float64 { return float64(s.BadMessages) })
+	gauge("linli_ingest_strange_topics_total", func(s ingest.Stats) float64 { return float64(s.Strangers) })
 	gauge("linli_ingest_bad_lines_total", func(s ingest.Stats) float64 { return float64(s.BadLines) })
 	gauge("linli_ingest_foreign_lines_total", func(s ingest.Stats) float64 { return float64(s.Foreign) })
 	gauge("linli_ingest_refused_lines_total", func(s ingest.Stats) float64 { return float64(s.RefusedLines) })

@@ -189,17 +189,21 @@ func (b *batcher) bury(ctx context.Context) error {
 
 // oversized notes a message that was too large to be taken.
 func (b *batcher) oversized(m tooLarge) {
-	b.in.count(func(s *Stats) { s.BadMessages++; s.Oversized++ })
-	if topic, err := wire.ParseTopic(m.Topic()); err == nil {
-		b.letter(m.Topic(), topic.Node).add(nil, fmt.Sprintf("message of %d bytes is too large; the limit is %d", m.size, b.in.cfg.MaxMessage))
+	b.in.count(func(s *Stats) { s.Oversized++ })
+	topic, err := wire.ParseTopic(m.Topic())
+	if err != nil {
+		b.in.stranger(err)
+		return
 	}
+	b.in.count(func(s *Stats) { s.BadMessages++ })
+	b.letter(m.Topic(), topic.Node).add(nil, fmt.Sprintf("message of %d bytes is too large; the limit is %d", m.size, b.in.cfg.MaxMessage))
 }
 
 // message appends the lines of one message.
 func (b *batcher) message(name string, payload []byte) {
 	topic, err := wire.ParseTopic(name)
 	if err != nil {
-		b.in.count(func(s *Stats) { s.BadMessages++ })
+		b.in.stranger(err)
 		return
 	}
 	site, gateway, _ := wire.SplitNode(topic.Node)

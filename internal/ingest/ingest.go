@@ -185,6 +185,7 @@ type Stats struct {
 	Writes        uint64 // accepted by the database
 	Retries       uint64 // writes attempted again
 	BadMessages   uint64 // that could not be read at all
+	Strangers     uint64 // of these, on a topic whose node is not site.gateway, or that is none of ours otherwise
 	Oversized     uint64 // of these, larger than MaxMessage before unpacking
 	BadLines      uint64 // refused by us: not line protocol, foreign, reserved, or with a wrong tag, time or type
 	Foreign       uint64 // of these, lines and alerts of another site or gateway
@@ -206,8 +207,9 @@ type Ingest struct {
 	log *zap.Logger
 	db  *writer
 
-	mu    sync.Mutex // guards stats
-	stats Stats
+	mu           sync.Mutex // guards stats and toldStranger
+	stats        Stats
+	toldStranger time.Time
 
 	linkMu sync.Mutex // guards link, also while something is handed to it
 	link   link       // the connection that is up, for who wants to send something; nil: none
@@ -235,6 +237,26 @@ func (in *Ingest) Stats() Stats {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.stats
+}
+
+// strangerEvery bounds the log lines about topics that are nobody's.
+const strangerEvery = time.Minute
+
+// stranger notes a message on a topic that is no gateway's. There is no dead letter, since that needs a node; the message
+// is acknowledged and gone.
+func (in *Ingest) stranger(err error) {
+	in.mu.Lock()
+	in.stats.BadMessages++
+	in.stats.Strangers++
+	n, now := in.stats.Strangers, time.Now()
+	tell := in.toldStranger.IsZero() || now.Sub(in.toldStranger) >= strangerEvery
+	if tell {
+		in.toldStranger = now
+	}
+	in.mu.Unlock()
+	if tell {
+		in.log.Warn("messages on a topic that is no gateway's are not written", zap.Error(err), zap.Uint64("so_far", n))
+	}
 }
 
 func (in *Ingest) setLink(l link) {

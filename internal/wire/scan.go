@@ -72,6 +72,7 @@ var (
 	ErrLine     = errors.New("not line protocol")
 	ErrReserved = errors.New("measurement is reserved")
 	ErrForeign  = errors.New("site or gateway differ from the topic")
+	ErrQuality  = errors.New("no such quality")
 )
 
 // NextLine splits the first line, without its line end, off b. A line break within a quoted field belongs to its
@@ -108,6 +109,11 @@ func CheckLine(line []byte) (Line, error) {
 	l, _, err := ScanLine(line, nil)
 	return l, err
 }
+
+var qualitySuffix = []byte("_q")
+
+// lastQuality is the digit of the last quality.
+const lastQuality = '0' + byte(telemetry.BadMaintenance)
 
 // The tags of data lines, as bits.
 const (
@@ -197,6 +203,9 @@ func ScanLine(line []byte, fields []Field) (Line, []Field, error) {
 		end, kind := fieldEnd(line, i+1)
 		if kind == 0 {
 			return l, fields, ErrLine
+		}
+		if kind == IntField && bytes.HasSuffix(name, qualitySuffix) && (end-i != 3 || line[i+1] < '0' || line[i+1] > lastQuality) {
+			return l, fields, ErrQuality
 		}
 		fields = append(fields, Field{Name: name, Type: kind})
 		i = end
@@ -347,9 +356,11 @@ func isFloat(v []byte) bool {
 		if i < len(v) && (v[i] == '+' || v[i] == '-') {
 			i++
 		}
-		if !digits() {
+		if !digits() || i != len(v) {
 			return false
 		}
+		_, err := strconv.ParseFloat(string(v), 64) // 1e999 is an infinity
+		return err == nil
 	}
 	return i == len(v)
 }
