@@ -79,7 +79,11 @@ func TestInvariantDamageIsContained(t *testing.T) {
 			lost: []journal.Loss{{Reason: "damage", FirstSeq: 5, LastSeq: 5}}},
 		"a block of zeros": {damage: func(b []byte, at []int) []byte { clear(b[at[3]+10 : at[6]]); return b }, survive: 7, next: 11, damaged: 3, aside: true,
 			lost: []journal.Loss{{Reason: "damage", FirstSeq: 4, LastSeq: 6}}},
-		"the header": {damage: func(b []byte, at []int) []byte { b[30] ^= 1; return b }, survive: 0, next: 11, damaged: 10, aside: true,
+		"flipped bit in the header":           {damage: func(b []byte, at []int) []byte { b[42] ^= 1; return b }, survive: 10, next: 11},
+		"flipped bit in the header's magic":   {damage: func(b []byte, at []int) []byte { b[3] ^= 1; return b }, survive: 10, next: 11},
+		"flipped bit in the header's version": {damage: func(b []byte, at []int) []byte { b[8] ^= 4; return b }, survive: 10, next: 11},
+		"flipped bit in the header's CRC":     {damage: func(b []byte, at []int) []byte { b[127] ^= 0x80; return b }, survive: 10, next: 11},
+		"the header": {damage: func(b []byte, at []int) []byte { b[42] ^= 3; return b }, survive: 0, next: 11, damaged: 10, aside: true,
 			lost: []journal.Loss{{Count: 100, Reason: "damage", FirstSeq: 1, LastSeq: 10}}},
 		"the header, sealed":               {sealed: true, damage: func(b []byte, at []int) []byte { b[30] ^= 1; return b }, survive: 10, next: 11},
 		"the footer, sealed":               {sealed: true, damage: func(b []byte, at []int) []byte { b[len(b)-40] ^= 1; return b }, survive: 10, next: 11},
@@ -194,7 +198,8 @@ func TestNewerVersionIsLeftAlone(t *testing.T) {
 	cfg := journal.Config{Dir: t.TempDir()}
 	path, _ := tenFrames(t, cfg, true)
 	b, _ := os.ReadFile(path)
-	b[8] = 2
+	b[8], b[50] = 2, 'x' // and whatever else that version has there
+	b[100] = 'y'
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,8 @@
 //	  +---------+-------+---------+---+-------+---+--------+-----------+-------------+---------+---------+-----+
 //	  version 1. flags bit 0: the boot offset is known, bit 1: it is
 //	  uncertain, bit 2: a process began to write with it. A process starts a new segment, so that a segment has one boot.
+//	  One bit that was turned over is put right, and what the file's name says too. A segment with neither a header nor a footer
+//	  is lost and set aside: boot id and boot offset are nowhere else.
 //
 //	frame, 56 bytes and the payload
 //	  0      4     8     9   12        16          20      24    32            40   48   56

@@ -173,6 +173,7 @@ func (j *Journal) lostSegment(s *segment, last, samples uint64) {
 type contents struct {
 	sealed  bool // a good footer told everything
 	header  bool // the header is good
+	mended  bool // now: a bit of it was not
 	empty   bool // nothing but zeros after the header
 	missing uint64
 	tail    tail
@@ -195,7 +196,7 @@ func (j *Journal) examine(s *segment, limit uint64) (c contents, err error) {
 	if n, err := f.ReadAt(head[:], 0); err != nil && !errors.Is(err, io.EOF) {
 		return c, err
 	} else if n == headerBytes {
-		switch err := s.parseHeader(head[:]); {
+		switch c.mended, err = s.parseHeader(head[:]); {
 		case errors.Is(err, errNewer):
 			return c, err
 		case err == nil:
@@ -219,6 +220,9 @@ func (j *Journal) examine(s *segment, limit uint64) (c contents, err error) {
 	c.empty = len(b) <= headerBytes || len(bytes.TrimLeft(b[headerBytes:], "\x00")) == 0
 	c.missing, c.tail = s.scan(b, limit, j.w.dec)
 	if len(s.offs) > 0 && !j.cfg.ReadOnly {
+		if c.mended {
+			copy(b, head[:])
+		}
 		err = j.writeAgain(s.path, b[:s.end])
 	}
 	return c, err

@@ -114,23 +114,62 @@ func (s *segment) wallFlags() (b byte) {
 	return b
 }
 
-// parseHeader takes boot and offset from b. It returns errCorrupt when b is not this segment's header.
-func (s *segment) parseHeader(b []byte) error {
-	le := binary.LittleEndian
-	if len(b) < headerBytes || string(b[:8]) != segmentMagic {
-		return errCorrupt
+// parseHeader takes boot and offset from b. It returns errCorrupt when b is not this segment's header, also with what the
+// file's name says of it put in place and any one bit of the rest turned over. What it put right is right in b as well then.
+func (s *segment) parseHeader(b []byte) (mended bool, err error) {
+	if len(b) < headerBytes {
+		return false, errCorrupt
 	}
-	if v := le.Uint16(b[8:]); v > segmentVersion && v < 256 {
-		return errNewer
-	}
-	if crc32.Update(s.seed, castagnoli, b[:124]) != le.Uint32(b[124:]) ||
-		le.Uint64(b[16:]) != s.epoch || le.Uint64(b[24:]) != s.first || int(b[13]) > maxBootID {
-		return errCorrupt
+	b = b[:headerBytes]
+	if !s.goodHeader(b) {
+		head, ok := s.mendHeader(b)
+		if !ok {
+			if v := binary.LittleEndian.Uint16(b[8:]); string(b[:8]) == segmentMagic && v > segmentVersion && v < 256 {
+				return false, errNewer
+			}
+			return false, errCorrupt
+		}
+		copy(b, head)
+		mended = true
 	}
 	s.hasWall, s.uncertain, s.start = b[12]&1 != 0, b[12]&2 != 0, b[12]&4 != 0
-	s.offset = int64(le.Uint64(b[32:]))
+	s.offset = int64(binary.LittleEndian.Uint64(b[32:]))
 	s.boot = string(b[40 : 40+int(b[13])])
-	return nil
+	return mended, nil
+}
+
+// goodHeader reports whether b is this segment's header, undamaged.
+func (s *segment) goodHeader(b []byte) bool {
+	le := binary.LittleEndian
+	return string(b[:8]) == segmentMagic && le.Uint16(b[8:]) == segmentVersion && crc32.Update(s.seed, castagnoli, b[:124]) == le.Uint32(b[124:]) &&
+		le.Uint64(b[16:]) == s.epoch && le.Uint64(b[24:]) == s.first && int(b[13]) <= maxBootID
+}
+
+// mendHeader returns b put right, and false where that takes more than what the file's name says and one bit of the rest.
+// CRC-32C tells any two headers of this size apart that differ in fewer than six bits, so the one bit that makes it right is
+// the one that was turned over.
+func (s *segment) mendHeader(b []byte) ([]byte, bool) {
+	b = bytes.Clone(b)
+	le := binary.LittleEndian
+	copy(b, segmentMagic)
+	le.PutUint16(b[8:], segmentVersion)
+	le.PutUint16(b[10:], headerBytes)
+	le.PutUint16(b[14:], 0)
+	le.PutUint64(b[16:], s.epoch)
+	le.PutUint64(b[24:], s.first)
+	clear(b[40+maxBootID : 124])
+	if s.goodHeader(b) {
+		return b, true
+	}
+	for i := range 8 * headerBytes {
+		bit := byte(1) << (i % 8)
+		b[i/8] ^= bit
+		if s.goodHeader(b) {
+			return b, true
+		}
+		b[i/8] ^= bit
+	}
+	return nil, false
 }
 
 // putFooter returns the footer with its trailer. dict is the segment's whole dictionary.
@@ -335,7 +374,8 @@ type tail struct {
 }
 
 // scan reads the whole segment, b being the file, and fills what a footer would have told. Frames from limit on do
-// not count. It works without a good header, since the seed is known from the file's name. It returns the number of
+// not count. It works without a good header, since the seed is known from the file's name; without the boot and its offset, which
+// the header alone has, the frames' times mean nothing all the same (see judge). It returns the number of
 // frames missing before good ones.
 func (s *segment) scan(b []byte, limit uint64, dec *zstd.Decoder) (missing uint64, t tail) {
 	s.offs, s.counts, s.losses, s.dict, s.samples, s.sealed = nil, nil, nil, nil, 0, false

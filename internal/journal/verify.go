@@ -86,10 +86,13 @@ func verify(ctx context.Context, dir string, fs fileSystem, progress func(done, 
 		}
 		r.Segments++
 		r.Bytes += int64(len(b))
-		if err := s.parseHeader(b); errors.Is(err, errNewer) {
+		switch mended, err := s.parseHeader(b); {
+		case errors.Is(err, errNewer):
 			problem(s, "%v", err)
 			continue
-		} else if err != nil {
+		case mended:
+			problem(s, "the header is damaged, by so little that it can still be read")
+		case err != nil:
 			problem(s, "the header is damaged")
 		}
 		missing, t := s.scan(b, limit, dec)
