@@ -202,7 +202,7 @@ func (w *writer) addLoss(l loss, boot string) {
 	}
 	for i := range w.losses {
 		o := &w.losses[i]
-		if o.Reason != l.Reason || o.boot != l.boot || o.timed != l.timed || (o.FirstSeq == 0) != (l.FirstSeq == 0) {
+		if o.Reason != l.Reason || o.boot != l.boot || o.timed != l.timed || o.after != l.after || o.before != l.before || (o.FirstSeq == 0) != (l.FirstSeq == 0) {
 			continue
 		}
 		if l.FirstSeq != 0 && o.LastSeq+1 != l.FirstSeq {
@@ -344,20 +344,35 @@ func (w *writer) repeatDue() bool {
 
 // lossTime returns the time of a loss on the time line of this boot.
 func (j *Journal) lossTime(l *loss, now telemetry.Now, h frameHeader) (t0, t1 telemetry.Mono) {
-	if !l.timed {
+	from, to := l.after, l.before
+	if l.timed {
+		from, to = moment{at: l.t0, boot: l.boot, known: true}, moment{at: l.t1, boot: l.boot, known: true}
+	}
+	t0, ok0 := j.here(from, h)
+	t1, ok1 := j.here(to, h)
+	switch {
+	case !ok0 && !ok1:
 		return now.Mono, now.Mono
+	case !ok0:
+		t0 = t1
+	case !ok1:
+		t1 = t0
 	}
-	if l.boot == j.clock.Boot {
-		return l.t0, l.t1
+	return min(t0, t1), max(t0, t1) // A clock may have been set back.
+}
+
+// here returns m on the time line of this boot, of which h has the wall clock.
+func (j *Journal) here(m moment, h frameHeader) (telemetry.Mono, bool) {
+	if !m.known || m.boot == j.clock.Boot {
+		return m.at, m.known
 	}
-	j.mu.Lock()
-	o, ok := j.offsetOf(l.boot)
-	offset := o.ns
-	j.mu.Unlock()
-	if !ok || h.flags&flagClockSet == 0 {
-		return now.Mono, now.Mono
+	if !m.set {
+		j.mu.Lock()
+		o, ok := j.offsetOf(m.boot)
+		j.mu.Unlock()
+		m.offset, m.set = o.ns, ok
 	}
-	return l.t0 + telemetry.Mono(offset-h.offset), l.t1 + telemetry.Mono(offset-h.offset)
+	return m.at + telemetry.Mono(m.offset-h.offset), m.set && h.flags&flagClockSet != 0
 }
 
 // appendFrame appends one frame to w.buf and w.frames, packed when that is shorter.

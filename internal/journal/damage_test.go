@@ -1,14 +1,19 @@
 package journal_test
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"linli/internal/journal"
+	"linli/internal/telemetry"
 )
 
 // tenFrames writes ten frames of ten samples in one segment, and returns its path and the offsets of its frames.
@@ -191,6 +196,89 @@ func TestMissingSegmentIsTold(t *testing.T) {
 	_, losses := newHistory(t).read(j)
 	if len(losses) != 1 || losses[0].Reason != journal.LossDamage || losses[0].LastSeq < losses[0].FirstSeq {
 		t.Errorf("losses %v, want one of reason damage", losses)
+	}
+}
+
+// A loss is told with the times between which the frames were written that are not there, also where those beside them are of
+// other boots.
+func TestLossesHaveTheTimesOfTheirFrames(t *testing.T) {
+	zero := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // of the bubbles' clocks
+	wall := func(k, i int) time.Time {
+		return zero.Add(time.Duration(k)*10*time.Minute + time.Duration(i)*time.Millisecond)
+	}
+	// Boot k begins at wall(k, 0) with another monotonic clock.
+	boot := func(k int) *telemetry.Clock {
+		time.Sleep(time.Until(wall(k, 0)))
+		return telemetry.NewClock(fmt.Sprint("boot", k), telemetry.Mono(k*k)*1e9, longAgo)
+	}
+	write := func(t *testing.T, cfg journal.Config, k int) {
+		t.Helper()
+		clock := boot(k)
+		j := mustOpen(t, cfg, textInventory(), clock)
+		for i := range 5 {
+			s := numbered(i)
+			s.Time = clock.Mono()
+			appendStep(j, []telemetry.Sample{s})
+			commit(t, j)
+			time.Sleep(time.Millisecond)
+		}
+		closeJournal(t, j)
+	}
+	noise := func(t *testing.T, path string) {
+		t.Helper()
+		if err := os.WriteFile(path, bytes.Repeat([]byte("noise"), 1000), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func(t *testing.T, path string) {
+		t.Helper()
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := wall(9, 0)
+	tests := map[string]struct {
+		spoil    func(t *testing.T, path string)
+		segment  int
+		skip     uint64
+		from, to time.Time
+	}{
+		"a segment in the middle deleted": {spoil: remove, segment: 1, from: wall(1, 4), to: wall(3, 0)},
+		"one damaged as a whole":          {spoil: noise, segment: 1, from: wall(1, 4), to: wall(3, 0)},
+		"the first damaged as a whole":    {spoil: noise, segment: 0, from: wall(2, 0), to: wall(2, 0)},
+		"the last damaged as a whole":     {spoil: noise, segment: 2, from: wall(2, 4), to: now},
+		"numbers passed over":             {skip: 100, from: wall(3, 4), to: now},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			cfg := journal.Config{Dir: t.TempDir()}
+			synctest.Test(t, func(t *testing.T) {
+				for k := range 3 {
+					write(t, cfg, k+1)
+				}
+				if tt.spoil != nil {
+					names, _ := filepath.Glob(filepath.Join(cfg.Dir, "*.seg"))
+					slices.Sort(names)
+					tt.spoil(t, names[tt.segment])
+				}
+				j := mustOpen(t, cfg, textInventory(), boot(9))
+				defer j.Close()
+				if tt.skip > 0 {
+					if _, err := j.Skip(tt.skip); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(time.Minute)
+				commit(t, j)
+				told, err := j.Losses(t.Context())
+				if err != nil || len(told) != 1 {
+					t.Fatalf("told %+v, %v", told, err)
+				}
+				if l := told[0]; !l.From.Equal(tt.from) || !l.To.Equal(tt.to) {
+					t.Errorf("from %v to %v, want %v to %v", l.From, l.To, tt.from, tt.to)
+				}
+			})
+		})
 	}
 }
 

@@ -12,8 +12,10 @@ import (
 type Frame struct {
 	Epoch, Seq uint64
 	// T0 and T1 are the times of the earliest and the latest sample; of a frame without samples (steps and marks only, see
-	// Replay), of the commit; of a tombstone, of the samples lost. Where the samples lost are of an earlier boot they are moved to the time line of this one, so that Wall fits them, and
-	// both are the time of the commit where that cannot be known.
+	// Replay), of the commit; of a tombstone, of the samples lost, or, where only the frames are known that they were in, the end
+	// of the frame before these and the beginning of the one after; of the first frames of a journal, both that beginning; of the
+	// last, the end is when the journal was opened, or Skip was called. Times of an earlier boot are moved to the
+	// time line of this one, so that Wall fits them, and both are the time of the commit where that cannot be known.
 	T0, T1 telemetry.Mono
 	Boot   string
 	// ClockSet says that the wall clock had been set when the frame was written. Where it had not, Wall works with

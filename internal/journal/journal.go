@@ -470,10 +470,12 @@ func (j *Journal) Skip(next uint64) (from uint64, err error) {
 	if err := j.sealActive(); err != nil { // The numbers within a segment have no large gaps.
 		return 0, fmt.Errorf("journal: %w", err)
 	}
+	l := loss{Loss: Loss{Reason: LossDamage, FirstSeq: j.next, LastSeq: next - 1}}
+	j.between(&l)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	from, j.next = j.next, next
-	j.tell(loss{Loss: Loss{Reason: LossDamage, FirstSeq: from, LastSeq: next - 1}})
+	j.tell(l)
 	return from, nil
 }
 

@@ -51,6 +51,18 @@ type loss struct {
 	t0, t1 telemetry.Mono
 	boot   string
 	timed  bool // t0 and t1 are known
+
+	// Of frames that are not there: the end of the one before them, and the beginning of the one after. See Journal.between.
+	after, before moment
+}
+
+// moment is a time on the time line of boot; the zero one is unknown.
+type moment struct {
+	at     telemetry.Mono
+	boot   string
+	known  bool
+	offset int64 // of the wall clock when it was written
+	set    bool  // offset is known
 }
 
 func (p *pending) len() int { return p.n + len(p.batch.samples) }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"linli/internal/telemetry"
 )
 
 func notExist(err error) bool { return errors.Is(err, os.ErrNotExist) }
@@ -80,6 +82,9 @@ func (j *Journal) recover() error {
 		}
 	}
 	j.tellHoles()
+	for i := range j.losses {
+		j.between(&j.losses[i])
+	}
 	return nil
 }
 
@@ -313,4 +318,53 @@ func (j *Journal) tellHoles() {
 		want = s.next()
 	}
 	hole(want, j.next-1, LossTorn)
+}
+
+// between notes between which moments the frames of l were written: those beside them say it, and before the present
+// is known of all. Nobody else may change the segments meanwhile.
+func (j *Journal) between(l *loss) {
+	for i := len(j.segs) - 1; i >= 0 && !l.after.known; i-- {
+		s := j.segs[i]
+		for k := min(int64(len(s.offs)), int64(l.FirstSeq)-int64(s.first)) - 1; k >= 0 && !l.after.known; k-- {
+			_, l.after = j.frameEnds(s, int(k))
+		}
+	}
+	for _, s := range j.segs {
+		for k := max(0, int64(l.LastSeq)+1-int64(s.first)); k < int64(len(s.offs)) && !l.before.known; k++ {
+			l.before, _ = j.frameEnds(s, int(k))
+		}
+	}
+	if !l.before.known {
+		l.before = moment{at: j.clock.Mono(), boot: j.clock.Boot, known: true}
+	}
+}
+
+// frameEnds returns the earliest and the latest moment of the frame that is number i of s; they are unknown where it cannot be read, and of
+// a tombstone, which tells of other times than that at which it was written.
+func (j *Journal) frameEnds(s *segment, i int) (first, last moment) {
+	if s.offs[i] == 0 {
+		return first, last
+	}
+	f, err := j.fs.Open(s.path, false)
+	if err != nil {
+		return first, last
+	}
+	defer f.Close()
+	end := s.end
+	for _, o := range s.offs[i+1:] {
+		if o != 0 {
+			end = int64(o)
+			break
+		}
+	}
+	b := make([]byte, end-int64(s.offs[i]))
+	n, _ := f.ReadAt(b, int64(s.offs[i])) // The CRC tells whether it is all.
+	h, _, ok := parseFrame(b[:n], s.seed)
+	if !ok || h.flags&flagTombstone != 0 {
+		return first, last
+	}
+	m := moment{boot: s.boot, known: true, offset: h.offset, set: h.flags&flagClockSet != 0}
+	first, last = m, m
+	first.at, last.at = telemetry.Mono(h.t0), telemetry.Mono(h.t1)
+	return first, last
 }
