@@ -359,8 +359,8 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		}
 	}
 	t.Logf("%d kills of %d in %s, by what the gateway was doing to its files just before:%s", cycles, *soakCycles, took.Round(time.Second), table.String())
-	for _, p := range []string{"write", "sync", "rotate", "acknowledge", "alerts"} {
-		// In few cycles a busy machine may miss one that is short.
+	for _, p := range []string{"sync", "rotate", "acknowledge", "alerts"} {
+		// A write that has a processor is seen as nothing, and so counts as between; only one that waits is seen. In few cycles a busy machine may miss one that is short.
 		if a := asked[p]; a[0] >= 10 && hits[p] == 0 {
 			t.Errorf("no kill hit the phase %s in %d attempts: the test shows too little", p, a[0])
 		}
@@ -465,7 +465,7 @@ func (s *soak) checkAll(least int) {
 	}
 	var all []one
 	for _, r := range s.bus.served() {
-		if r.unit == 1 {
+		if r.unit == 1 && r.address == 0 && len(r.words) == 2 { // Now and then the power is read alone.
 			all = append(all, one{int(r.words[0])<<16 | int(r.words[1]), r.at})
 		}
 	}
