@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -26,9 +27,17 @@ type Keys struct {
 
 // keySet is one reading of the files.
 type keySet struct {
-	sum  [sha256.Size]byte
-	cas  *x509.CertPool    // nil: the system's
-	cert []tls.Certificate // empty: none
+	sum   [sha256.Size]byte
+	cas   *x509.CertPool    // nil: the system's
+	cert  []tls.Certificate // empty: none
+	texts keyTexts
+}
+
+// keyTexts are the contents of the files, as Kept writes them.
+type keyTexts struct {
+	CA   []byte `json:"ca"`
+	Cert []byte `json:"cert"`
+	Key  []byte `json:"key"`
 }
 
 // NewKeys reads the files; an empty name is a file that is not wanted. The error says what is wrong with them; the keys
@@ -47,16 +56,11 @@ func NewKeys(caFile, certFile, keyFile string, now func() time.Time) (*Keys, err
 
 // read reads the files as they are now.
 func (k *Keys) read() (*keySet, error) {
-	set := &keySet{}
-	sum := sha256.New()
 	file := func(name string) ([]byte, error) {
 		if name == "" {
 			return nil, nil
 		}
-		b, err := os.ReadFile(name)
-		fmt.Fprintf(sum, "%d:", len(b))
-		sum.Write(b)
-		return b, err
+		return os.ReadFile(name)
 	}
 	cas, err := file(k.caFile)
 	cert, errCert := file(k.certFile)
@@ -64,15 +68,26 @@ func (k *Keys) read() (*keySet, error) {
 	if err := errors.Join(err, errCert, errKey); err != nil {
 		return nil, err
 	}
+	return k.parse(keyTexts{cas, cert, key})
+}
+
+// parse makes of the contents of the files what a connection needs.
+func (k *Keys) parse(t keyTexts) (*keySet, error) {
+	set := &keySet{texts: t}
+	sum := sha256.New()
+	for _, b := range [][]byte{t.CA, t.Cert, t.Key} {
+		fmt.Fprintf(sum, "%d:", len(b))
+		sum.Write(b)
+	}
 	sum.Sum(set.sum[:0])
 	if k.caFile != "" {
 		set.cas = x509.NewCertPool()
-		if !set.cas.AppendCertsFromPEM(cas) {
+		if !set.cas.AppendCertsFromPEM(t.CA) {
 			return nil, fmt.Errorf("%s holds no certificate", k.caFile)
 		}
 	}
 	if k.certFile != "" {
-		pair, err := tls.X509KeyPair(cert, key)
+		pair, err := tls.X509KeyPair(t.Cert, t.Key)
 		if err != nil {
 			return nil, fmt.Errorf("%s and %s: %w", k.certFile, k.keyFile, err)
 		}
@@ -94,6 +109,37 @@ func (k *Keys) Certificate() *x509.Certificate {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.good.leaf()
+}
+
+// Kept returns the files of the keys in use as one text, to be kept like a private key; nil where there is no certificate.
+func (k *Keys) Kept() []byte {
+	k.mu.Lock()
+	good := k.good
+	k.mu.Unlock()
+	if good.leaf() == nil {
+		return nil
+	}
+	b, err := json.Marshal(good.texts)
+	if err != nil {
+		return nil // only bytes: cannot happen
+	}
+	return b
+}
+
+// Restore has what Kept returned used until the files are good again.
+func (k *Keys) Restore(kept []byte) error {
+	var t keyTexts
+	if err := json.Unmarshal(kept, &t); err != nil {
+		return err
+	}
+	set, err := k.parse(t)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	k.good = set
+	k.mu.Unlock()
+	return nil
 }
 
 // Renew looks at the files. New ones are taken where they can be read whole, fit each other, are valid now, are for the

@@ -104,6 +104,7 @@ func (u *Uplink) connection(ctx context.Context, broker string, up func()) error
 		return err
 	}
 	up()
+	u.keepKeys(broker)
 	u.setStatus(func(s *Status) {
 		s.Connected, s.Since, s.LastError = true, time.Now(), ""
 		s.Connects++

@@ -119,6 +119,11 @@ func (u *Uplink) renewKeys(ctx context.Context, broker string) (changed bool) {
 		until = c.NotAfter
 	}
 	told := u.Status().CertificateError
+	if changed {
+		u.usesKept = false
+	} else if what != "" && u.usesKept {
+		what += " (those that a broker accepted last are used)"
+	}
 	u.setStatus(func(s *Status) { s.CertificateError, s.CertificateUntil = what, until })
 	if what != "" && what != told {
 		u.log.Error("new certificates are not taken, those in use stay", zap.Error(err))

@@ -212,6 +212,52 @@ func TestCertificatesAreRenewed(t *testing.T) {
 	}
 }
 
+// A restart in the midst of a renewal: the pair that the broker accepted last is used until the files are good again.
+func TestRestartInTheMidstOfARenewal(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	a := testservers.NewAuthority(t, dir, "ca")
+	a.Issue("broker", "broker", time.Hour)
+	a.Issue("gw", "riverside.gw1", 12*time.Hour)
+	port := testservers.FreePort(t)
+	file := func(name string) string { return filepath.Join(dir, name) }
+	testservers.StartMosquitto(t, fmt.Sprintf("listener %d 127.0.0.1", port), "cafile "+file("ca.crt"),
+		"certfile "+file("broker.crt"), "keyfile "+file("broker.key"), "require_certificate true")
+	run := func() *running {
+		return start(t, uplink.Config{Brokers: []string{fmt.Sprintf("tls://127.0.0.1:%d", port)}, CAFile: file("ca.crt"), StateDir: state,
+			CertFile: file("gw.crt"), KeyFile: file("gw.key"), LookEvery: 20 * time.Millisecond}, newJournal(3), newBook())
+	}
+	u := run()
+	eventually(t, "connected", func() bool { return u.Status().Connected })
+	u.stop()
+	info, err := os.Stat(filepath.Join(state, "last-good-keys"))
+	if err != nil || info.Mode() != 0o600 {
+		t.Fatalf("%v, %v", info, err)
+	}
+	a.Issue("next", "riverside.gw1", 48*time.Hour)
+	next, err := os.ReadFile(file("next.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, cert := range map[string][]byte{"half written": next[:len(next)/2], "without its key": next, "empty": nil} {
+		if err := os.WriteFile(file("gw.crt"), cert, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		u = run()
+		eventually(t, name, func() bool {
+			s := u.Status()
+			return s.Connected && strings.Contains(s.CertificateError, "accepted last are used") && time.Until(s.CertificateUntil) < 13*time.Hour
+		})
+		u.stop()
+	}
+	u = run()
+	eventually(t, "connected with what was kept", func() bool { return u.Status().Connected })
+	a.Issue("gw", "riverside.gw1", 48*time.Hour)
+	eventually(t, "the new ones", func() bool {
+		s := u.Status()
+		return s.Connected && s.CertificateError == "" && time.Until(s.CertificateUntil) > 47*time.Hour
+	})
+}
+
 // A box whose clock stands in 1970 judges certificates by what else it knows of the time.
 func TestCertificatesAreJudgedByWhatTheBoxKnows(t *testing.T) {
 	u, err := uplink.New(uplink.Config{Site: "riverside", Gateway: "gw1", Brokers: []string{"tcp://127.0.0.1:1"}, StateDir: t.TempDir(),

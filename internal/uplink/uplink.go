@@ -213,6 +213,8 @@ type Uplink struct {
 	host        string
 	keys        *mqtt.Keys
 	secure      bool            // some broker speaks TLS
+	usesKept    bool            // the keys of last time, since those on the disk were of no use at the start
+	kept        []byte          // the keys that were written down last
 	measured    time.Time       // the newest sample at the start
 	saved       <-chan struct{} // closed when the state that was saved last is on the disk, or that has failed
 	look        chan struct{}   // look at the certificates
@@ -321,8 +323,7 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 	}
 	var keysErr error
 	if u.keys, keysErr = mqtt.NewKeys(cfg.CAFile, cfg.CertFile, cfg.KeyFile, u.judgedBy); keysErr != nil && u.secure {
-		u.status.CertificateError = keysErr.Error()
-		log.Error("no certificates yet", zap.Error(keysErr))
+		u.restoreKeys(keysErr)
 	}
 	if u.state, err = u.file.load(j.Epoch()); err != nil {
 		u.stateError(err)
