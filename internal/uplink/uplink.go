@@ -18,7 +18,7 @@
 //   - A whole state directory that came back older than what the city has is noticed by the status that the broker has kept
 //     of the earlier process (earlierLife): no later frame gets a number that was used, and the time between is told as lost.
 //     It is not noticed where the broker has lost what it retained, where the last will has taken that status's place (a
-//     gateway that was killed while it was connected), or where a process came back with its memory. Frames written before
+//     gateway that was killed, or whose broker was stopped, while they were connected), or where a process came back with its memory. Frames written before
 //     the status is heard have numbers that were used.
 //   - Lost is told what the city does not have: frames that were acknowledged before they vanished are not.
 //   - Alerts go first and have window slots that telemetry cannot take. Live frames overtake a backlog; order holds
