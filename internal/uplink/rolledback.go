@@ -40,7 +40,7 @@ func (u *Uplink) earlierLife(s *wire.Status) {
 		return
 	}
 	_, next := u.journal.Bounds()
-	if s.NextSeq <= next && !u.writtenAfter(s.NextSeq-1, s.Time) {
+	if s.NextSeq <= u.begin && !u.writtenAfter(s.NextSeq-1, s.Time) {
 		return
 	}
 	if s.NextSeq > next+maxAhead {

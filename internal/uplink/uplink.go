@@ -228,6 +228,7 @@ type Uplink struct {
 	frame    journal.Frame
 	// goneUntil is the number before which a tombstone of what vanished stands, if there is one.
 	goneUntil uint64
+	begin     uint64           // the number of the first frame of this process
 	waiting   map[string]spans // by boot: frames whose wall clock time is not known
 	settling  settling
 	brokers   brokers
@@ -335,7 +336,7 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 	}
 	u.overtake()
 	u.update()
-	u.goneUntil = max(u.goneUntil, u.state.next+tombstoneLag)
+	u.goneUntil, u.begin = max(u.goneUntil, u.state.next+tombstoneLag), u.state.next
 	if cfg.Commands != nil {
 		u.commands = newCommands(u, cfg.Commands)
 	}
