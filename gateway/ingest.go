@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -36,6 +37,21 @@ func ingestCommand() *cobra.Command {
 			}
 			if len(natsCfg.Servers) > 0 {
 				cfg.NATS = &natsCfg
+			}
+			if err := cfg.Validate(); err != nil {
+				return &usageError{err}
+			}
+			// A name that is wrong would be noticed only when nothing arrives.
+			var missing []error
+			for _, flag := range []string{"nats-creds", "password-file", "ca-file", "cert-file", "key-file", "token-file", "command-key"} {
+				if path := cmd.Flags().Lookup(flag).Value.String(); path != "" {
+					if _, err := os.ReadFile(path); err != nil {
+						missing = append(missing, fmt.Errorf("--%s: %w", flag, err))
+					}
+				}
+			}
+			if err := errors.Join(missing...); err != nil {
+				return err
 			}
 			log, flush := newLogger(cmd.ErrOrStderr(), zapcore.InfoLevel)
 			defer flush()

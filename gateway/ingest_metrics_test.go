@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -53,6 +54,31 @@ func TestIngestMetrics(t *testing.T) {
 	} {
 		if !strings.Contains(text, "linli_ingest_"+name+" 0\n") {
 			t.Errorf("no linli_ingest_%s in %s", name, text)
+		}
+	}
+}
+
+// What is wrong with the command line is told at once, all of it, and not by rows that do not come.
+func TestIngestTellsOfItsFlagsAtOnce(t *testing.T) {
+	t.Parallel()
+	missing := filepath.Join(t.TempDir(), "missing")
+	for _, test := range []struct {
+		code int
+		want []string
+		args []string
+	}{
+		{2, []string{"http://x"}, []string{"--broker", "http://x"}},
+		{1, []string{"--token-file: ", "--password-file: ", "--ca-file: ", "--command-key: "}, []string{"--broker", "tcp://x", "--repair-horizon", "0",
+			"--token-file", missing, "--password-file", missing, "--ca-file", missing, "--command-key", missing}},
+	} {
+		code, _, errs := linli(t, append([]string{"ingest", "--influx-url", "http://x", "--bucket", "b"}, test.args...)...)
+		if code != test.code {
+			t.Errorf("%v: exit code %d, %s", test.args, code, errs)
+		}
+		for _, w := range test.want {
+			if !strings.Contains(errs, w) {
+				t.Errorf("%v: %s lacks %s", test.args, errs, w)
+			}
 		}
 	}
 }
