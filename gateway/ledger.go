@@ -394,7 +394,7 @@ func (o *ledgerOptions) print(out io.Writer, a *ledgerAnswer) error {
 		fmt.Fprintf(out, ", %d lost (%d samples) 丢失 %d 帧 %d 点", a.Lost, a.Samples, a.Lost, a.Samples)
 	}
 	if a.Complete && a.Frames == 0 && a.Lost == 0 {
-		fmt.Fprint(out, ", it measured nothing then 此间没有采集")
+		fmt.Fprint(out, ", it measured nothing then, or was not there yet 此间没有采集或尚未接入")
 	}
 	if a.Error != "" {
 		fmt.Fprintf(out, ": %s", a.Error)
