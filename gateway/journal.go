@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"linli/internal/journal"
+	"linli/internal/uplink"
 )
 
 // journalOptions are what all commands about the journal have in common.
@@ -53,8 +54,12 @@ func journalCommand() *cobra.Command {
 	verify := &cobra.Command{
 		Use:   "verify",
 		Short: "Read every byte and name what is damaged",
-		Long:  "Read every byte of the journal and name what is damaged, with file and place. Exit code 0: nothing is, 1: something is.",
-		Args:  noArgs,
+		Long: "Read every byte of the journal and name what is damaged, with file and place. Exit code 0: nothing is, 1: something is.\n\n" +
+			"Frames that are missing between others are named, and, where the gateway sends to a broker, those at the end that were\n" +
+			"taken for sending (uplink.state). What cannot be known from the box: whether the oldest frames went because their time\n" +
+			"had come or because somebody deleted them, and, where nothing was sent, whether there were later ones. The city's\n" +
+			"ledger knows both (linli ledger).",
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return o.verify(cmd.Context(), cmd.OutOrStdout(), newProgressLine(cmd.ErrOrStderr(), o.verbose))
 		},
@@ -320,12 +325,22 @@ func (o *journalOptions) verify(ctx context.Context, out io.Writer, progress *pr
 	if err != nil {
 		return err
 	}
+	epoch, taken, stateErr := uplink.Taken(dir) // before the journal, which may be growing
 	r, err := journal.Verify(ctx, path, func(done, total int) {
 		progress.show(fmt.Sprintf("%3d %% of %s read", 100*done/max(total, 1), count(total, "file")))
 	})
 	progress.done()
 	if err != nil {
 		return err
+	}
+	if stateErr != nil {
+		r.Wrong++
+		r.Problems = append(r.Problems, stateErr.Error())
+	}
+	if next := max(r.Next, 1); taken > next && (epoch == r.Epoch || r.Epoch == 0) {
+		r.Wrong++
+		r.Missing += taken - next
+		r.Problems = append(r.Problems, fmt.Sprintf("frames %d to %d of epoch %016x were taken for sending and are not there", next, taken-1, epoch))
 	}
 	if o.asJSON {
 		problems := r.Problems

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -150,4 +152,45 @@ func TestJournalCommands(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitNo || r.Good || len(r.Problems) != 1 {
 		t.Errorf("verify --json after damage: exit code %d, %v, %s", code, err, out)
 	}
+}
+
+// That the newest segment is gone is known from what was sent.
+func TestVerifyMissesTheNewestSegment(t *testing.T) {
+	state := keptJournal(t)
+	j, err := journal.Open(journal.Config{Dir: filepath.Join(state, "journal"), ReadOnly: true}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	segs := j.Segments()
+	taken := fmt.Sprintf("linli-uplink 1\nepoch %016x\nnext %d\n", j.Epoch(), segs[1].Next)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	taken += fmt.Sprintf("crc %08x\n", crc32.Checksum([]byte(taken), crc32.MakeTable(crc32.Castagnoli)))
+	path := filepath.Join(state, "uplink.state")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(taken)
+	verify := func(want int, words string) {
+		t.Helper()
+		if code, out, errs := linli(t, "journal", "verify", "--state", state); code != want || !strings.Contains(out, words) {
+			t.Errorf("exit code %d, want %d and %q\n%s%s", code, want, words, out, errs)
+		}
+	}
+	verify(exitGood, "good. ")
+	remove := func(name string) {
+		if err := os.Remove(filepath.Join(state, "journal", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove(segs[1].Name)
+	verify(exitNo, fmt.Sprintf("frames %d to %d of epoch ", segs[1].First, segs[1].Next-1))
+	write("rubbish")
+	verify(exitNo, "uplink.state: damaged state file")
+	write(taken)
+	remove(segs[0].Name)
+	verify(exitNo, fmt.Sprintf("frames 1 to %d of epoch ", segs[1].Next-1))
 }

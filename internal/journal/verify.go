@@ -14,6 +14,8 @@ import (
 
 // Report is what Verify found.
 type Report struct {
+	Epoch    uint64 // 0: there is no segment
+	Next     uint64 // the number after the last that is there, or was
 	Segments int
 	Frames   uint64
 	Samples  uint64
@@ -95,6 +97,7 @@ func verify(ctx context.Context, dir string, fs fileSystem, progress func(done, 
 		case err != nil:
 			problem(s, "the header is damaged")
 		}
+		r.Epoch = s.epoch
 		missing, t := s.scan(b, limit, dec)
 		for range 3 { // The last frame may be half written: it is not a moment later.
 			if !t.torn || i+1 < len(segs) {
@@ -126,7 +129,9 @@ func verify(ctx context.Context, dir string, fs fileSystem, progress func(done, 
 				problem(s, "the footer at byte %d is damaged", s.end)
 			}
 		}
+		r.Next = max(r.Next, s.first, s.next())
 		if t.torn {
+			r.Next = max(r.Next, t.last+1)
 			problem(s, "a torn frame at the end, at byte %d", s.end)
 		}
 		r.Missing += missing

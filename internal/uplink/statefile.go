@@ -66,27 +66,43 @@ func newStateFile(dir string) *stateFile {
 // it returns an error or nil and a state in which nothing is acknowledged: frames may go out twice, none is skipped.
 func (f *stateFile) load(epoch uint64) (*state, error) {
 	fresh := &state{epoch: epoch, next: 1}
+	s, err := f.read()
+	if err != nil || s == nil || s.epoch != epoch {
+		return fresh, err
+	}
+	return s, nil
+}
+
+// read returns what is in the file, nil where there is none.
+func (f *stateFile) read() (*state, error) {
 	b, err := os.ReadFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fresh, nil
+		return nil, nil
 	}
 	if err != nil {
-		return fresh, err
+		return nil, err
 	}
 	text := b
 	if len(b) == 2*stateHalf {
 		if text, f.number = newerHalf(b); f.number == 0 {
-			return fresh, fmt.Errorf("%w: neither half of it is whole", errState)
+			return nil, fmt.Errorf("%w: neither half of it is whole", errState)
 		}
 	}
-	s, err := decodeState(text)
+	return decodeState(text)
+}
+
+// Taken returns how far an uplink with that state directory had come, at least: it has taken the frames before next of the
+// journal of that epoch, and may have sent them. next is 0 where there is no state. It may be called beside a running gateway.
+func Taken(stateDir string) (epoch, next uint64, err error) {
+	f := newStateFile(stateDir)
+	s, err := f.read()
 	if err != nil {
-		return fresh, err
+		return 0, 0, fmt.Errorf("read %s: %w", f.path, err)
 	}
-	if s.epoch != epoch {
-		return fresh, nil
+	if s == nil {
+		return 0, 0, nil
 	}
-	return s, nil
+	return s.epoch, s.next, nil
 }
 
 // newerHalf returns the text of the newer whole half and its number, 0 for none.

@@ -191,3 +191,23 @@ func TestSlowDiskIsTold(t *testing.T) {
 		t.Errorf("%v %v, want the good end", err, known)
 	}
 }
+
+func TestTaken(t *testing.T) {
+	dir := t.TempDir()
+	if _, next, err := Taken(dir); next != 0 || err != nil {
+		t.Errorf("without a state: next %d, %v", next, err)
+	}
+	path := filepath.Join(dir, stateName)
+	if err := os.WriteFile(path, (&state{epoch: 7, next: 9}).encode(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if epoch, next, err := Taken(dir); epoch != 7 || next != 9 || err != nil {
+		t.Errorf("epoch %d, next %d, %v", epoch, next, err)
+	}
+	if err := os.WriteFile(path, []byte("nothing of the kind"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Taken(dir); err == nil {
+		t.Error("a damaged state is read without an error")
+	}
+}
