@@ -208,8 +208,8 @@ type journalStat struct {
 type journalLoss struct {
 	Reason  string     `json:"reason"`
 	Times   int        `json:"times"`
-	Samples uint64     `json:"samples"` // as far as is known
-	Unknown int        `json:"unknown"` // how many of them do not say how many samples
+	Samples uint64     `json:"samples,omitempty"` // as far as is known; left out where that is not at all
+	Unknown int        `json:"unknown"`           // how many of them do not say how many samples
 	Frames  uint64     `json:"frames"`
 	From    *time.Time `json:"from,omitempty"`
 	To      *time.Time `json:"to,omitempty"`
@@ -304,9 +304,14 @@ func (o *journalOptions) stat(ctx context.Context, out io.Writer) error {
 		fmt.Fprintln(out, "no loss is told of")
 	}
 	for _, l := range st.Losses {
-		fmt.Fprintf(out, "lost, %s: %s, %d samples", l.Reason, count(l.Times, "time"), l.Samples)
-		if l.Unknown > 0 {
-			fmt.Fprint(out, " and an unknown number")
+		fmt.Fprintf(out, "lost, %s: %s, ", l.Reason, count(l.Times, "time"))
+		switch {
+		case l.Samples == 0:
+			fmt.Fprint(out, "unknown number 数量未知")
+		case l.Unknown > 0:
+			fmt.Fprintf(out, "%d samples and an unknown number 另有数量未知", l.Samples)
+		default:
+			fmt.Fprintf(out, "%d samples", l.Samples)
 		}
 		if l.Frames > 0 {
 			fmt.Fprintf(out, " in %d frames", l.Frames)

@@ -194,3 +194,31 @@ func TestVerifyMissesTheNewestSegment(t *testing.T) {
 	remove(segs[0].Name)
 	verify(exitNo, fmt.Sprintf("frames 1 to %d of epoch ", segs[1].Next-1))
 }
+
+// A loss that does not say how many samples it is of is not one of none.
+func TestStatSaysWhatIsUnknown(t *testing.T) {
+	state := keptJournal(t)
+	path := filepath.Join(state, "journal")
+	clock := telemetry.NewClock("boot2", telemetry.Mono(time.Hour), time.Unix(0, 0))
+	j, err := journal.Open(journal.Config{Dir: path}, &telemetry.Inventory{}, clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Skip(5000); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	code, out, _ := linli(t, "journal", "stat", "--state", state)
+	if code != exitGood || !strings.Contains(out, "lost, damage: 1 time, unknown number 数量未知 in ") || strings.Contains(out, " 0 samples") {
+		t.Errorf("stat: exit code %d\n%s", code, out)
+	}
+	code, out, _ = linli(t, "journal", "stat", "--json", "--state", state)
+	if code != exitGood || !strings.Contains(out, `{"reason":"damage","times":1,"unknown":1,"frames":`) {
+		t.Errorf("stat --json: exit code %d\n%s", code, out)
+	}
+}

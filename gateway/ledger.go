@@ -130,7 +130,8 @@ type ledgerAnswer struct {
 	Frames   uint64    `json:"frames"`       // arrived
 	Missing  uint64    `json:"missing"`      // frames
 	Lost     uint64    `json:"lost"`         // frames told as lost
-	Samples  uint64    `json:"lost_samples"` // told as lost, as far as known
+	Samples  *uint64   `json:"lost_samples"` // told as lost, as far as known; null where that is not at all
+	Unknown  int       `json:"losses_of_unknown_size,omitempty"`
 	Heard    time.Time `json:"heard,omitzero"`
 	// Of so many hours (UTC) that the window touches, so many rest on what an ingest has found (linli_hour).
 	Hours          int         `json:"hours"`
@@ -145,8 +146,8 @@ type ledgerGap struct {
 	Epoch   string    `json:"epoch,omitempty"` // 16 hexadecimal digits
 	From    uint64    `json:"from,omitempty"`  // frames
 	To      uint64    `json:"to,omitempty"`
-	Samples uint64    `json:"samples,omitempty"`
-	Begin   time.Time `json:"begin,omitzero"` // it was measured between these, as far as known
+	Samples uint64    `json:"samples,omitempty"` // left out where unknown
+	Begin   time.Time `json:"begin,omitzero"`    // it was measured between these, as far as known
 	End     time.Time `json:"end,omitzero"`
 }
 
@@ -373,15 +374,32 @@ func (q *inquiry) ask(ctx context.Context, node string) *ledgerAnswer {
 		}
 		whole.Add(w.Report(q.now.UnixNano()))
 	}
-	a.State, a.Complete, a.Frames, a.Missing, a.Lost, a.Samples, a.Heard = whole.State(), whole.Complete, whole.Frames, whole.Missing, whole.Lost, whole.Samples, at(whole.Heard)
+	a.State, a.Complete, a.Frames, a.Missing, a.Lost, a.Heard = whole.State(), whole.Complete, whole.Frames, whole.Missing, whole.Lost, at(whole.Heard)
 	for _, g := range whole.Gaps {
+		if g.Told && g.Count == 0 {
+			a.Unknown++
+		}
 		out := ledgerGap{Reason: string(g.Reason), Told: g.Told, From: g.From, To: g.To, Samples: g.Count, Begin: at(g.Begin), End: at(g.End)}
 		if g.Epoch != 0 {
 			out.Epoch = fmt.Sprintf("%016x", g.Epoch)
 		}
 		a.Gaps = append(a.Gaps, out)
 	}
+	if whole.Samples > 0 || a.Unknown == 0 {
+		a.Samples = &whole.Samples
+	}
 	return a
+}
+
+// samplesLost says how many samples were told as lost.
+func (a *ledgerAnswer) samplesLost() (english, chinese string) {
+	switch {
+	case a.Samples == nil:
+		return "unknown number of samples", "数量未知"
+	case a.Unknown > 0:
+		return fmt.Sprintf("%d samples and an unknown number", *a.Samples), fmt.Sprintf("%d 点，另有数量未知", *a.Samples)
+	}
+	return fmt.Sprintf("%d samples", *a.Samples), fmt.Sprintf("%d 点", *a.Samples)
 }
 
 // print writes a line for the gateway and one for each gap.
@@ -390,8 +408,9 @@ func (o *ledgerOptions) print(out io.Writer, a *ledgerAnswer) error {
 	if a.Missing > 0 {
 		fmt.Fprintf(out, ", %d missing 缺 %d", a.Missing, a.Missing)
 	}
-	if a.Lost > 0 || a.Samples > 0 {
-		fmt.Fprintf(out, ", %d lost (%d samples) 丢失 %d 帧 %d 点", a.Lost, a.Samples, a.Lost, a.Samples)
+	if a.Lost > 0 || a.Unknown > 0 || a.Samples != nil && *a.Samples > 0 {
+		english, chinese := a.samplesLost()
+		fmt.Fprintf(out, ", %d lost (%s) 丢失 %d 帧 %s", a.Lost, english, a.Lost, chinese)
 	}
 	if a.Complete && a.Frames == 0 && a.Lost == 0 {
 		fmt.Fprint(out, ", it measured nothing then, or was not there yet 此间没有采集或尚未接入")
@@ -419,8 +438,11 @@ func (o *ledgerOptions) print(out io.Writer, a *ledgerAnswer) error {
 		if g.From > 0 {
 			fmt.Fprintf(out, "  frames 帧 %d-%d of %s", g.From, g.To, g.Epoch)
 		}
-		if g.Told && g.Samples > 0 {
+		switch {
+		case g.Told && g.Samples > 0:
 			fmt.Fprintf(out, "  samples 点 %d", g.Samples)
+		case g.Told:
+			fmt.Fprint(out, "  unknown number 数量未知")
 		}
 		if g.Reason == string(ledger.Silent) && !a.Heard.IsZero() {
 			fmt.Fprintf(out, "  last heard 最近消息 %s", when(a.Heard))

@@ -33,6 +33,9 @@ func TestLedgerCommand(t *testing.T) {
 	row("lost", 111, 200, 24*time.Hour)
 	at := begin.Add(time.Hour).UnixNano()
 	lines = wire.AppendLossLine(lines, "lost", "gw1", &wire.Lost{Epoch: 0xc0ffee, From: 101, To: 110, Count: 77, Reason: "space", T0: at, T1: at}, at)
+	row("damaged", 1, 100, -time.Hour)
+	row("damaged", 111, 200, 24*time.Hour)
+	lines = wire.AppendLossLine(lines, "damaged", "gw1", &wire.Lost{Epoch: 0xc0ffee, From: 101, To: 110, Reason: "damage", T0: at, T1: at}, at)
 	row("gap", 101, 110, time.Hour)
 	row("gap", 113, 200, 24*time.Hour)
 	resp, err := http.Post(db.URL+"/api/v2/write?bucket=linli/autogen&precision=ns", "text/plain", bytes.NewReader(lines))
@@ -52,13 +55,15 @@ func TestLedgerCommand(t *testing.T) {
 	}
 	day := begin.Format(time.DateOnly)
 	for _, want := range []string{
+		"damaged.gw1              losses     完整（有报告的丢失）  0 frames 帧, 10 lost (unknown number of samples) 丢失 10 帧 数量未知\n",
+		"    damage       网关报告丢失  frames 帧 101-110 of 0000000000c0ffee  unknown number 数量未知  " + day + " 01:00:00 .. ",
 		"gap.gw1                  missing    缺失  10 frames 帧, 2 missing 缺 2\n",
 		"    missing      缺失  frames 帧 111-112 of 0000000000c0ffee  " + day + " 01:00:00 .. ",
 		"lost.gw1                 losses     完整（有报告的丢失）  0 frames 帧, 10 lost (77 samples) 丢失 10 帧 77 点\n",
 		"    space        网关报告丢失  frames 帧 101-110 of 0000000000c0ffee  samples 点 77  " + day + " 01:00:00 .. " + day + " 01:00:00\n",
 		"never.gw1                silent     失联  0 frames 帧\n",
 		"whole.gw1                complete   完整",
-		day + " 00:00 CST to ", ": 2 of 4 complete 到齐 2/4\n",
+		day + " 00:00 CST to ", ": 3 of 5 complete 到齐 3/5\n",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)

@@ -641,7 +641,8 @@ func (w *whole) settled(limit time.Duration, good func(code int, answers []ledge
 func (w *whole) show(answers []ledgerAnswer) string {
 	var b strings.Builder
 	for _, a := range answers {
-		fmt.Fprintf(&b, "  %s %s: %d frames, %d missing, %d lost (%d samples) %s\n", a.Node, a.State, a.Frames, a.Missing, a.Lost, a.Samples, a.Error)
+		samples, _ := a.samplesLost()
+		fmt.Fprintf(&b, "  %s %s: %d frames, %d missing, %d lost (%s) %s\n", a.Node, a.State, a.Frames, a.Missing, a.Lost, samples, a.Error)
 		for _, g := range a.Gaps {
 			fmt.Fprintf(&b, "    %s told=%v %d-%d, %d samples, %s .. %s\n", g.Reason, g.Told, g.From, g.To, g.Samples, g.Begin.Format("15:04:05.000"), g.End.Format("15:04:05.000"))
 		}
