@@ -66,7 +66,7 @@ var (
 // connection connects, calls up, and delivers until the connection is lost (the error says why) or ctx ends.
 func (u *Uplink) connection(ctx context.Context, broker string, up func()) error {
 	u.setStatus(func(s *Status) { s.Broker = broker })
-	will, err := json.Marshal(wire.Will{Node: u.node, State: "offline", Reason: "lost"})
+	will, err := json.Marshal(wire.Will{Node: u.node, State: "offline", Reason: "lost", Epoch: fmt.Sprintf("%016x", u.state.epoch), Instance: u.instance})
 	if err != nil {
 		return err
 	}

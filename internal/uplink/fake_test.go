@@ -20,6 +20,7 @@ import (
 type fakeJournal struct {
 	mu       sync.Mutex
 	epoch    uint64
+	later    int64 // than base the journal is, ns
 	first    uint64
 	frames   []journal.Frame
 	changed  chan struct{}
@@ -166,7 +167,7 @@ const base = 1_790_000_000_000_000_000
 func (j *fakeJournal) wall(f *journal.Frame, m telemetry.Mono) (time.Time, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return time.Unix(0, base+int64(m)).UTC(), f.Boot != "unset" || !j.unset
+	return time.Unix(0, base+j.later+int64(m)).UTC(), f.Boot != "unset" || !j.unset
 }
 
 // fakeBook is an outbox in memory.

@@ -3,9 +3,15 @@ package uplink_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"linli/internal/testservers"
 	"linli/internal/uplink"
 	"linli/internal/wire"
 )
@@ -82,4 +88,92 @@ func TestOlderStateDirectoryIsNoticed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The same by the last will, which is all that a broker keeps of a process that was killed: one that the state directory
+// has never heard of. A process that was killed on this very directory is no stranger.
+func TestOlderStateDirectoryIsNoticedByAWill(t *testing.T) {
+	for _, restored := range []bool{true, false} {
+		t.Run(fmt.Sprintf("restored=%v", restored), func(t *testing.T) {
+			broker := testservers.StartMosquitto(t)
+			j, dir, copied := newJournal(10), t.TempDir(), t.TempDir()
+			j.later = time.Since(time.Unix(1_790_000_000, 0)).Nanoseconds() - time.Minute.Nanoseconds()
+			delivered := func(u *running) {
+				t.Helper()
+				eventually(t, "delivered", func() bool { s := u.Status(); return s.Connected && s.Hears && s.BacklogFrames == 0 })
+			}
+			// A life that the copy knows.
+			u := start(t, uplink.Config{Brokers: []string{broker.URL}, StateDir: dir}, j, newBook())
+			delivered(u)
+			u.stop()
+			if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+				t.Fatal(err)
+			}
+			// One that it does not know, whose line is cut.
+			line, cut := cutLine(t, broker.URL)
+			u = start(t, uplink.Config{Brokers: []string{line}, StateDir: dir}, j, newBook())
+			delivered(u)
+			cut()
+			u.stop()
+			city := subscribe(t, broker.URL, "will", "linli/v1/+/status")
+			eventually(t, "the will", func() bool {
+				m := city.messages()
+				return len(m) > 0 && strings.Contains(string(m[len(m)-1].Payload()), `"lost"`)
+			})
+
+			if restored {
+				dir = copied
+			}
+			h := subscribe(t, broker.URL, "city", "linli/v1/+/telemetry")
+			u = start(t, uplink.Config{Brokers: []string{broker.URL}, StateDir: dir}, j, newBook())
+			delivered(u)
+			j.append(1, "boot")
+			eventually(t, "sent", func() bool {
+				_, next := j.Bounds()
+				return u.Status().BacklogFrames == 0 && j.Released() == next && len(h.frames(t)) > 0
+			})
+			if _, next := j.Bounds(); (next > 1000) != restored {
+				t.Errorf("the journal goes on at %d", next)
+			}
+		})
+	}
+}
+
+// cutLine returns the address of a line to the broker, and what cuts it for good.
+func cutLine(t *testing.T, broker string) (address string, cut func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var conns []net.Conn
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", strings.TrimPrefix(broker, "tcp://"))
+			if err != nil {
+				c.Close()
+				continue
+			}
+			mu.Lock()
+			conns = append(conns, c, far)
+			mu.Unlock()
+			go func() { _, _ = io.Copy(far, c) }()
+			go func() { _, _ = io.Copy(c, far) }()
+		}
+	}()
+	cut = func() {
+		l.Close()
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range conns {
+			c.Close()
+		}
+	}
+	t.Cleanup(cut)
+	return "tcp://" + l.Addr().String(), cut
 }

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // state is what the uplink remembers across restarts: which frames of which journal the broker has not
@@ -21,6 +22,7 @@ import (
 //	gone 11-14             (likewise)
 //	asked 17-40            (likewise)
 //	tell 1-9               (likewise)
+//	life ABCDEFGHIJKLMNOPQRSTUVWXYZ   (instance of a process that ran on this directory; the last maxLives of them)
 //	settled 1790000000000000000 1234   (what was measured before this moment was said to be in frames before that number; may be left out)
 //	crc 1a2b3c4d           (CRC-32C of every byte before this line)
 type state struct {
@@ -35,7 +37,13 @@ type state struct {
 	// said and saidNext are settling's.
 	said     int64
 	saidNext uint64
+	lives    []string // instances of the processes that ran on this directory, the newest last
 }
+
+const (
+	maxLives    = 16
+	maxInstance = 64
+)
 
 // errState is wrapped by the errors of a damaged state file.
 var errState = errors.New("damaged state file")
@@ -54,6 +62,9 @@ func (s *state) encode() []byte {
 	}
 	for _, r := range s.tell {
 		fmt.Fprintf(&b, "tell %d-%d\n", r.from, r.end-1)
+	}
+	for _, l := range s.lives {
+		fmt.Fprintf(&b, "life %s\n", l)
 	}
 	if s.said != 0 {
 		fmt.Fprintf(&b, "settled %d %d\n", s.said, s.saidNext)
@@ -87,6 +98,14 @@ func decodeState(b []byte) (*state, error) {
 			if err != nil || s.said <= 0 {
 				return nil, fmt.Errorf("%w: %q", errState, line)
 			}
+			continue
+		}
+		if life, ok := strings.CutPrefix(string(line), "life "); ok {
+			life = strings.TrimSuffix(life, "\n")
+			if life == "" || len(life) > maxInstance || strings.ContainsAny(life, " \n") || len(s.lives) == maxLives {
+				return nil, fmt.Errorf("%w: %q", errState, line)
+			}
+			s.lives = append(s.lives, life)
 			continue
 		}
 		var from, last uint64

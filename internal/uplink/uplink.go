@@ -247,6 +247,7 @@ type Uplink struct {
 	subscribeDrops   int
 	noSubscribeUntil time.Time
 	early            *wire.Status // of an earlier process, heard before the clock was set
+	knew             []string     // instances of the earlier processes that the state file knew of at the start
 	believed         string       // instance of the earlier process that earlierLife has followed
 	asking           spans        // frames that the late lane does not know of yet
 
@@ -336,6 +337,9 @@ func New(cfg Config, j Journal, book Book, log *zap.Logger) (*Uplink, error) {
 	}
 	u.overtake()
 	u.update()
+	u.knew = slices.Clone(u.state.lives)
+	u.state.lives = append(u.knew[max(0, len(u.knew)+1-maxLives):], u.instance)
+	u.dirty = true
 	u.goneUntil, u.begin = max(u.goneUntil, u.state.next+tombstoneLag), u.state.next
 	if cfg.Commands != nil {
 		u.commands = newCommands(u, cfg.Commands)
@@ -351,6 +355,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 	defer u.file.stop(saveFor)
 	defer u.save(true)
 	u.update()
+	u.rememberLife(ctx)
 	defer u.lookups.Wait()
 	if u.commands != nil {
 		var commands sync.WaitGroup

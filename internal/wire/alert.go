@@ -82,9 +82,13 @@ type Will struct {
 	Node   string `json:"node"`
 	State  string `json:"state"`  // offline
 	Reason string `json:"reason"` // lost
+	// Epoch and Instance are those of the process that is lost: who comes after it with an older copy of its state
+	// directory does not know this instance.
+	Epoch    string `json:"epoch,omitempty"`
+	Instance string `json:"instance,omitempty"`
 }
 
-// Status is the message on status. A Will is read as one, and holds its first three fields only.
+// Status is the message on status. A Will is read as one, and holds its first three fields, epoch and instance only.
 type Status struct {
 	Node  string `json:"node"`
 	State string `json:"state"` // online, offline

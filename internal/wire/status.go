@@ -16,7 +16,7 @@ const (
 	maxStatusText = 256      // of each text in it
 )
 
-// Bare reports whether the status holds nothing but node, state and reason, as a Will does.
+// Bare reports whether the status is a Will, which says neither when nor how it is.
 func (s *Status) Bare() bool { return s.Time.IsZero() }
 
 // ParseStatus parses the status of node, or its last will, and checks what the city side relies on. Keys it does not
