@@ -342,6 +342,9 @@ func TestShippedUnitsStart(t *testing.T) {
 		if len(lines) == 0 {
 			t.Errorf("%s starts nothing", unit)
 		}
+		for _, m := range regexp.MustCompile(`(?m)^Environment="?(\w+)=([^"\n]*)"?$`).FindAllStringSubmatch(string(text), -1) {
+			env[m[1]] = m[2]
+		}
 		for _, m := range lines {
 			args := strings.Fields(os.Expand(m[1], func(name string) string {
 				value, ok := env[name]

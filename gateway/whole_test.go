@@ -845,7 +845,8 @@ func TestWholeRun(t *testing.T) {
 	}
 	announced := w.announced()
 	var behind []string
-	for deadline := time.Now().Add(30 * time.Second); ; pause(500 * time.Millisecond) {
+	// What a full queue of the broker dropped comes once more, a minute after it was told.
+	for deadline := time.Now().Add(100 * time.Second); ; pause(500 * time.Millisecond) {
 		if behind = w.behind(announced); len(behind) == 0 || time.Now().After(deadline) {
 			break
 		}

@@ -30,6 +30,8 @@ const (
 	// repeatEvery is the time between alerts that are sent again. Nobody waits for them, and who lost them may have little
 	// room for more.
 	repeatEvery = 50 * time.Millisecond
+	// maxDue bounds the alerts that wait to go out once more.
+	maxDue = 1024
 )
 
 // recent remembers which frames were acknowledged in the last minutes before the last acknowledgement.
@@ -144,8 +146,30 @@ func (u *Uplink) alertsAgain(from, to time.Time) {
 	}
 }
 
-// takeFound has what alertsAgain found sent again.
+// dueAlert is an alert that goes out once more.
+type dueAlert struct {
+	id string
+	at time.Time
+}
+
+// onceMore has the alert that was just told sent a second time, a while later, in the state that it has then. A broker may
+// have dropped it where a reader's queue was full, and no numbers show the city that an alert is missing, as they do of frames.
+func (u *Uplink) onceMore(id string) {
+	u.due = slices.DeleteFunc(u.due, func(d dueAlert) bool { return d.id == id })
+	if len(u.due) == maxDue {
+		u.due = slices.Delete(u.due, 0, 1)
+	}
+	u.due = append(u.due, dueAlert{id, time.Now().Add(u.cfg.SendAgain)})
+}
+
+// takeFound has what alertsAgain found sent again, and what is due.
 func (u *Uplink) takeFound() {
+	for len(u.due) > 0 && !time.Now().Before(u.due[0].at) {
+		if id := u.due[0].id; !slices.Contains(u.repeat, id) {
+			u.repeat = append(u.repeat, id)
+		}
+		u.due = slices.Delete(u.due, 0, 1)
+	}
 	u.mu.Lock()
 	found := u.found
 	u.found = nil

@@ -105,3 +105,19 @@ func TestResendTellsAlertsAgain(t *testing.T) {
 		t.Errorf("%v were told again although nobody asked", got)
 	}
 }
+
+// A broker acknowledges an alert and drops it where a reader's queue is full. No number shows the city that it is missing: each
+// goes out a second time, and no third.
+func TestAlertGoesOutOnceMore(t *testing.T) {
+	h, b, j := startHostile(t, ackAll), newBook(), newJournal(5)
+	b.sayAt("open", alert.ActiveAcknowledged, "acknowledged", 2, time.Now())
+	b.sayAt("shut", alert.Closed, "closed", 3, time.Now())
+	u := start(t, uplink.Config{Brokers: []string{h.url}, SendAgain: 100 * time.Millisecond}, j, b)
+	connected(t, u, 1)
+	eventually(t, "both twice", func() bool { return slices.Equal(alertsFrom(h, 0), []string{"open", "open", "shut", "shut"}) })
+	// The next one comes twice as well; by then a third of the others would have come.
+	b.sayAt("new", alert.ActiveAcknowledged, "acknowledged", 2, time.Now())
+	eventually(t, "the next one twice", func() bool {
+		return slices.Equal(alertsFrom(h, 0), []string{"new", "new", "open", "open", "shut", "shut"})
+	})
+}

@@ -397,6 +397,7 @@ func (c *connection) sendAlerts() {
 		}
 		c.sendAlert(&o, func() {
 			u.book.Told(Channel, o.Alert.ID, o.Seq)
+			u.onceMore(o.Alert.ID)
 			u.setStatus(func(s *Status) { s.AlertsTold++ })
 		})
 	}

@@ -17,16 +17,17 @@
 //     journal that ends before what the file knows is sent again as well, and goes on behind those numbers.
 //   - A whole state directory that came back older than what the city has is noticed by the status that the broker has kept
 //     of the earlier process (earlierLife): no later frame gets a number that was used, and the time between is told as lost.
-//     It is not noticed where the broker has lost what it retained, where the last will has taken that status's place (a
-//     gateway that was killed, or whose broker was stopped, while they were connected), or where a process came back with its memory. Frames written before
-//     the status is heard have numbers that were used.
+//     It is not noticed where the broker has lost what it retained, where the copy is of the very process that the broker
+//     knows of, or where a process came back with its memory. Frames written before the status is heard have numbers that
+//     were used.
 //   - Lost is told what the city does not have: frames that were acknowledged before they vanished are not.
 //   - Alerts go first and have window slots that telemetry cannot take. Live frames overtake a backlog; order holds
 //     within live and within late. A backlog has at most 32 KiB in flight, and all telemetry no more than the line sends in
 //     about 0.1 s (pace), so that an alert never waits longer behind it.
 //   - An alert is told (Book.Told) after the broker acknowledged it. While it is open its message is retained; when
 //     it closes, the closed message is sent and then the retained one is cleared. The same transition is told in the
-//     same words and with the same time, however often and by whichever process.
+//     same words and with the same time, however often and by whichever process. Each alert goes out once more a minute
+//     later (onceMore).
 //   - Telemetry whose wall clock time is not known waits; alerts do not. Where the time is an estimate (Frame.Uncertain)
 //     the message's header says time=uncertain.
 //   - What live messages say to be settled holds (settling): TestSettledNeverLies.
@@ -236,9 +237,10 @@ type Uplink struct {
 	statusTold bool
 	expiryTold int // how near the end of the certificate was when it was told last
 	recent     recent
-	repeat     []string  // ids of alerts whose newest state is to be sent again; of those in flight until it is acknowledged
-	unclean    bool      // the last connection was lost, not closed
-	staleAt    time.Time // when frames were sent again to a broker that knew our session
+	repeat     []string   // ids of alerts whose newest state is to be sent again; of those in flight until it is acknowledged
+	due        []dueAlert // alerts that go out once more, the earliest first
+	unclean    bool       // the last connection was lost, not closed
+	staleAt    time.Time  // when frames were sent again to a broker that knew our session
 	// againAt is when everything acknowledged from againSince on is sent again; zero: never.
 	againSince, againAt time.Time
 	calls               chan func() // to be called by Run's goroutine

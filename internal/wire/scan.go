@@ -110,8 +110,6 @@ func CheckLine(line []byte) (Line, error) {
 	return l, err
 }
 
-var qualitySuffix = []byte("_q")
-
 // lastQuality is the digit of the last quality.
 const lastQuality = '0' + byte(telemetry.BadMaintenance)
 
@@ -204,7 +202,7 @@ func ScanLine(line []byte, fields []Field) (Line, []Field, error) {
 		if kind == 0 {
 			return l, fields, ErrLine
 		}
-		if kind == IntField && bytes.HasSuffix(name, qualitySuffix) && (end-i != 3 || line[i+1] < '0' || line[i+1] > lastQuality) {
+		if kind == IntField && len(name) > 2 && string(name[len(name)-2:]) == "_q" && (end-i != 3 || line[i+1] < '0' || line[i+1] > lastQuality) {
 			return l, fields, ErrQuality
 		}
 		fields = append(fields, Field{Name: name, Type: kind})
