@@ -222,7 +222,7 @@ func TestExitCodes(t *testing.T) {
 		"file not there":     {[]string{"check", "-c", "/no/such/site.yaml"}, exitNo, "/no/such/site.yaml"},
 		"unknown scenario":   {[]string{"demo", "--scenario", "flood"}, exitUsage, "fire-lane"},
 		"ingest, no broker":  {[]string{"ingest"}, exitUsage, "--broker"},
-		"ingest, bad url":    {[]string{"ingest", "--broker", "tcp://127.0.0.1:1", "--influx-url", "http://[::1", "--bucket", "b"}, exitNo, "http://[::1"},
+		"ingest, bad url":    {[]string{"ingest", "--broker", "tcp://127.0.0.1:1", "--influx-url", "http://[::1", "--bucket", "b"}, exitUsage, "http://[::1"},
 		"rules test":         {[]string{"rules", "test"}, exitGood, ", 0 failed"},
 		"rules test mistake": {[]string{"rules", "test", mistaken}, exitNo, mistaken + ":2:9: unknown pack \"bin\", did you mean \"bins\"?; packs of your own"},
 		"its line":           {[]string{"rules", "test", mistaken}, exitNo, "    packs: [bin]\n            ^\n"},
