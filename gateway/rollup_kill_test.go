@@ -50,7 +50,7 @@ func TestKilledWhileRollingUp(t *testing.T) {
 		}
 	}
 	t.Logf("%d kills, by the file that was written or synced just before: %v", *rollupKills, hits)
-	if met == 0 {
+	if met == 0 && *rollupKills >= 2*killsEach { // Of two kills both may come between the files.
 		t.Error("no kill hit a rollup: the test shows too little")
 	}
 }
