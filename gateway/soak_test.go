@@ -456,19 +456,27 @@ const allowed = 2 * time.Second
 func (s *soak) checkAll(least int) {
 	t := s.t
 	t.Helper()
-	s.bus.mu.Lock()
-	s.bus.answer = func(int, int, int) []uint16 { return nil } // "illegal address": nothing is served any more
-	s.bus.mu.Unlock()
 	type one struct {
 		n  int
 		at time.Time
 	}
-	var all []one
-	for _, r := range s.bus.served() {
-		if r.unit == 1 && r.address == 0 && len(r.words) == 2 { // Now and then the power is read alone.
-			all = append(all, one{int(r.words[0])<<16 | int(r.words[1]), r.at})
+	served := func() (all []one) {
+		for _, r := range s.bus.served() {
+			if r.unit == 1 && r.address == 0 && len(r.words) == 2 { // Now and then the power is read alone.
+				all = append(all, one{int(r.words[0])<<16 | int(r.words[1]), r.at})
+			}
 		}
+		return all
 	}
+	// The last value is one that no kill may have cost: what was served just before the last kill need not arrive.
+	waitFor(t, 30*time.Second, "a value served after the last kill", func() bool {
+		all := served()
+		return len(all) > 0 && (len(s.downs) == 0 || all[len(all)-1].at.After(s.downs[len(s.downs)-1]))
+	})
+	s.bus.mu.Lock()
+	s.bus.answer = func(int, int, int) []uint16 { return nil } // "illegal address": nothing is served any more
+	s.bus.mu.Unlock()
+	all := served()
 	last := all[len(all)-1].n
 	got := map[int]int{}
 	look := func() {
