@@ -39,11 +39,11 @@ func ledgerCommand() *cobra.Command {
 		Short: "City side: is a day complete for all sites? 某一天的数据是否到齐",
 		Long: "Say by query whether everything that the gateways measured on a day (default: yesterday) is in the database, one line\n" +
 			"for each gateway, and name each gap with its reason. The exit code is 0 if all of it has arrived or was told as lost\n" +
-			"by the gateway itself, 1 if not, 2 if the command line cannot be understood.\n\n" +
+			"by the gateway itself, 1 if not or if the database did not answer, 2 if the command line cannot be understood.\n\n" +
 			"Hours that an ingest has found complete (linli_hour), and of which nothing has come since, are taken as such;\n" +
 			"only the others are worked out from the rows of each message. --full works out all of them. What is missing is asked\n" +
 			"for by linli ingest with --command-key.\n\n" +
-			"按查询回答：某一天（默认昨天）各网关的数据是否全部入库；每处缺口都写明原因。退出码：0 到齐（或网关已报告丢失），1 未到齐。\n" +
+			"按查询回答：某一天（默认昨天）各网关的数据是否全部入库；每处缺口都写明原因。退出码：0 到齐（或网关已报告丢失），1 未到齐或数据库没有回答。\n" +
 			"ingest 已判定完整且此后没有新消息的小时直接采用，其余逐条消息核对；--full 全部逐条核对。\n" +
 			"缺失的数据由带 --command-key 的 linli ingest 请网关补传。",
 		Args: noArgs,
@@ -104,7 +104,8 @@ func (o *ledgerOptions) window(now time.Time) (from, to time.Time, err error) {
 	case !from.Before(to):
 		return from, to, errors.New("the window ends before it begins")
 	case to.After(now):
-		return from, to, fmt.Errorf("%s is not over yet 时间尚未结束", to.Format("2006-01-02 15:04 MST"))
+		return from, to, fmt.Errorf("%s is not over yet: of today ask for what is over, with --from and --to 时间尚未结束，今天已过去的部分请用 --from 和 --to",
+			to.Format("2006-01-02 15:04 MST"))
 	case from.Year() < 2020 || to.Sub(from) > 32*24*time.Hour:
 		return from, to, errors.New("the window must be after 2020 and at most 32 days long")
 	}
@@ -444,7 +445,11 @@ func (o *ledgerOptions) print(out io.Writer, a *ledgerAnswer) error {
 		case g.Told:
 			fmt.Fprint(out, "  unknown number 数量未知")
 		}
-		if g.Reason == string(ledger.Silent) && !a.Heard.IsZero() {
+		switch {
+		case g.Reason != string(ledger.Silent):
+		case a.Heard.IsZero():
+			fmt.Fprint(out, "  nothing was heard of it 没有收到过消息")
+		default:
 			fmt.Fprintf(out, "  last heard 最近消息 %s", when(a.Heard))
 		}
 		if _, err := fmt.Fprintf(out, "  %s .. %s\n", when(g.Begin), when(g.End)); err != nil {

@@ -61,7 +61,7 @@ func TestLedgerCommand(t *testing.T) {
 		"    missing      缺失  frames 帧 111-112 of 0000000000c0ffee  " + day + " 01:00:00 .. ",
 		"lost.gw1                 losses     完整（有报告的丢失）  0 frames 帧, 10 lost (77 samples) 丢失 10 帧 77 点\n",
 		"    space        网关报告丢失  frames 帧 101-110 of 0000000000c0ffee  samples 点 77  " + day + " 01:00:00 .. " + day + " 01:00:00\n",
-		"never.gw1                silent     失联  0 frames 帧\n",
+		"never.gw1                silent     失联  0 frames 帧\n    silent       失联  nothing was heard of it 没有收到过消息  ? .. ",
 		"whole.gw1                complete   完整",
 		day + " 00:00 CST to ", ": 3 of 5 complete 到齐 3/5\n",
 	} {
@@ -91,6 +91,10 @@ func TestLedgerCommand(t *testing.T) {
 		if code, out, _ := ask(bad...); code != exitUsage || out != "" {
 			t.Errorf("%q: code %d\n%s", bad, code, out)
 		}
+	}
+	// Of today there is an answer as well, and whoever asks for the whole of it is told how.
+	if code, _, stderr := ask("--day", time.Now().In(shanghai).Format(time.DateOnly)); code != exitUsage || !strings.Contains(stderr, "not over yet") || !strings.Contains(stderr, "--from and --to") {
+		t.Errorf("code %d: %s", code, stderr)
 	}
 	if code, _, _ := linli(t, "ledger"); code != exitUsage {
 		t.Errorf("without a database: code %d", code)
