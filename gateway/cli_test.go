@@ -223,6 +223,7 @@ func TestExitCodes(t *testing.T) {
 		"unknown scenario":   {[]string{"demo", "--scenario", "flood"}, exitUsage, "fire-lane"},
 		"ingest, no broker":  {[]string{"ingest"}, exitUsage, "--broker"},
 		"ingest, bad url":    {[]string{"ingest", "--broker", "tcp://127.0.0.1:1", "--influx-url", "http://[::1", "--bucket", "b"}, exitUsage, "http://[::1"},
+		"command, too long":  {[]string{"command", "send", "status", "--broker", "tcp://127.0.0.1:1", "--node", "a.b", "--key", "k", "--expires", "48h"}, exitUsage, "--expires 48h0m0s: want 1s to 24h0m0s"},
 		"rules test":         {[]string{"rules", "test"}, exitGood, ", 0 failed"},
 		"rules test mistake": {[]string{"rules", "test", mistaken}, exitNo, mistaken + ":2:9: unknown pack \"bin\", did you mean \"bins\"?; packs of your own"},
 		"its line":           {[]string{"rules", "test", mistaken}, exitNo, "    packs: [bin]\n            ^\n"},

@@ -258,6 +258,9 @@ func (o *sendOptions) send(ctx context.Context, verb string, args any, stdout io
 	if len(o.brokers) == 0 || o.node == "" || o.key == "" {
 		return &usageError{errors.New("sending needs --broker, --node and --key")}
 	}
+	if o.expires < time.Second || o.expires > wire.MaxCommandLife {
+		return &usageError{fmt.Errorf("--expires %v: want 1s to %v", o.expires, wire.MaxCommandLife)}
+	}
 	if _, _, ok := wire.SplitNode(o.node); !ok {
 		return &usageError{fmt.Errorf("--node %q: want site.gateway", o.node)}
 	}
