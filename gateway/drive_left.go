@@ -142,7 +142,7 @@ func (k *keeper) write(left []leftOver) error {
 	if k.file != nil && bytes.Equal(next[leftHead:], k.written) {
 		return nil
 	}
-	if k.file == nil {
+	if k.file == nil && !k.open() {
 		return k.make(next)
 	}
 	k.written = nil
@@ -157,34 +157,35 @@ func (k *keeper) write(left []leftOver) error {
 	return nil
 }
 
-// make opens the file, which gets its length first where it has not: what is in it counts until the new one is whole.
-func (k *keeper) make(next []byte) error {
+// open opens a file that has its length, and reports whether there is one.
+func (k *keeper) open() bool {
 	f, err := os.OpenFile(k.path, os.O_RDWR, 0)
-	if err == nil {
-		info, statErr := f.Stat()
-		head := make([]byte, 1)
-		_, readErr := f.ReadAt(head, 0)
-		if statErr == nil && (readErr == nil || readErr == io.EOF) && info.Mode().IsRegular() && info.Size() == 2*int64(k.half) && head[0] != '[' {
-			k.file = f
-			_, err = f.WriteAt(next, int64(k.number+1)%2*int64(k.half))
-			err = errors.Join(err, f.Sync())
-			if err == nil {
-				k.number++
-				k.written = next[leftHead:]
-			}
-			return err
-		}
-		f.Close()
+	if err != nil {
+		return false
 	}
+	info, statErr := f.Stat()
+	head := make([]byte, 1)
+	_, readErr := f.ReadAt(head, 0)
+	if statErr != nil || readErr != nil && readErr != io.EOF || !info.Mode().IsRegular() || info.Size() != 2*int64(k.half) || head[0] == '[' {
+		f.Close()
+		return false
+	}
+	k.file = f
+	return true
+}
+
+// make replaces the file by one of the full length, with the half next in it: what is in the old one counts until then.
+func (k *keeper) make(next []byte) error {
 	data := make([]byte, 2*k.half)
 	copy(data[int(k.number+1)%2*k.half:], next)
-	if err := writeWhole(k.path, data); err != nil {
+	err := writeWhole(k.path, data)
+	if err != nil {
 		return err
 	}
+	k.number++
 	if k.file, err = os.OpenFile(k.path, os.O_RDWR, 0); err != nil {
 		return fmt.Errorf("write %s: %w", k.path, err)
 	}
-	k.number++
 	k.written = next[leftHead:]
 	return nil
 }
