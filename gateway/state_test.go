@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"linli/internal/alert"
 	"linli/internal/journal"
 	"linli/internal/telemetry"
 )
@@ -110,14 +111,9 @@ func TestFullDiskAtStart(t *testing.T) {
 	}
 }
 
-// TestReadOnlyDiskAtStartKeepsTheAlerts: a disk that went read-only can still be read, and an alert that was active on it
-// is still active.
-func TestReadOnlyDiskAtStartKeepsTheAlerts(t *testing.T) {
-	dir, p := t.TempDir(), smallPlan(t)
-	st, err := openStores(dir, p.site, newClock(), zap.NewNop())
-	if err != nil {
-		t.Fatal(err)
-	}
+// keepSmoke has a smoke alarm raised in the book of st, runs the book until the alarm is on its disk, and returns it.
+func keepSmoke(t *testing.T, st *stores) alert.Alert {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- st.book.Run(ctx) }()
@@ -128,9 +124,20 @@ func TestReadOnlyDiskAtStartKeepsTheAlerts(t *testing.T) {
 		open := st.book.OpenAlerts()
 		return len(open) == 1 && open[0].Durable
 	})
-	before := st.book.OpenAlerts()[0]
 	cancel()
 	<-done
+	return st.book.OpenAlerts()[0]
+}
+
+// TestReadOnlyDiskAtStartKeepsTheAlerts: a disk that went read-only can still be read, and an alert that was active on it
+// is still active.
+func TestReadOnlyDiskAtStartKeepsTheAlerts(t *testing.T) {
+	dir, p := t.TempDir(), smallPlan(t)
+	st, err := openStores(dir, p.site, newClock(), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := keepSmoke(t, st)
 	// As after a power cut: nothing is closed in an orderly way. The copy is taken as openStores takes it.
 	memory := filepath.Join(t.TempDir(), "memory")
 	if err := copyState(dir, memory); err != nil {
@@ -216,18 +223,7 @@ func TestGoodDiskTakesBackWhatWasInMemory(t *testing.T) {
 	if st, err = openStoresIn(memory, "", p.site, newClock(), zap.NewNop()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- st.book.Run(ctx) }()
-	now := newClock().Now()
-	st.book.Submit(now, []telemetry.Transition{{Identity: telemetry.Identity{Alert: "SmokeAlarm", Subject: "test"}, Op: telemetry.Raise,
-		Condition: telemetry.ConditionTrue, Time: now.Mono, Wall: now.Wall, Severity: telemetry.Critical, Device: -1, Zone: -1, LifeSafety: true}})
-	waitFor(t, 10*time.Second, "the alert in memory", func() bool {
-		open := st.book.OpenAlerts()
-		return len(open) == 1 && open[0].Durable
-	})
-	cancel()
-	<-done
+	keepSmoke(t, st)
 	closed(st)
 	if err := os.WriteFile(filepath.Join(memory, leftName), []byte("new"), 0o600); err != nil {
 		t.Fatal(err)
