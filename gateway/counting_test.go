@@ -203,14 +203,8 @@ func writeSite(t *testing.T, site string, local map[string]string) string {
 	return path
 }
 
-// communitySite is a site of meters that are read once a second, seven values each.
-func communitySite(meters, port int, broker string, console int, more string) string {
-	var units, devices strings.Builder
-	for i := range meters {
-		fmt.Fprintf(&units, "      - {id: u%d, address: %d, profile: quick_meter}\n", i, i+1)
-		fmt.Fprintf(&devices, "  - {id: meter_%d, unit: u%d, zone: yard, title: {zh: 电表, en: Meter}}\n", i, i)
-	}
-	return fmt.Sprintf(`
+// yardHead is how the site of a gateway gw1 begins, up to the first of its zones, yard.
+const yardHead = `
 version: 1
 site: test
 gateway: gw1
@@ -218,7 +212,16 @@ title: {zh: 测试小区, en: Test community}
 timezone: Asia/Shanghai
 zones:
   - {id: yard, kind: area, title: {zh: 院子, en: Yard}}
-buses:
+`
+
+// communitySite is a site of meters that are read once a second, seven values each.
+func communitySite(meters, port int, broker string, console int, more string) string {
+	var units, devices strings.Builder
+	for i := range meters {
+		fmt.Fprintf(&units, "      - {id: u%d, address: %d, profile: quick_meter}\n", i, i+1)
+		fmt.Fprintf(&devices, "  - {id: meter_%d, unit: u%d, zone: yard, title: {zh: 电表, en: Meter}}\n", i, i)
+	}
+	return fmt.Sprintf(yardHead+`buses:
   - id: tcp_1
     modbus_tcp: {address: "127.0.0.1:%d"}
     units:

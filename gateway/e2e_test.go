@@ -138,15 +138,7 @@ func (c *city) fieldTypes(t *testing.T, measurement string) map[string]string {
 	return types
 }
 
-const thirdPartySite = `
-version: 1
-site: test
-gateway: gw1
-title: {zh: 测试小区, en: Test community}
-timezone: Asia/Shanghai
-zones:
-  - {id: yard, kind: area, title: {zh: 院子, en: Yard}}
-  - {id: station_1, kind: bin_station, title: {zh: 1号投放点, en: Bin station 1}}
+const thirdPartySite = yardHead + `  - {id: station_1, kind: bin_station, title: {zh: 1号投放点, en: Bin station 1}}
 buses:
   - id: tcp_1
     modbus_tcp: {address: "127.0.0.1:%d"}

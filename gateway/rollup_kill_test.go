@@ -58,15 +58,7 @@ func TestKilledWhileRollingUp(t *testing.T) {
 // killWhileRolling starts the gateway and kills it, and lets it finish at last.
 func killWhileRolling(t *testing.T, state string, kills int, hits map[string]int) {
 	console := freePort(t)
-	site := writeSite(t, fmt.Sprintf(`
-version: 1
-site: test
-gateway: gw1
-title: {zh: 测试小区, en: Test community}
-timezone: Asia/Shanghai
-zones:
-  - {id: yard, kind: area, title: {zh: 院子, en: Yard}}
-buses:
+	site := writeSite(t, fmt.Sprintf(yardHead+`buses:
   - id: tcp_1
     modbus_tcp: {address: "127.0.0.1:%d"}
     units: [{id: c, address: 1, profile: soak_counter}]

@@ -30,15 +30,7 @@ var (
 
 // soakSite has a counter that is read ten times a second beside 60 values of noise, which fill the small segments, and
 // eight buttons with an alert each.
-const soakSite = `
-version: 1
-site: test
-gateway: gw1
-title: {zh: 测试小区, en: Test community}
-timezone: Asia/Shanghai
-zones:
-  - {id: yard, kind: area, title: {zh: 院子, en: Yard}}
-buses:
+const soakSite = yardHead + `buses:
   - id: tcp_1
     modbus_tcp: {address: "127.0.0.1:%d"}
     units:
