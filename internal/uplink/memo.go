@@ -142,7 +142,7 @@ func parseMemoLine(line []byte) (e memoEntry, ok bool) {
 }
 
 func memoSum(text []byte) string {
-	return fmt.Sprintf("%08x", crc32.Checksum(text, crc32.MakeTable(crc32.Castagnoli)))
+	return fmt.Sprintf("%08x", crc32.Checksum(text, castagnoli))
 }
 
 func appendMemoLine(dst []byte, e memoEntry) []byte {

@@ -69,7 +69,7 @@ func (s *state) encode() []byte {
 	if s.said != 0 {
 		fmt.Fprintf(&b, "settled %d %d\n", s.said, s.saidNext)
 	}
-	fmt.Fprintf(&b, "crc %08x\n", crc32.Checksum(b.Bytes(), crc32.MakeTable(crc32.Castagnoli)))
+	fmt.Fprintf(&b, "crc %08x\n", crc32.Checksum(b.Bytes(), castagnoli))
 	return b.Bytes()
 }
 
@@ -79,7 +79,7 @@ func decodeState(b []byte) (*state, error) {
 		return nil, fmt.Errorf("%w: no checksum", errState)
 	}
 	var crc uint32
-	if _, err := fmt.Sscanf(string(b[i:]), "crc %08x\n", &crc); err != nil || crc != crc32.Checksum(b[:i], crc32.MakeTable(crc32.Castagnoli)) {
+	if _, err := fmt.Sscanf(string(b[i:]), "crc %08x\n", &crc); err != nil || crc != crc32.Checksum(b[:i], castagnoli) {
 		return nil, fmt.Errorf("%w: checksum differs", errState)
 	}
 	s := &state{}
@@ -147,6 +147,7 @@ func replaceFile(dir, name string, b []byte) error {
 	return syncDir(dir)
 }
 
+// syncDir has the names in dir survive a power cut.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

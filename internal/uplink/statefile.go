@@ -281,9 +281,5 @@ func (f *stateFile) make(half []byte, offset int64) error {
 	if err := file.Close(); err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return syncDir(dir)
 }
