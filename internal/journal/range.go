@@ -609,9 +609,7 @@ func (j *Journal) addUp(ctx context.Context, rd *reader, id rollID, t touch, sp 
 		return err
 	}
 	var r roller
-	for len(list) > 0 {
-		part := list[:min(len(list), rollPoints)]
-		list = list[len(part):]
+	for part := range slices.Chunk(list, rollPoints) {
 		if err := j.prime(&r, id, part, t.first); err != nil {
 			return err
 		}

@@ -604,7 +604,7 @@ type rollEntry struct {
 	crc      uint32
 }
 
-// rollWriter writes a rollup file: points in their order, then close.
+// rollWriter writes a rollup file: begin, points in their order, then finish or abandon.
 type rollWriter struct {
 	fs     fileSystem
 	dir    string

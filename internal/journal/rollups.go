@@ -275,7 +275,7 @@ func (r *roller) sample(k int32, rec *Record) {
 	}
 }
 
-// finish ends the last hold. went says that the frames go on without interruption to the end of the file or beyond.
+// finish ends the last hold.
 func (r *roller) finish() {
 	for k := range r.holds {
 		r.hold(int32(k), r.end)
@@ -734,30 +734,13 @@ func (j *Journal) buildHour(ctx context.Context, rd *reader, enc *zstd.Encoder, 
 	if err != nil {
 		return err
 	}
-	w := &rollWriter{fs: j.fs, dir: j.cfg.Dir, id: id, enc: enc, head: head}
-	w.begin()
-	var r roller
-	for len(list) > 0 && err == nil {
-		part := list[:min(len(list), rollPoints)]
-		list = list[len(part):]
-		if err = j.prime(&r, id, part, head.first); err != nil {
-			break
+	err = j.writeRoll(&rollWriter{fs: j.fs, dir: j.cfg.Dir, id: id, enc: enc, head: head}, list, func(r *roller, part []telemetry.Series) error {
+		if err := j.prime(r, id, part, head.first); err != nil {
+			return err
 		}
-		if err = j.run(ctx, rd, &r, head.first, head.last, ro.pause); err != nil {
-			break
-		}
-		for k := range part {
-			p := r.point(k)
-			if err = w.add(&p); err != nil {
-				break
-			}
-		}
-	}
-	if err == nil {
-		err = j.place(w)
-	}
+		return j.run(ctx, rd, r, head.first, head.last, ro.pause)
+	})
 	if err != nil {
-		w.abandon()
 		return fmt.Errorf("%s: %w", id.name(), err)
 	}
 	ro.forget(start, next)
@@ -777,8 +760,27 @@ func (ro *rollups) forget(start int64, next uint64) {
 	ro.touched[start] = t
 }
 
-// place finishes a file and takes it into the list.
-func (j *Journal) place(w *rollWriter) error {
+// writeRoll writes a file with the points of list, which are in its order, and takes it into the list of files. fill adds up
+// some of them. After an error the list is as it was.
+func (j *Journal) writeRoll(w *rollWriter, list []telemetry.Series, fill func(*roller, []telemetry.Series) error) (err error) {
+	defer func() {
+		if err != nil {
+			w.abandon()
+		}
+	}()
+	w.begin()
+	var r roller
+	for part := range slices.Chunk(list, rollPoints) {
+		if err := fill(&r, part); err != nil {
+			return err
+		}
+		for k := range part {
+			p := r.point(k)
+			if err := w.add(&p); err != nil {
+				return err
+			}
+		}
+	}
 	size, err := w.finish()
 	if err != nil {
 		return err
@@ -1019,13 +1021,9 @@ func (j *Journal) buildDay(ctx context.Context, enc *zstd.Encoder, id rollID) er
 	}
 	list := slices.SortedFunc(maps.Keys(all), compareSeries)
 	w := &rollWriter{fs: j.fs, dir: j.cfg.Dir, id: id, enc: enc, head: head, sources: sources}
-	w.begin()
-	var r roller
-	for len(list) > 0 && err == nil {
-		part := list[:min(len(list), rollPoints)]
-		list = list[len(part):]
+	return j.writeRoll(w, list, func(r *roller, part []telemetry.Series) error {
 		r.reset(id, part)
-		err = each(Span{Match: r.match}, func(row int, p *rollPoint) error {
+		return each(Span{Match: r.match}, func(row int, p *rollPoint) error {
 			k := int(r.slots[p.series])
 			if row < 0 {
 				for i := range p.cells {
@@ -1040,20 +1038,7 @@ func (j *Journal) buildDay(ctx context.Context, enc *zstd.Encoder, id rollID) er
 			}
 			return nil
 		})
-		for k := range part {
-			if err == nil {
-				p := r.point(k)
-				err = w.add(&p)
-			}
-		}
-	}
-	if err == nil {
-		err = j.place(w)
-	}
-	if err != nil {
-		w.abandon()
-	}
-	return err
+	})
 }
 
 // boundRollups deletes what is too much, with room for more files. First the oldest minutes, down to those of a day, then
