@@ -207,19 +207,19 @@ func Probe(ctx context.Context, cfg Config, broker string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
+	dialing, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 	defer cancel()
-	conn, err := dial(ctx, &cfg, address, secure)
+	conn, err := dial(dialing, &cfg, address, secure)
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", broker, err)
 	}
 	defer conn.Close()
 	deadline := time.Now().Add(refuseWithin)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+	if d, ok := dialing.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
 	_ = conn.SetReadDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { conn.Close() }) // not of dialing: it ends with the deadline, and a close is no silence
 	defer stop()
 	var timeout net.Error
 	if _, err := conn.Read(make([]byte, 1)); err != nil && (!errors.As(err, &timeout) || !timeout.Timeout()) {
