@@ -3,18 +3,10 @@ package ingest
 import (
 	"cmp"
 	"context"
-	"crypto/ed25519"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -117,10 +109,6 @@ type open struct {
 	away   bool // the gateway is offline: nothing will come until it is back
 }
 
-type asked struct {
-	epoch, from, to uint64
-}
-
 // NewRepairer returns a repairer for what in writes, as in's Config.Repair says. It does nothing before Run. Commands go out
 // on in's connection.
 func NewRepairer(in *Ingest) (*Repairer, error) {
@@ -151,27 +139,6 @@ func NewRepairer(in *Ingest) (*Repairer, error) {
 		return nil, fmt.Errorf("repair: %w", err)
 	}
 	return &Repairer{cfg: cfg, in: in, read: r, db: db, log: log, name: cleanName(cfg.ClientID), open: map[hour]open{}, asked: map[string]bool{}}, nil
-}
-
-// readCommandKey reads a private key as `linli command keygen` and `openssl genpkey -algorithm ed25519` write it.
-func readCommandKey(file string) (ed25519.PrivateKey, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("key for commands: %w", err)
-	}
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("key for commands: %s holds no PEM private key", file)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("key for commands: %s: %w", file, err)
-	}
-	ed, ok := key.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("key for commands: %s is no Ed25519 key", file)
-	}
-	return ed, nil
 }
 
 // Stats returns the present figures. It may be called from any goroutine.
@@ -538,87 +505,6 @@ func percent(r *ledger.Report, end int64) float64 {
 		share *= float64(settled-r.From) / float64(end-r.From)
 	}
 	return 100 * share
-}
-
-// want notes the ranges of a gap that are to be asked for.
-func (r *Repairer) want(node string, g *ledger.Gap) {
-	for from := g.From; from <= g.To && len(r.asks[node]) < 10*rangesPerNode; from += framesPerRange {
-		a := asked{g.Epoch, from, min(g.To, from+framesPerRange-1)}
-		if !slices.Contains(r.asks[node], a) { // a gap may reach over several hours
-			r.asks[node] = append(r.asks[node], a)
-		}
-	}
-}
-
-// command returns the command that asks for a range: whoever asks in the same slot of time asks with the same one.
-func command(node string, a asked, slotStart time.Time, slot time.Duration) (*wire.Command, error) {
-	epoch := fmt.Sprintf("%016x", a.epoch)
-	args, err := json.Marshal(wire.ResendArgs{Epoch: epoch, From: a.from, To: a.to})
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "linli resend %s %s %d %d %d", node, epoch, a.from, a.to, slotStart.Unix()))
-	return &wire.Command{
-		Node: node, ID: "repair-" + base64.RawURLEncoding.EncodeToString(sum[:16]), IssuedAt: slotStart, ExpiresAt: slotStart.Add(slot + lifeBeyond),
-		Verb: wire.VerbResend, Args: args,
-	}, nil
-}
-
-// ask publishes what the round wants to have again.
-func (r *Repairer) ask(ctx context.Context, now time.Time) error {
-	p := &r.cfg.Repair
-	if p.KeyFile == "" || len(r.asks) == 0 {
-		return nil
-	}
-	slotStart := now.UTC().Truncate(p.Again.Truncate(time.Second)) // commands count in seconds
-	if r.slot != slotStart.Unix() {
-		r.slot = slotStart.Unix()
-		clear(r.asked)
-	}
-	key, err := readCommandKey(p.KeyFile)
-	if err != nil {
-		return err
-	}
-	type message struct {
-		id, topic string
-		payload   []byte
-	}
-	var messages []message
-	for _, node := range slices.Sorted(maps.Keys(r.asks)) {
-		n := 0
-		for _, a := range r.asks[node] {
-			c, err := command(node, a, slotStart, p.Again)
-			if err != nil {
-				return err
-			}
-			if r.asked[c.ID] {
-				continue
-			}
-			if n++; n > rangesPerNode {
-				break
-			}
-			payload, err := wire.SignCommand(key, p.KeyName, c)
-			if err != nil {
-				return err
-			}
-			messages = append(messages, message{c.ID, wire.Topic{Kind: wire.CommandTopic, Node: node, ID: wire.VerbResend}.String(), payload})
-		}
-	}
-	if len(messages) == 0 {
-		return nil
-	}
-	for _, m := range messages {
-		sctx, cancel := context.WithTimeout(ctx, publishFor)
-		err := r.in.send(sctx, m.topic, m.payload)
-		cancel()
-		if err != nil {
-			return fmt.Errorf("ask for frames: %w", err)
-		}
-		r.asked[m.id] = true
-		r.count(func(s *RepairStats) { s.Asked++ })
-	}
-	r.log.Info("asked gateways to send again", zap.Int("commands", len(messages)))
-	return nil
 }
 
 // write writes the rows of the round. What is not written is found again.
