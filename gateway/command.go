@@ -114,28 +114,15 @@ func writeNew(path string, mode os.FileMode, b []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// readCommandKey reads the private key that signs commands: PKCS#8 in PEM, as openssl and linli command keygen write it.
+// readCommandKey reads the private key that signs commands.
 func readCommandKey(file string) (ed25519.PrivateKey, error) {
-	b, err := os.ReadFile(file)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("read the key: %w", err)
 	}
-	block, _ := pem.Decode(b)
-	switch {
-	case block == nil:
-		return nil, fmt.Errorf("%s holds no PEM: want a private key (linli command keygen)", file)
-	case block.Type == "PUBLIC KEY":
-		return nil, fmt.Errorf("%s holds the public key; signing needs the private one", file)
-	case block.Type != "PRIVATE KEY":
-		return nil, fmt.Errorf("%s holds a %s, want a PRIVATE KEY that is not encrypted", file, strings.ToLower(block.Type))
-	}
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := wire.ParseSigningKey(text)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	key, ok := k.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("%s holds a key of another kind (%T), want Ed25519", file, k)
 	}
 	return key, nil
 }

@@ -4,10 +4,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"maps"
 	"os"
@@ -24,25 +22,17 @@ type asked struct {
 	epoch, from, to uint64
 }
 
-// readCommandKey reads a private key as `linli command keygen` and `openssl genpkey -algorithm ed25519` write it.
+// readCommandKey reads the private key that signs commands.
 func readCommandKey(file string) (ed25519.PrivateKey, error) {
-	b, err := os.ReadFile(file)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("key for commands: %w", err)
 	}
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("key for commands: %s holds no PEM private key", file)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := wire.ParseSigningKey(text)
 	if err != nil {
 		return nil, fmt.Errorf("key for commands: %s: %w", file, err)
 	}
-	ed, ok := key.(ed25519.PrivateKey)
-	if !ok {
-		return nil, fmt.Errorf("key for commands: %s is no Ed25519 key", file)
-	}
-	return ed, nil
+	return key, nil
 }
 
 // want notes the ranges of a gap that are to be asked for.
