@@ -332,13 +332,9 @@ func (j *Journal) spanned(sp Span) (first, next uint64) {
 		if len(s.offs) == 0 || s.gone {
 			continue
 		}
-		from, to, ok := j.extent(s)
+		from, to, ok := j.extent(s, int64(slack))
 		if !ok {
-			o, known := j.offsetOf(s.boot)
-			if !known {
-				continue
-			}
-			from, to = s.t0+o.ns-int64(slack), s.t1+o.ns+int64(slack)
+			continue
 		}
 		if to < sp.From.UnixNano() || from >= sp.To.UnixNano() {
 			continue
@@ -348,12 +344,14 @@ func (j *Journal) spanned(sp Span) (first, next uint64) {
 	return first, next
 }
 
-// extent returns the wall clock times of the earliest and the latest sample of s, where they are known. Journal.mu is held.
-func (j *Journal) extent(s *segment) (from, to int64, ok bool) {
-	if !s.hasExtent {
-		return 0, 0, false
+// extent returns the wall clock times of the earliest and the latest sample of s, false where nothing is known of them. Where
+// they are known only by the boot's clock, slack (ns) is allowed on both sides. Journal.mu is held.
+func (j *Journal) extent(s *segment, slack int64) (from, to int64, ok bool) {
+	if s.hasExtent {
+		return s.wall0, s.wall1, true
 	}
-	return s.wall0, s.wall1, true
+	o, ok := j.offsetOf(s.boot)
+	return s.t0 + o.ns - slack, s.t1 + o.ns + slack, ok
 }
 
 // Lengths up to which Auto takes samples, and minutes.

@@ -174,13 +174,9 @@ func (j *Journal) firstHole() uint64 {
 		if len(s.offs) == 0 || s.gone {
 			continue
 		}
-		from, to, ok := j.extent(s)
+		from, to, ok := j.extent(s, 0)
 		if !ok {
-			if o, known := j.offsetOf(s.boot); known {
-				from, to = s.t0+o.ns, s.t1+o.ns
-			} else {
-				continue
-			}
+			continue
 		}
 		for start := from / int64(time.Hour) * 3600; start <= to/int64(time.Second); start += 3600 {
 			if start > oldest && start < newest && !starts[start] {
