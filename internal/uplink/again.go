@@ -164,17 +164,16 @@ func (u *Uplink) onceMore(id string) {
 
 // takeFound has what alertsAgain found sent again, and what is due.
 func (u *Uplink) takeFound() {
+	var ids []string
 	for len(u.due) > 0 && !time.Now().Before(u.due[0].at) {
-		if id := u.due[0].id; !slices.Contains(u.repeat, id) {
-			u.repeat = append(u.repeat, id)
-		}
-		u.due = slices.Delete(u.due, 0, 1)
+		ids = append(ids, u.due[0].id)
+		u.due = u.due[1:]
 	}
 	u.mu.Lock()
-	found := u.found
+	ids = append(ids, u.found...)
 	u.found = nil
 	u.mu.Unlock()
-	for _, id := range found {
+	for _, id := range ids {
 		if !slices.Contains(u.repeat, id) {
 			u.repeat = append(u.repeat, id)
 		}
