@@ -222,7 +222,7 @@ func (c *cityCommands) write(ctx context.Context, cmd *wire.Command) wire.Reply 
 	reply := replyWith(struct {
 		Outcome string `json:"outcome"`
 		Value   any    `json:"value,omitempty"` // that the point has now, where that is known
-	}{r.Outcome, auditValue(r.Value)}, nil)
+	}{r.Outcome, r.Value.JSON()}, nil)
 	reply.Reason = inOneLine(r.Err)
 	switch r.Outcome {
 	case orderDone, orderUnchanged:

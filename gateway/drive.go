@@ -228,7 +228,7 @@ func (d *drive) inDemand() (list []console.OutputStatus) {
 		p.mu.Unlock()
 		if on || left {
 			s := d.inv.Series(p.point)
-			list = append(list, console.OutputStatus{Point: uint32(p.point), Device: s.Device, Name: s.Point, Value: auditValue(c.Value),
+			list = append(list, console.OutputStatus{Point: uint32(p.point), Device: s.Device, Name: s.Point, Value: c.Value.JSON(),
 				Alert: c.For.Alert, Subject: c.For.Subject, Done: done || left, Left: left})
 		}
 	}

@@ -230,21 +230,6 @@ func valueText(v telemetry.Value) string {
 	return v.String()
 }
 
-// jsonValue is a value as JSON has it: null where there is none.
-func jsonValue(v telemetry.Value) any {
-	switch v.Kind() {
-	case telemetry.Float:
-		return v.Float()
-	case telemetry.Int, telemetry.Enum:
-		return v.Int()
-	case telemetry.Bool:
-		return v.Int() != 0
-	case telemetry.KindText:
-		return v.Text()
-	}
-	return nil
-}
-
 func (w *rowWriter) jsonRow(r *journal.Row) error {
 	enc := json.NewEncoder(w.out)
 	if r.Series == nil {
@@ -268,7 +253,7 @@ func (w *rowWriter) jsonRow(r *journal.Row) error {
 			Value     any    `json:"value"`
 			Quality   string `json:"quality"`
 			Uncertain bool   `json:"time_uncertain,omitempty"`
-		}{n, jsonValue(r.Value), r.Quality.String(), r.Uncertain})
+		}{n, r.Value.JSON(), r.Quality.String(), r.Uncertain})
 	}
 	var mean *float64
 	if !math.IsNaN(r.Mean) {
@@ -287,7 +272,7 @@ func (w *rowWriter) jsonRow(r *journal.Row) error {
 		Doubtful float64  `json:"doubtful_s"`
 		Bad      float64  `json:"bad_s"`
 		Unknown  float64  `json:"unknown_s"`
-	}{n, w.every.String(), mean, jsonValue(r.Min), jsonValue(r.Max), jsonValue(r.Last), r.Count, r.Changes,
+	}{n, w.every.String(), mean, r.Min.JSON(), r.Max.JSON(), r.Last.JSON(), r.Count, r.Changes,
 		r.Good.Seconds(), r.Doubtful.Seconds(), r.Bad.Seconds(), r.Unknown().Seconds()})
 }
 

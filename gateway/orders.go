@@ -458,7 +458,7 @@ func (o *orders) isStopping() bool {
 
 // entry returns what the audit record says of an order before it is known what becomes of it.
 func (o *orders) entry(or order) audit.Entry {
-	e := audit.Entry{What: "write", By: or.By, Origin: audit.OriginAPI, Note: or.Note, Value: auditValue(or.Value), Order: or.number}
+	e := audit.Entry{What: "write", By: or.By, Origin: audit.OriginAPI, Note: or.Note, Value: or.Value.JSON(), Order: or.number}
 	switch {
 	case or.own():
 		e.Origin = audit.OriginGateway
@@ -479,7 +479,7 @@ func (o *orders) record(or order, r orderResult, took time.Duration) {
 	e := o.entry(or)
 	e.Outcome, e.TookMS, e.Error = r.Outcome, milliseconds(took), inOneLine(r.Err)
 	if !r.Value.IsZero() && r.Value != or.Value {
-		e.Read = auditValue(r.Value)
+		e.Read = r.Value.JSON()
 	}
 	stamp(o.clock, &e)
 	// What changed nothing comes in floods where a script runs wild: neither record nor log fill with it.
@@ -533,21 +533,6 @@ func inOneLine(err error) string {
 		}
 	}
 	return strings.Join(parts, "; ")
-}
-
-// auditValue returns v as JSON has it; nil for no value.
-func auditValue(v telemetry.Value) any {
-	switch v.Kind() {
-	case telemetry.Float:
-		return v.Float()
-	case telemetry.Int, telemetry.Enum:
-		return v.Int()
-	case telemetry.Bool:
-		return v.Bool()
-	case telemetry.KindText:
-		return v.Text()
-	}
-	return nil
 }
 
 func milliseconds(d time.Duration) float64 { return math.Round(float64(d)/1e5) / 10 }

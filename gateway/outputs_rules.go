@@ -56,7 +56,7 @@ func addDriver(list []drivenBy, d drivenBy) []drivenBy {
 }
 
 func describeDriver(alert, subject string, o *response.Output, def *telemetry.PointDef) drivenBy {
-	d := drivenBy{Alert: alert, Subjects: []string{subject}, Value: auditValue(o.Value), After: o.After.Seconds(), For: o.For.Seconds(), Until: o.Until.String()}
+	d := drivenBy{Alert: alert, Subjects: []string{subject}, Value: o.Value.JSON(), After: o.After.Seconds(), For: o.For.Seconds(), Until: o.Until.String()}
 	var parts []string
 	if def.Kind != telemetry.Bool {
 		parts = append(parts, "to "+o.Value.String())

@@ -361,7 +361,7 @@ func (s *Server) writePoint(w http.ResponseWriter, r *http.Request) {
 	if o.ID != telemetry.NoPoint {
 		result = s.src.Control.Write(r.Context(), o)
 	}
-	out := orderResultJSON{Outcome: result.Outcome, Value: encodeValue(result.Value), RetryMS: result.Retry.Milliseconds()}
+	out := orderResultJSON{Outcome: result.Outcome, Value: result.Value.JSON(), RetryMS: result.Retry.Milliseconds()}
 	if result.Err != nil {
 		_, code := controlCode(result.Err)
 		out.Error = &problemDetail{Code: code, Message: code.message(), Detail: result.Err.Error()}

@@ -106,7 +106,7 @@ func (f *feed) advance(now telemetry.Mono) {
 	f.happened, f.seen = f.live.Events(f.happened[:0], f.seen)
 	for i := range f.happened {
 		if e := &f.happened[i]; f.shown(e.Point) {
-			batch.Events = append(batch.Events, eventJSON{ID: uint32(e.Point), MS: millis(e.Time), Value: encodeValue(e.Value)})
+			batch.Events = append(batch.Events, eventJSON{ID: uint32(e.Point), MS: millis(e.Time), Value: e.Value.JSON()})
 		}
 	}
 	if len(batch.Values) == 0 && len(batch.Confirmed) == 0 && len(batch.Events) == 0 {

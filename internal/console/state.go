@@ -112,7 +112,7 @@ func encodeSite(inv *telemetry.Inventory) ([]byte, error) {
 			Points: make([]*uint32, len(d.Points)), Constants: make([]any, len(d.Points))}
 		for j, id := range d.Points {
 			if id == telemetry.NoPoint {
-				dev.Constants[j] = encodeValue(inv.Constant(i, j))
+				dev.Constants[j] = inv.Constant(i, j).JSON()
 				continue
 			}
 			n := uint32(id)
@@ -147,21 +147,6 @@ func encodeDef(p *telemetry.PointDef) defJSON {
 		d.AlarmWhen = &when
 	}
 	return d
-}
-
-// encodeValue returns v as JSON has it: a number, true or false, a string, or null for no value.
-func encodeValue(v telemetry.Value) any {
-	switch v.Kind() {
-	case telemetry.Float:
-		return v.Float()
-	case telemetry.Int, telemetry.Enum:
-		return v.Int()
-	case telemetry.Bool:
-		return v.Bool()
-	case telemetry.KindText:
-		return v.Text()
-	}
-	return nil
 }
 
 // momentJSON says when a message was made. Ages are computed on the monotonic clock, which does not jump.
@@ -324,12 +309,12 @@ func (v *view) encodeEntries(entries []live.Entry) []valueJSON {
 }
 
 func encodeEntry(e *live.Entry) valueJSON {
-	v := valueJSON{ID: uint32(e.Point), Value: encodeValue(e.Value), ChangedMS: millis(e.Changed)}
+	v := valueJSON{ID: uint32(e.Point), Value: e.Value.JSON(), ChangedMS: millis(e.Changed)}
 	if e.Quality != telemetry.Good {
 		v.Quality = e.Quality.String()
 	}
 	if e.Quality.Bad() {
-		v.Value, v.Last = nil, encodeValue(e.Last)
+		v.Value, v.Last = nil, e.Last.JSON()
 	}
 	if !e.Last.IsZero() {
 		at := millis(e.Confirmed)

@@ -115,6 +115,22 @@ func (v Value) Bits() uint64 { return v.bits }
 // ValueFromBits is the inverse of Bits for every kind except text.
 func ValueFromBits(k Kind, bits uint64) Value { return Value{kind: k, bits: bits} }
 
+// JSON returns the value as encoding/json takes it: a number (an enum's is its code), true or false, a string, or nil for no
+// value.
+func (v Value) JSON() any {
+	switch v.kind {
+	case Float:
+		return v.Float()
+	case Int, Enum:
+		return v.Int()
+	case Bool:
+		return v.Bool()
+	case KindText:
+		return v.Text()
+	}
+	return nil
+}
+
 // String returns the value for logs and tables; no value is "-".
 func (v Value) String() string {
 	switch v.kind {
