@@ -51,10 +51,12 @@ func TestPowerCutOfTheBox(t *testing.T) {
 func (s *soak) checkBookSyncs() {
 	s.t.Helper()
 	const want, header = 5, 32
-	log, pid := bookName+"-wal", s.gateway.cmd.Process.Pid
+	w := s.watch()
+	defer w.close()
+	log := bookName + "-wal"
 	syncs, within := 0, false
 	for deadline := time.Now().Add(time.Minute); syncs < want && time.Now().Before(deadline); {
-		what, name := changing(pid, s.state, "alerts")
+		what, name := w.changing("alerts")
 		now := what == "sync" && name == log
 		if now && !within {
 			syncs++

@@ -101,9 +101,10 @@ console: {listen: "127.0.0.1:%d"}
 
 // phaseSeen waits until the gateway is in the phase and returns the kind of call and file, "" where it was not within limit.
 func (s *soak) phaseSeen(want string, limit time.Duration) string {
-	pid := s.gateway.cmd.Process.Pid
+	w := s.watch()
+	defer w.close()
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
-		if what, name := changing(pid, s.state, want); phaseOf(what, name) == want {
+		if what, name := w.changing(want); phaseOf(what, name) == want {
 			return what + " *" + strings.TrimPrefix(filepath.Base(name), strings.SplitN(filepath.Base(name), ".", 2)[0])
 		}
 	}

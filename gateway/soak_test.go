@@ -7,18 +7,14 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"sort"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"linli/internal/alert"
 )
@@ -196,95 +192,21 @@ func (s *soak) kill() {
 	s.downs = append(s.downs, time.Now())
 }
 
-// phase says what the gateway's threads are doing to files just now, "" for nothing. Of several it is want, if that is
-// among them.
-func phase(pid int, state, want string) string { return phaseOf(changing(pid, state, want)) }
-
-// changing is phase with the kind of call and the name of the file.
-func changing(pid int, state, want string) (what, name string) {
-	seen := ""
-	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil {
-		return "", ""
-	}
-	for _, task := range tasks {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/syscall", pid, task.Name()))
-		if err != nil {
-			continue
-		}
-		f := strings.Fields(string(b))
-		if len(f) < 2 {
-			continue // running
-		}
-		nr, err := strconv.Atoi(f[0])
-		if err != nil {
-			continue
-		}
-		call, ok := fileCalls[nr]
-		if !ok {
-			continue
-		}
-		path, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fdText(f[1])))
-		file, ok := strings.CutPrefix(path, state+"/")
-		if !ok {
-			continue
-		}
-		if p := phaseOf(call, file); p != "" && (want == "" || seen != want) {
-			seen, what, name = p, call, file
-		}
-	}
-	return what, name
-}
-
-// fileCalls are the system calls that change files, and take the file as their first argument.
-var fileCalls = map[int]string{
-	unix.SYS_PWRITE64: "write", unix.SYS_WRITE: "write", unix.SYS_FDATASYNC: "sync", unix.SYS_FSYNC: "sync",
-	unix.SYS_FALLOCATE: "allocate", unix.SYS_FTRUNCATE: "cut",
-}
-
-func fdText(hex string) string {
-	n, err := strconv.ParseUint(strings.TrimPrefix(hex, "0x"), 16, 32)
-	if err != nil {
-		return "none"
-	}
-	return strconv.FormatUint(n, 10)
-}
-
-// The phases that a kill can hit.
-var phases = []string{"write", "sync", "rotate", "acknowledge", "alerts", "rollup"}
-
-// phaseOf names the phase in which a file of the state directory is changed.
-func phaseOf(what, name string) string {
-	base := filepath.Base(name)
-	switch {
-	case name == "uplink.state" || strings.HasPrefix(base, "uplink.state"):
-		return "acknowledge"
-	case strings.HasPrefix(base, "alerts.db"):
-		return "alerts"
-	case name == "journal": // the directory: a file was made, renamed or removed
-		return "rotate"
-	case !strings.HasPrefix(name, "journal/"):
-		return ""
-	case strings.HasSuffix(base, ".seg") && (what == "write" || what == "sync"):
-		return what
-	case strings.HasSuffix(base, ".seg"):
-		return "rotate"
-	case base == "lock":
-		return ""
-	}
-	return "rollup"
-}
-
 // killIn waits until the gateway is in the phase, at most for limit, kills it, and returns the phase it was in just before.
 func (s *soak) killIn(want string, limit time.Duration) string {
+	if want == "write" {
+		if s.killWriting(limit) {
+			return want
+		}
+		return ""
+	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	pid := s.gateway.cmd.Process.Pid
+	w := s.watch()
+	defer w.close()
 	seen := ""
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
-		if seen = phase(pid, s.state, want); seen == want {
-			break
-		}
+	for deadline := time.Now().Add(limit); seen != want && time.Now().Before(deadline); {
+		seen = w.phase(want)
 	}
 	s.kill()
 	return seen
@@ -314,8 +236,10 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		}
 		if cycle%4 == 0 {
 			pause(time.Duration(r.Int64N(int64(3 * time.Second))))
-			hit := phase(s.gateway.cmd.Process.Pid, s.state, "")
+			w := s.watch()
+			hit := w.phase("")
 			s.kill()
+			w.close()
 			hits[or(hit, "between")]++
 		} else {
 			want := phases[(cycle-cycle/4)%len(phases)]
@@ -351,8 +275,8 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		}
 	}
 	t.Logf("%d kills of %d in %s, by what the gateway was doing to its files just before:%s", cycles, *soakCycles, took.Round(time.Second), table.String())
-	for _, p := range []string{"sync", "rotate", "acknowledge", "alerts"} {
-		// A write that has a processor is seen as nothing, and so counts as between; only one that waits is seen. In few cycles a busy machine may miss one that is short.
+	for _, p := range []string{"write", "sync", "rotate", "acknowledge", "alerts"} {
+		// A call that has a processor is seen as nothing, and so counts as between; only one that waits is seen. In few cycles a busy machine may miss one that is short.
 		if a := asked[p]; a[0] >= 10 && hits[p] == 0 {
 			t.Errorf("no kill hit the phase %s in %d attempts: the test shows too little", p, a[0])
 		}
