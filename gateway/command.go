@@ -186,11 +186,24 @@ out once at most, and gets the same reply. Exit code 0: done; 1: refused, failed
 	}
 	none := func() (any, error) { return struct{}{}, nil }
 	var resend wire.ResendArgs
-	verb(wire.VerbResend, "Send frames again", func(c *cobra.Command) {
+	var since string
+	verb(wire.VerbResend, "Send frames or alerts again", func(c *cobra.Command) {
 		c.Flags().StringVar(&resend.Epoch, "epoch", "", "which journal, as the ledger and the status say it (default: the present one, from the status)")
 		c.Flags().Uint64Var(&resend.From, "from", 0, "first frame")
 		c.Flags().Uint64Var(&resend.To, "to", 0, "last frame")
+		c.Flags().StringVar(&since, "alerts-since", "", "instead of frames: the alerts that have changed since this moment, as 2026-11-27T08:00")
 	}, func() (any, error) {
+		if since != "" {
+			if resend != (wire.ResendArgs{}) {
+				return nil, errors.New("resend sends frames or alerts: either --from and --to, or --alerts-since")
+			}
+			at, err := parseMoment(since, time.Local)
+			if err != nil {
+				return nil, fmt.Errorf("--alerts-since: %w", err)
+			}
+			resend.AlertsSince = at.UTC()
+			return &resend, nil
+		}
 		if resend.From == 0 || resend.To < resend.From {
 			return nil, errors.New("resend needs --from and --to, the first and the last frame")
 		}
@@ -287,7 +300,7 @@ func (o *sendOptions) send(ctx context.Context, verb string, args any, stdout io
 		return err
 	}
 	defer session.Close(100 * time.Millisecond)
-	if resend, ok := args.(*wire.ResendArgs); ok && resend.Epoch == "" {
+	if resend, ok := args.(*wire.ResendArgs); ok && resend.Epoch == "" && resend.AlertsSince.IsZero() {
 		if resend.Epoch, err = epochOf(ctx, session, topic(wire.StatusTopic, ""), statuses); err != nil {
 			return err
 		}

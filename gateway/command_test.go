@@ -76,6 +76,8 @@ func TestSendUsage(t *testing.T) {
 		{2, "want site.gateway", append([]string{"status"}, "--broker", "tcp://127.0.0.1:1", "--node", "test", "--key", key)},
 		{2, "must be tcp://", append([]string{"status"}, "--broker", "mqtt.example", "--node", "test.gw1", "--key", key)},
 		{2, "--from", append([]string{"resend", "--from", "9", "--to", "3"}, base...)},
+		{2, "either --from and --to, or --alerts-since", append([]string{"resend", "--from", "1", "--to", "3", "--alerts-since", "2026-01-01"}, base...)},
+		{2, "--alerts-since", append([]string{"resend", "--alerts-since", "yesterday"}, base...)},
 		{2, "invalid argument", append([]string{"resend", "--from", "-1", "--to", "3"}, base...)},
 		{2, "--point", append([]string{"write", "--point", "siren", "--value", "1"}, base...)},
 		{2, "--alert", append([]string{"acknowledge"}, base...)},

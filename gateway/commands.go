@@ -139,6 +139,13 @@ func (c *cityCommands) carryOut(ctx context.Context, cmd *wire.Command) wire.Rep
 		if err := cmd.DecodeArgs(&args); err != nil {
 			return malformed(err)
 		}
+		if !args.AlertsSince.IsZero() {
+			if args != (wire.ResendArgs{AlertsSince: args.AlertsSince}) {
+				return malformed(errors.New("either alerts_since, or epoch, from and to"))
+			}
+			result, err := c.up.ResendAlerts(args.AlertsSince)
+			return replyWith(result, err)
+		}
 		result, err := c.up.Resend(ctx, args.Epoch, args.From, args.To)
 		return replyWith(result, err)
 	case wire.VerbStatus:

@@ -157,6 +157,9 @@ func TestCommandsOfTheCity(t *testing.T) {
 		}
 		return late[1] && late[2] && late[3]
 	})
+	if r = city.want(wire.ReplyDone, "", "resend", "--alerts-since", "2026-01-01T08:00"); !strings.HasPrefix(string(r.Result), `{"alerts":`) {
+		t.Errorf("resend of alerts: %s", r.Result)
+	}
 	city.want(wire.ReplyRefused, "not_there", "resend", "--from", "1000000", "--to", "9000000000000000000")
 	city.want(wire.ReplyRefused, "wrong_epoch", "resend", "--from", "1", "--to", "3", "--epoch", "00000000000000ff")
 

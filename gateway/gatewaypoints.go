@@ -103,6 +103,10 @@ func (g *gatewayPoints) look(now telemetry.Now, dst []telemetry.Sample) []teleme
 			return good(telemetry.IntValue(int64(j.SamplesLost)))
 		case "alerts_dropped":
 			return good(telemetry.IntValue(a.WaitingDropped + a.OutboxDropped + a.HistoryDropped))
+		case "alerts_raised":
+			return good(telemetry.IntValue(a.Raised))
+		case "alerts_closed":
+			return good(telemetry.IntValue(a.Closed))
 		case "uplink_up":
 			return good(telemetry.BoolValue(u.Connected))
 		case "backlog_frames":
@@ -126,7 +130,7 @@ func (g *gatewayPoints) look(now telemetry.Now, dst []telemetry.Sample) []teleme
 // ownAtOnce names the points whose change is told at once.
 func ownAtOnce(name string) bool {
 	switch name {
-	case "clock_set", "journal_ok", "alerts_durable", "uplink_up", "samples_lost", "alerts_dropped":
+	case "clock_set", "journal_ok", "alerts_durable", "uplink_up", "samples_lost", "alerts_dropped", "alerts_raised", "alerts_closed":
 		return true
 	}
 	return false

@@ -90,7 +90,7 @@ func (r *ownRig) at(seconds float64) string {
 // ten seconds where it changed, and everything once a minute.
 func TestTheGatewayTellsOfItself(t *testing.T) {
 	r := newOwnRig(t)
-	all := "alerts_dropped=0, alerts_durable=true, backlog_frames=0, clock_set=true, cpu_temp_c=62, disk_free_pct, journal_ok=true, memory_mib=16, samples_lost=0, uplink_up=false"
+	all := "alerts_closed=0, alerts_dropped=0, alerts_durable=true, alerts_raised=0, backlog_frames=0, clock_set=true, cpu_temp_c=62, disk_free_pct, journal_ok=true, memory_mib=16, samples_lost=0, uplink_up=false"
 	if os.Getpagesize() != 4096 {
 		t.Skip("the figure of the memory is for pages of 4 KiB")
 	}
@@ -113,6 +113,7 @@ func TestTheGatewayTellsOfItself(t *testing.T) {
 		{6, func() { r.a.Waiting = 1 }, ""},
 		{7, func() {}, "alerts_durable=false"},
 		{8, func() { r.a = alert.Stats{OutboxDropped: 1, HistoryDropped: 2, WaitingDropped: 3} }, "alerts_dropped=6, alerts_durable=true"},
+		{8.5, func() { r.a.Raised, r.a.Closed = 3, 1 }, "alerts_closed=1, alerts_raised=3"},
 		{9, func() { r.file(t, "sys/class/thermal/thermal_zone1/temp", "70000") }, ""},
 		{10, func() {}, "backlog_frames=12, cpu_temp_c=70"},
 		{11, func() { os.RemoveAll(filepath.Join(r.box.root, "proc")) }, ""},

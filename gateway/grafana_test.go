@@ -91,6 +91,7 @@ func TestGrafanaAsksWhatThereIs(t *testing.T) {
 		lines = wire.AppendStatusLine(lines, site, "gw1", &wire.Status{State: "offline", Reason: "lost"}, at+int64(time.Minute))
 	}
 	lines = wire.AppendCheckLine(lines, "ingest-1", &wire.Check{Kind: "recent", Nodes: 2, Gaps: 1, Missing: 1800, Asked: 1, Took: 5e6}, hour.UnixNano())
+	lines = wire.AppendCheckLine(lines, "ingest-1", &wire.Check{Kind: "alerts", Nodes: 2, Gaps: 1, Missing: 3}, hour.UnixNano())
 	resp, err := http.Post(db.URL+"/api/v2/write?bucket=linli/autogen&precision=ns", "text/plain", bytes.NewReader(lines))
 	if err != nil {
 		t.Fatal(err)

@@ -182,6 +182,7 @@ func serveIngestMetrics(ctx context.Context, l net.Listener, in *ingest.Ingest, 
 		repair("linli_repair_resends_asked_total", func(s ingest.RepairStats) float64 { return float64(s.Asked) })
 		repair("linli_repair_frames_closed_total", func(s ingest.RepairStats) float64 { return float64(s.ClosedFrames) })
 		repair("linli_repair_hours_looked_total", func(s ingest.RepairStats) float64 { return float64(s.HoursLooked) })
+		repair("linli_repair_alerts_missing", func(s ingest.RepairStats) float64 { return float64(s.AlertsMissing) })
 		repair("linli_repair_hours_waiting", func(s ingest.RepairStats) float64 { return float64(s.HoursWaiting) })
 	}
 

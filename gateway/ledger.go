@@ -39,7 +39,7 @@ func ledgerCommand() *cobra.Command {
 		Short: "City side: is a day complete for all sites? 某一天的数据是否到齐",
 		Long: "Say by query whether everything that the gateways measured on a day (default: yesterday) is in the database, one line\n" +
 			"for each gateway, and name each gap with its reason. The exit code is 0 if all of it has arrived or was told as lost\n" +
-			"by the gateway itself, 1 if not or if the database did not answer, 2 if the command line cannot be understood.\n\n" +
+			"by the gateway itself, 1 if not, or if it has counted more alerts than have arrived, or if the database did not answer, 2 if the command line cannot be understood.\n\n" +
 			"Hours that an ingest has found complete (linli_hour), and of which nothing has come since, are taken as such;\n" +
 			"only the others are worked out from the rows of each message. --full works out all of them. What is missing is asked\n" +
 			"for by linli ingest with --command-key.\n\n" +
@@ -124,7 +124,7 @@ func parseMoment(text string, zone *time.Location) (time.Time, error) {
 // answer is the report on one gateway, as JSON has it.
 type ledgerAnswer struct {
 	Node     string    `json:"node"`
-	State    string    `json:"state"` // complete, losses, missing, replaced, backlog, silent, uncertain, open; error
+	State    string    `json:"state"` // complete, losses, missing, replaced, backlog, silent, uncertain, open; alerts; error
 	Complete bool      `json:"complete"`
 	From     time.Time `json:"from"`
 	To       time.Time `json:"to"`
@@ -135,10 +135,19 @@ type ledgerAnswer struct {
 	Unknown  int       `json:"losses_of_unknown_size,omitempty"`
 	Heard    time.Time `json:"heard,omitzero"`
 	// Of so many hours (UTC) that the window touches, so many rest on what an ingest has found (linli_hour).
-	Hours          int         `json:"hours"`
-	HoursOnVerdict int         `json:"hours_on_verdict"`
-	Gaps           []ledgerGap `json:"gaps,omitempty"`
-	Error          string      `json:"error,omitempty"`
+	Hours          int `json:"hours"`
+	HoursOnVerdict int `json:"hours_on_verdict"`
+	// Alerts is left out where the gateway does not count them.
+	Alerts *ledgerAlerts `json:"alerts,omitempty"`
+	Gaps   []ledgerGap   `json:"gaps,omitempty"`
+	Error  string        `json:"error,omitempty"`
+}
+
+// ledgerAlerts is what the gateway counts, and how much of it has not arrived.
+type ledgerAlerts struct {
+	Raised  int64  `json:"raised"`
+	Closed  int64  `json:"closed"`
+	Missing uint64 `json:"missing"`
 }
 
 type ledgerGap struct {
@@ -177,11 +186,12 @@ func (o *ledgerOptions) run(ctx context.Context, out, progress io.Writer, now ti
 			to.Add(-o.heardWithin).Format(time.DateOnly))
 	}
 	a := inquiry{r: r, from: from, to: to, now: now, heard: heard}
+	one := ""
+	if len(nodes) == 1 {
+		one = nodes[0]
+	}
+	a.alerts, a.failed = r.Alerts(ctx, one, from.UnixNano(), to.UnixNano(), now.UnixNano())
 	if !o.full {
-		one := ""
-		if len(nodes) == 1 {
-			one = nodes[0]
-		}
 		if a.judged, err = r.Judged(ctx, one, a.firstHour(), to.UnixNano(), now.UnixNano()); err != nil {
 			a.judged = nil
 			fmt.Fprintf(progress, "what was found before is not used 未采用已有判定: %v\n", err)
@@ -284,6 +294,8 @@ type inquiry struct {
 	from, to, now time.Time
 	heard         map[string]int64
 	judged        map[string][]read.Judged
+	alerts        map[string]*ledger.Alerts
+	failed        error // why there are none
 }
 
 // each asks about the gateways, some at a time, and hands over the answers in order.
@@ -361,6 +373,12 @@ func (q *inquiry) ask(ctx context.Context, node string) *ledgerAnswer {
 		}
 		return time.Unix(0, ns).In(q.from.Location())
 	}
+	failed := func(err error) *ledgerAnswer {
+		return &ledgerAnswer{Node: node, From: q.from, To: q.to, Hours: a.Hours, State: "error", Error: err.Error()}
+	}
+	if q.failed != nil {
+		return failed(q.failed)
+	}
 	parts, verdicts := q.rest(node)
 	whole := ledger.Report{From: from, To: to, Complete: true, Heard: q.heard[node]}
 	for _, v := range verdicts {
@@ -371,11 +389,17 @@ func (q *inquiry) ask(ctx context.Context, node string) *ledgerAnswer {
 		w := ledger.NewWindow(part.from, part.to)
 		if err := q.r.Load(ctx, read.Query{Node: node, From: part.from, To: part.to, Now: q.now.UnixNano(), Settle: true},
 			func(string) *ledger.Window { return w }); err != nil {
-			return &ledgerAnswer{Node: node, From: q.from, To: q.to, Hours: a.Hours, State: "error", Error: err.Error()}
+			return failed(err)
 		}
 		whole.Add(w.Report(q.now.UnixNano()))
 	}
 	a.State, a.Complete, a.Frames, a.Missing, a.Lost, a.Heard = whole.State(), whole.Complete, whole.Frames, whole.Missing, whole.Lost, at(whole.Heard)
+	if c := q.alerts[node]; c != nil {
+		a.Alerts = &ledgerAlerts{max(0, c.Raised), max(0, c.Closed), c.Missing()}
+		if a.Alerts.Missing > 0 && a.Complete {
+			a.State, a.Complete = stateAlerts, false
+		}
+	}
 	for _, g := range whole.Gaps {
 		if g.Told && g.Count == 0 {
 			a.Unknown++
@@ -391,6 +415,9 @@ func (q *inquiry) ask(ctx context.Context, node string) *ledgerAnswer {
 	}
 	return a
 }
+
+// stateAlerts is the state where all frames are there, and alerts are not.
+const stateAlerts = "alerts"
 
 // samplesLost says how many samples were told as lost.
 func (a *ledgerAnswer) samplesLost() (english, chinese string) {
@@ -412,6 +439,12 @@ func (o *ledgerOptions) print(out io.Writer, a *ledgerAnswer) error {
 	if a.Lost > 0 || a.Unknown > 0 || a.Samples != nil && *a.Samples > 0 {
 		english, chinese := a.samplesLost()
 		fmt.Fprintf(out, ", %d lost (%s) 丢失 %d 帧 %s", a.Lost, english, a.Lost, chinese)
+	}
+	if c := a.Alerts; c != nil && c.Raised+c.Closed > 0 {
+		fmt.Fprintf(out, ", %d alerts raised, %d closed 告警 %d 条，关闭 %d 条", c.Raised, c.Closed, c.Raised, c.Closed)
+	}
+	if c := a.Alerts; c != nil && c.Missing > 0 {
+		fmt.Fprintf(out, ", %d missing 缺告警 %d 条", c.Missing, c.Missing)
 	}
 	if a.Complete && a.Frames == 0 && a.Lost == 0 {
 		fmt.Fprint(out, ", it measured nothing then, or was not there yet 此间没有采集或尚未接入")
@@ -468,6 +501,8 @@ func ledgerWord(state string) string {
 		return "完整（有报告的丢失）"
 	case string(ledger.Missing):
 		return "缺失"
+	case stateAlerts:
+		return "告警缺失"
 	case string(ledger.Backlog):
 		return "网关积压待补传"
 	case string(ledger.Silent):

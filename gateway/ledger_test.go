@@ -3,11 +3,13 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"linli/internal/alert"
 	"linli/internal/testservers"
 	"linli/internal/wire"
 )
@@ -38,6 +40,18 @@ func TestLedgerCommand(t *testing.T) {
 	lines = wire.AppendLossLine(lines, "damaged", "gw1", &wire.Lost{Epoch: 0xc0ffee, From: 101, To: 110, Reason: "damage", T0: at, T1: at}, at)
 	row("gap", 101, 110, time.Hour)
 	row("gap", 113, 200, 24*time.Hour)
+	row("unheard", 1, 100, -time.Hour)
+	row("unheard", 101, 200, 24*time.Hour)
+	count := func(raised, closed int, at time.Duration) {
+		lines = fmt.Appendf(lines, "gateway,device=gw1,gateway=gw1,site=unheard alerts_raised=%di,alerts_closed=%di %d\n", raised, closed, begin.Add(at).UnixNano())
+	}
+	count(40, 38, -30*time.Second)
+	count(42, 38, time.Hour)
+	count(43, 40, 23*time.Hour)
+	for i, id := range []string{"A", "B"} { // of three
+		raised := begin.Add(time.Duration(1+i) * time.Hour)
+		lines = wire.AppendAlertLine(lines, "unheard", "gw1", &wire.AlertEvent{Time: raised, Data: alert.Alert{ID: id, Revision: 1, RaisedAt: raised, State: alert.Closed, ClosedAt: raised}})
+	}
 	resp, err := http.Post(db.URL+"/api/v2/write?bucket=linli/autogen&precision=ns", "text/plain", bytes.NewReader(lines))
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +77,8 @@ func TestLedgerCommand(t *testing.T) {
 		"    space        网关报告丢失  frames 帧 101-110 of 0000000000c0ffee  samples 点 77  " + day + " 01:00:00 .. " + day + " 01:00:00\n",
 		"never.gw1                silent     失联  0 frames 帧\n    silent       失联  nothing was heard of it 没有收到过消息  ? .. ",
 		"whole.gw1                complete   完整",
-		day + " 00:00 CST to ", ": 3 of 5 complete 到齐 3/5\n",
+		"unheard.gw1              alerts     告警缺失  0 frames 帧, 3 alerts raised, 2 closed 告警 3 条，关闭 2 条, 1 missing 缺告警 1 条\n",
+		day + " 00:00 CST to ", ": 3 of 6 complete 到齐 3/6\n",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)

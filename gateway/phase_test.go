@@ -95,7 +95,9 @@ func (w *fileWatch) changing(want string) (what, name string) {
 }
 
 // phaseOfCall names the phase that a system call with this first argument belongs to, "" for none.
-func (w *fileWatch) phaseOfCall(number int, first uint64) string { return phaseOf(w.call(number, first)) }
+func (w *fileWatch) phaseOfCall(number int, first uint64) string {
+	return phaseOf(w.call(number, first))
+}
 
 // call returns the kind and the file, below the directory, of a system call that changes a file there.
 func (w *fileWatch) call(number int, first uint64) (what, name string) {

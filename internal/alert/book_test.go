@@ -299,6 +299,36 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// How many alerts were raised and closed is known after a restart too, and does not go down when old ones are thrown away.
+func TestAlertsAreCounted(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "alerts.db")
+	want := func(b *alert.Book, raised, closed int64) {
+		t.Helper()
+		if s := b.Stats(); s.Raised != raised || s.Closed != closed {
+			t.Errorf("%d raised, %d closed, want %d and %d", s.Raised, s.Closed, raised, closed)
+		}
+	}
+	b, stop := running(t, alert.Config{Path: path, Keep: 2})
+	want(b, 0, 0)
+	b.Submit(at(0), []telemetry.Transition{smoke(telemetry.Raise, 0)})
+	for i := range 9 {
+		d := time.Duration(i) * time.Minute
+		b.Submit(at(d), []telemetry.Transition{lane(telemetry.Raise, d)})
+		want(b, int64(i)+2, int64(i)) // at once
+		b.Submit(at(d), []telemetry.Transition{lane(telemetry.Raise, d)})
+		b.Remove(at(d), []telemetry.Identity{laneBlocked})
+		want(b, int64(i)+2, int64(i)+1)
+	}
+	until(t, b, "on the disk", func() bool { return b.Stats().Waiting == 0 })
+	for _, o := range b.Pending("mqtt", 100) {
+		b.Told("mqtt", o.Alert.ID, o.Seq)
+	}
+	stop()
+	b, _ = running(t, alert.Config{Path: path, Keep: 2})
+	want(b, 10, 9)
+}
+
 func TestClosedAlertsArePruned(t *testing.T) {
 	t.Parallel()
 	b, _ := running(t, alert.Config{Path: filepath.Join(t.TempDir(), "alerts.db"), Keep: 20})

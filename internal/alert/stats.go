@@ -10,6 +10,10 @@ type Stats struct {
 	Waiting        int                        // alerts whose newest state is not on disk
 	Outbox         map[string]int             // by channel: alerts still to be told
 
+	// Raised and Closed count the alerts of the book since it was made, whatever became of them since. What a crash kept from the
+	// disk is not in them any more.
+	Raised, Closed int64
+
 	Commits        int64 // transactions that succeeded
 	CommitFailures int64 // transactions that failed
 	SlowCommits    int64 // transactions that took longer than the commit limit, failed or not
@@ -37,6 +41,7 @@ func (b *Book) Stats() Stats {
 		}
 	}
 	s.Waiting = len(b.dirty)
+	s.Closed, s.Raised = b.closedN, b.closedN+int64(len(b.open))
 	s.Outbox = map[string]int{}
 	for _, c := range b.outbox {
 		s.Outbox[c.name] = len(c.items)

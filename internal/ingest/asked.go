@@ -18,8 +18,10 @@ import (
 	"linli/internal/wire"
 )
 
+// asked is what a gateway is asked to send again: frames, or the alerts since a moment (nanoseconds; 0: frames).
 type asked struct {
 	epoch, from, to uint64
+	alertsSince     int64
 }
 
 // readCommandKey reads the private key that signs commands.
@@ -38,21 +40,24 @@ func readCommandKey(file string) (ed25519.PrivateKey, error) {
 // want notes the ranges of a gap that are to be asked for.
 func (r *Repairer) want(node string, g *ledger.Gap) {
 	for from := g.From; from <= g.To && len(r.asks[node]) < 10*rangesPerNode; from += framesPerRange {
-		a := asked{g.Epoch, from, min(g.To, from+framesPerRange-1)}
+		a := asked{epoch: g.Epoch, from: from, to: min(g.To, from+framesPerRange-1)}
 		if !slices.Contains(r.asks[node], a) { // a gap may reach over several hours
 			r.asks[node] = append(r.asks[node], a)
 		}
 	}
 }
 
-// command returns the command that asks for a range: whoever asks in the same slot of time asks with the same one.
+// command returns the command that asks for it: whoever asks in the same slot of time asks with the same one.
 func command(node string, a asked, slotStart time.Time, slot time.Duration) (*wire.Command, error) {
-	epoch := fmt.Sprintf("%016x", a.epoch)
-	args, err := json.Marshal(wire.ResendArgs{Epoch: epoch, From: a.from, To: a.to})
+	resend := wire.ResendArgs{Epoch: fmt.Sprintf("%016x", a.epoch), From: a.from, To: a.to}
+	if a.alertsSince != 0 {
+		resend = wire.ResendArgs{AlertsSince: time.Unix(0, a.alertsSince).UTC()}
+	}
+	args, err := json.Marshal(resend)
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "linli resend %s %s %d %d %d", node, epoch, a.from, a.to, slotStart.Unix()))
+	sum := sha256.Sum256(fmt.Appendf(nil, "linli resend %s %s %d", node, args, slotStart.Unix()))
 	return &wire.Command{
 		Node: node, ID: "repair-" + base64.RawURLEncoding.EncodeToString(sum[:16]), IssuedAt: slotStart, ExpiresAt: slotStart.Add(slot + lifeBeyond),
 		Verb: wire.VerbResend, Args: args,
@@ -82,7 +87,12 @@ func (r *Repairer) ask(ctx context.Context, now time.Time) error {
 	for _, node := range slices.Sorted(maps.Keys(r.asks)) {
 		n := 0
 		for _, a := range r.asks[node] {
-			c, err := command(node, a, slotStart, p.Again)
+			begin, slot := slotStart, p.Again
+			if a.alertsSince != 0 {
+				slot *= alertSlots
+				begin = now.UTC().Truncate(slot.Truncate(time.Second))
+			}
+			c, err := command(node, a, begin, slot)
 			if err != nil {
 				return err
 			}
@@ -107,7 +117,7 @@ func (r *Repairer) ask(ctx context.Context, now time.Time) error {
 		err := r.in.send(sctx, m.topic, m.payload)
 		cancel()
 		if err != nil {
-			return fmt.Errorf("ask for frames: %w", err)
+			return fmt.Errorf("ask gateways to send again: %w", err)
 		}
 		r.asked[m.id] = true
 		r.count(func(s *RepairStats) { s.Asked++ })

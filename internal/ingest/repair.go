@@ -57,6 +57,8 @@ type RepairStats struct {
 	ClosedFrames uint64    // that were missing and have arrived, or were told as lost
 	HoursLooked  uint64    // hours of gateways that were looked at
 	HoursWaiting int       // that this process has still to look at
+	// AlertsMissing is how many alerts more the gateways had counted than were there when this process looked last.
+	AlertsMissing uint64
 }
 
 // lookedAt is what was done of the hours that were gathered.
@@ -233,7 +235,7 @@ func (r *Repairer) round(ctx context.Context, now time.Time) error {
 		r.todo = nil // theirs now
 	}
 	if now.Sub(r.lastDeep) >= 10*every {
-		errs = append(errs, r.gather(ctx, now))
+		errs = append(errs, r.gather(ctx, now), r.alerts(ctx, now))
 	}
 	errs = append(errs, r.hours(ctx, now))
 	errs = append(errs, r.ask(ctx, now), r.write(ctx))

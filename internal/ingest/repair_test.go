@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/zap/zaptest"
 
+	"linli/internal/alert"
 	"linli/internal/ingest"
 	"linli/internal/ledger/read"
 	"linli/internal/testservers"
@@ -156,8 +157,12 @@ func (c *repairCity) commands() (all int, different map[string]string) {
 			c.t.Fatalf("%s: %v", m.Payload(), err)
 		}
 		var args wire.ResendArgs
-		if err := json.Unmarshal(cmd.Args, &args); err != nil || args.Epoch != fmt.Sprintf("%016x", 7) {
+		if err := json.Unmarshal(cmd.Args, &args); err != nil || args.Epoch != fmt.Sprintf("%016x", 7) && args.AlertsSince.IsZero() {
 			c.t.Fatalf("args %s, %v", cmd.Args, err)
+		}
+		if !args.AlertsSince.IsZero() {
+			different[string(m.Payload())] = fmt.Sprintf("%s alerts since %s %s", cmd.Node, args.AlertsSince.Format(time.RFC3339Nano), cmd.ID)
+			continue
 		}
 		different[string(m.Payload())] = fmt.Sprintf("%s %d-%d %s", cmd.Node, args.From, args.To, cmd.ID)
 	}
@@ -433,3 +438,57 @@ func TestRepairWithoutQueries(t *testing.T) {
 		}
 	}
 }
+
+// Who has counted more alerts than have arrived is asked to tell them again, by ten ingests with one command, until they have.
+func TestAlertsAreAskedFor(t *testing.T) {
+	c := newRepairCity(t)
+	now := c.clock()
+	count := func(site string, raised int, at time.Time) {
+		c.lines = fmt.Appendf(c.lines, "gateway,device=gw1,gateway=gw1,site=%s alerts_raised=%di,alerts_closed=0i %d\n", site, raised, at.UnixNano())
+	}
+	told := func(site, id string, at time.Time) {
+		c.lines = wire.AppendAlertLine(c.lines, site, "gw1", &wire.AlertEvent{Time: at, Data: alert.Alert{ID: id, Revision: 1, RaisedAt: at}})
+	}
+	for _, site := range []string{"whole", "short", "away"} {
+		c.rows(site+".gw1", 1, 600, now)
+		count(site, 1, now.Add(-25*time.Hour))
+		count(site, 3, now.Add(-3*time.Minute))
+		told(site, "A", now.Add(-4*time.Hour))
+	}
+	told("whole", "B", now.Add(-3*time.Hour))
+	c.status("away.gw1", "offline", "lost", now, 0)
+	count("short", 9, now.Add(-time.Minute)) // may still be on their way
+	c.write()
+	r, stop := c.start("one", nil)
+	c.start("two", nil)
+	const ask = "short.gw1 alerts since 2026-09-30T08:00:00Z"
+	eventually(t, "asked", func() bool { return slices.Contains(c.ranges(), ask) })
+	c.pass(slotLength)
+	eventually(t, "more looks", func() bool { return r.Stats().Rounds >= 30 })
+	all, different := c.commands()
+	for what, text := range different {
+		if !strings.HasPrefix(text, ask) {
+			t.Errorf("asked in vain: %s (%s)", text, what)
+		}
+	}
+	if len(different) != 1 || all > 8 {
+		t.Errorf("%d commands, %d different", all, len(different))
+	}
+	stop()
+	// They have come: an hour later nobody is asked.
+	told("short", "B", now.Add(-2*time.Hour))
+	for id := range 6 { // the same alert again and again
+		told("short", fmt.Sprint(id), now.Add(-time.Minute-time.Duration(id)*time.Second))
+	}
+	c.write()
+	c.pass(alertSlot)
+	again, _ := c.start("three", nil)
+	eventually(t, "more looks", func() bool { return again.Stats().Rounds >= 30 })
+	c.heard.mu.Lock()
+	defer c.heard.mu.Unlock()
+	if len(c.heard.got) != all || again.Stats().AlertsMissing != 1 { // of the one that is away
+		t.Errorf("%d commands more, stats %+v", len(c.heard.got)-all, again.Stats())
+	}
+}
+
+const alertSlot = 6 * slotLength

@@ -127,16 +127,23 @@ func (u *Uplink) lastHeard(before time.Duration) time.Time {
 // alertsSince has those alerts sent again that changed since then; none where it is zero.
 func (u *Uplink) alertsSince(since time.Time) {
 	if !since.IsZero() {
-		u.lookups.Go(func() { u.alertsAgain(since, time.Now().Add(alertMargin)) })
+		u.lookups.Go(func() { u.alertsOf(since, time.Now().Add(alertMargin)) })
 	}
 }
 
-// alertsAgain has those alerts sent again that changed between the moments. It reads the disk: not for Run's goroutine.
-func (u *Uplink) alertsAgain(from, to time.Time) {
+// alertsOf is alertsAgain where nobody waits for an answer.
+func (u *Uplink) alertsOf(from, to time.Time) {
+	if _, err := u.alertsAgain(from, to); err != nil {
+		u.log.Warn("alerts are not sent again", zap.Error(err))
+	}
+}
+
+// alertsAgain has those alerts sent again that changed between the moments, and returns how many. It reads the disk: not for Run's
+// goroutine.
+func (u *Uplink) alertsAgain(from, to time.Time) (int, error) {
 	ids, err := u.book.Within(from, to)
 	if err != nil {
-		u.log.Warn("alerts are not sent again", zap.Error(err))
-		return
+		return 0, err
 	}
 	if len(ids) > 0 {
 		u.mu.Lock()
@@ -144,6 +151,7 @@ func (u *Uplink) alertsAgain(from, to time.Time) {
 		u.mu.Unlock()
 		u.log.Info("alerts are sent again", zap.Int("alerts", len(ids)), zap.Time("from", from), zap.Time("to", to))
 	}
+	return len(ids), nil
 }
 
 // dueAlert is an alert that goes out once more.

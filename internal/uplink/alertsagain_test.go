@@ -106,6 +106,25 @@ func TestResendTellsAlertsAgain(t *testing.T) {
 	}
 }
 
+// The city has counted, and asks for the alerts since a moment.
+func TestResendAlerts(t *testing.T) {
+	h, b, j := startHostile(t, ackAll), newBook(), newJournal(5)
+	now := time.Now()
+	for id, ago := range map[string]time.Duration{"old": 3 * time.Hour, "shut": time.Hour, "new": time.Minute} {
+		b.sayAt(id, alert.Closed, "closed", 2, now.Add(-ago))
+	}
+	u := start(t, uplink.Config{Brokers: []string{h.url}}, j, b)
+	eventually(t, "told", func() bool { return b.toldCount() == 3 })
+	n := len(ofAlerts(h))
+	if r, err := u.ResendAlerts(now.Add(-2 * time.Hour)); err != nil || r.Alerts != 2 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	eventually(t, "told again", func() bool { return slices.Equal(alertsFrom(h, n), []string{"new", "shut"}) })
+	if r, err := u.ResendAlerts(now.Add(time.Hour)); err != nil || r.Alerts != 0 {
+		t.Errorf("of the future: %+v, %v", r, err)
+	}
+}
+
 // A broker acknowledges an alert and drops it where a reader's queue is full. No number shows the city that it is missing: each
 // goes out a second time, and no third.
 func TestAlertGoesOutOnceMore(t *testing.T) {

@@ -39,7 +39,7 @@ func (u *Uplink) Resend(ctx context.Context, epoch string, from, to uint64) (res
 	}); errRun != nil || err != nil {
 		return result, errors.Join(errRun, err)
 	}
-	u.alertsAgain(begin, end)
+	u.alertsOf(begin, end)
 	// What the answer says must outlive the process. A disk that hangs keeps nobody from sending.
 	if saved != nil {
 		timeout := time.NewTimer(saveFor)
@@ -51,6 +51,14 @@ func (u *Uplink) Resend(ctx context.Context, epoch string, from, to uint64) (res
 		}
 	}
 	return result, nil
+}
+
+// ResendAlerts tells the alerts again that have changed since then, each in its newest state. It may be called from any
+// goroutine while Run runs. A process that is killed before they are sent forgets them: whoever asked does not find them, and
+// asks again.
+func (u *Uplink) ResendAlerts(since time.Time) (wire.AlertsResult, error) {
+	n, err := u.alertsAgain(since, time.Now().Add(alertMargin))
+	return wire.AlertsResult{Alerts: n}, err
 }
 
 // resend runs in Run's goroutine.

@@ -17,7 +17,7 @@ import (
 
 // The verbs of commands.
 const (
-	VerbResend      = "resend"      // ResendArgs: send frames again
+	VerbResend      = "resend"      // ResendArgs: send frames or alerts again
 	VerbStatus      = "status"      // no arguments: answer with a Status
 	VerbAcknowledge = "acknowledge" // AlertArgs
 	VerbClose       = "close"       // AlertArgs
@@ -55,11 +55,13 @@ type Command struct {
 	Args      json.RawMessage // an object; nil is the empty one
 }
 
-// ResendArgs are the arguments of resend: frames From to To, both included, of the journal Epoch.
+// ResendArgs are the arguments of resend: frames From to To, both included, of the journal Epoch; or, instead of these, the
+// alerts that have changed since AlertsSince.
 type ResendArgs struct {
-	Epoch string `json:"epoch"` // 16 hexadecimal digits, as in Status
-	From  uint64 `json:"from"`
-	To    uint64 `json:"to"`
+	Epoch       string    `json:"epoch,omitempty"` // 16 hexadecimal digits, as in Status
+	From        uint64    `json:"from,omitempty"`
+	To          uint64    `json:"to,omitempty"`
+	AlertsSince time.Time `json:"alerts_since,omitzero"`
 }
 
 // AlertArgs are the arguments of acknowledge and close.
@@ -98,7 +100,12 @@ type Reply struct {
 	Result json.RawMessage `json:"result,omitempty"`
 }
 
-// ResendResult is the result of resend: what became of the frames asked for. Together they are all of them.
+// AlertsResult is the result of a resend of alerts.
+type AlertsResult struct {
+	Alerts int `json:"alerts"` // so many are sent, each in its newest state
+}
+
+// ResendResult is the result of a resend of frames: what became of the frames asked for. Together they are all of them.
 type ResendResult struct {
 	Epoch   string `json:"epoch"`    // of the journal on the box
 	Frames  uint64 `json:"frames"`   // will be sent, late

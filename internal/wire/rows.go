@@ -209,7 +209,7 @@ func AppendLateLine(dst []byte, client, site, gateway string, start, at int64) [
 
 // Check is one look of an ingest at the ledger: the newest minutes of all gateways, or all hours that are not complete.
 type Check struct {
-	Kind           string // recent, hours
+	Kind           string // recent, hours; alerts: Gaps are nodes of which alerts are missing, Missing the alerts
 	Nodes, Hours   int    // looked at, hours since the check before
 	Waiting        int    // hours that are still to be looked at
 	Gaps           int    // that were open then

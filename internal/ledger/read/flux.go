@@ -3,6 +3,7 @@ package read
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +23,14 @@ func (s *selection) flux(bucket string) string {
 	if s.epoch != "" {
 		fmt.Fprintf(&b, " and r.epoch == %q", s.epoch)
 	}
-	if s.pick != "" {
+	fields := s.fields
+	if s.pick == "distinct" { // The conditions are about other fields.
+		for _, c := range s.conditions {
+			if !slices.Contains(fields, c.field) {
+				fields = append(slices.Clip(fields), c.field)
+			}
+		}
+	} else if s.pick != "" {
 		fmt.Fprintf(&b, " and r._field == %q)\n", s.fields[0])
 		for _, c := range s.conditions {
 			fmt.Fprintf(&b, "  |> filter(fn: (r) => r._value %s %d)\n", c.op, c.value)
@@ -31,7 +39,7 @@ func (s *selection) flux(bucket string) string {
 		return b.String()
 	}
 	b.WriteString(" and (")
-	for i, f := range s.fields {
+	for i, f := range fields {
 		if i > 0 {
 			b.WriteString(" or ")
 		}
@@ -40,6 +48,9 @@ func (s *selection) flux(bucket string) string {
 	b.WriteString("))\n  |> pivot(rowKey: [\"_time\"], columnKey: [\"_field\"], valueColumn: \"_value\")\n")
 	for _, c := range s.conditions {
 		fmt.Fprintf(&b, "  |> filter(fn: (r) => r.%s %s %d)\n", c.field, c.op, c.value)
+	}
+	if s.pick == "distinct" {
+		fmt.Fprintf(&b, "  |> group(columns: [\"gateway\", \"site\"])\n  |> distinct(column: %q)\n  |> count()\n", s.fields[0])
 	}
 	return b.String()
 }

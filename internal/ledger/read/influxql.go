@@ -55,7 +55,9 @@ func (g *guarded) RoundTrip(req *http.Request) (*http.Response, error) {
 func (s *selection) influxQL() string {
 	var b strings.Builder
 	b.WriteString("SELECT ")
-	if s.pick != "" {
+	if s.pick == "distinct" {
+		fmt.Fprintf(&b, "count(distinct(%q)) AS %q", s.fields[0], s.fields[0])
+	} else if s.pick != "" {
 		fmt.Fprintf(&b, "%s(%q) AS %q", s.pick, s.fields[0], s.fields[0])
 	} else {
 		for i, f := range s.fields {

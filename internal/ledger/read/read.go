@@ -107,7 +107,8 @@ type selection struct {
 	epoch       string // "": all
 	from, to    int64  // from <= time < to
 	conditions  []condition
-	pick        string // first or last row of each series, of the first field alone; "": all
+	// pick is first or last row of each series, or distinct (how many values there are), of the first field alone; "": all
+	pick string
 }
 
 type condition struct {
@@ -238,20 +239,22 @@ func (r *Reader) statuses(ctx context.Context, q Query, to int64, window func(no
 	}
 	s := selection{measurement: wire.MeasurementStatus, tags: []string{"gateway", "site"}, fields: []string{"state", "reason", "version", "epoch", "next_seq", "backlog_frames"},
 		node: q.Node, from: q.From - int64(lead), to: to}
+	found := false
 	take := func(rec *record) {
 		node := rec.tags[1] + "." + rec.tags[0]
 		if _, _, ok := wire.SplitNode(node); !ok {
 			return
 		}
+		found = true
 		epoch, _ := strconv.ParseUint(rec.values[3], 16, 64) // a will has none
 		window(node).Status(ledger.Status{At: rec.time, State: strings.Clone(rec.values[0]), Reason: strings.Clone(rec.values[1]), Version: strings.Clone(rec.values[2]), Epoch: epoch,
 			NextSeq: rec.uint(4), Backlog: rec.uint(5)})
 	}
-	if err := r.each(ctx, &s, take); err != nil || q.Node == "" || to >= q.Now {
+	if err := r.each(ctx, &s, take); err != nil || q.Node == "" || found && to >= q.Now {
 		return err
 	}
 	at, err := r.lastStatus(ctx, q.Node, q.Now)
-	if err != nil || at < to {
+	if err != nil || at == 0 || found && at < to {
 		return err
 	}
 	// A will alone says little: what was said before it belongs to it.
