@@ -43,22 +43,35 @@ func (r *Reader) Alerts(ctx context.Context, node string, from, to, now int64) (
 			a.Closed = c.last - c.first
 		}
 	}
-	for _, f := range []struct {
+	type figure struct {
 		field string
 		of    map[string]counter
 		into  func(*ledger.Alerts) *int64
-	}{
+	}
+	figures := []figure{
 		{"raised_at", raised, func(a *ledger.Alerts) *int64 { return &a.RaisedHere }},
 		{"closed_at", closed, func(a *ledger.Alerts) *int64 { return &a.ClosedHere }},
-	} {
-		if err := r.countAlerts(ctx, node, f.field, from, to, now, all, f.into); err != nil {
+	}
+	slack := int64(ledger.AlertSlack)
+	for _, f := range figures {
+		if err := r.countAlerts(ctx, node, f.field, from-slack, to+slack, from, now, all, f.into); err != nil {
 			return nil, err
 		}
-		// Of who was silent when the window began more is counted, since when it spoke last.
-		for _, name := range slices.Sorted(maps.Keys(f.of)) {
-			if c := f.of[name]; c.since < from-int64(counterEvery) && all[name] != nil && all[name].Missing() > 0 {
-				*f.into(all[name]) = 0
-				if err := r.countAlerts(ctx, name, f.field, c.since, to, now, all, f.into); err != nil {
+	}
+	// Of whom some seem to be missing it is made sure.
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if all[name].Missing() == 0 {
+			continue
+		}
+		for _, f := range figures {
+			spans := [][2]int64{{0, timeless}} // Where the clock was not set, the row's time is that of its arrival.
+			since := from
+			if c, ok := f.of[name]; ok && c.since < from-int64(counterEvery) { // It was silent when the window began.
+				since = c.since
+				spans = append(spans, [2]int64{since - slack, from - slack - 1})
+			}
+			for _, span := range spans {
+				if err := r.countAlerts(ctx, name, f.field, span[0], span[1], since, now, all, f.into); err != nil {
 					return nil, err
 				}
 			}
@@ -99,23 +112,13 @@ func (r *Reader) counters(ctx context.Context, node, field string, from, to int6
 	return all, nil
 }
 
-// countAlerts adds up the alerts that have such a time in the window.
-func (r *Reader) countAlerts(ctx context.Context, node, field string, from, to, now int64, all map[string]*ledger.Alerts, into func(*ledger.Alerts) *int64) error {
-	slack := int64(ledger.AlertSlack)
-	for _, conditions := range [][]condition{
-		{{field, ">=", from - slack}, {field, "<=", to + slack}},
-		{{field, ">=", 0}, {field, "<=", timeless}}, // Where the clock was not set, the row's time is that of its arrival.
-	} {
-		// The message that says it may be a later one.
-		s := selection{measurement: wire.MeasurementAlert, tags: []string{"gateway", "site"}, fields: []string{"id"}, node: node,
-			from: from - slack, to: now + int64(24*time.Hour), conditions: conditions, pick: "distinct"}
-		if err := r.each(ctx, &s, func(rec *record) {
-			if a := all[rec.tags[1]+"."+rec.tags[0]]; a != nil {
-				*into(a) += rec.int(0)
-			}
-		}); err != nil {
-			return err
+// countAlerts adds up the alerts whose field is from <= t <= to, told since a moment: the message that says it may be a later one.
+func (r *Reader) countAlerts(ctx context.Context, node, field string, from, to, since, now int64, all map[string]*ledger.Alerts, into func(*ledger.Alerts) *int64) error {
+	s := selection{measurement: wire.MeasurementAlert, tags: []string{"gateway", "site"}, fields: []string{"id"}, node: node,
+		from: since - int64(ledger.AlertSlack), to: now + int64(24*time.Hour), conditions: []condition{{field, ">=", from}, {field, "<=", to}}, pick: "distinct"}
+	return r.each(ctx, &s, func(rec *record) {
+		if a := all[rec.tags[1]+"."+rec.tags[0]]; a != nil {
+			*into(a) += rec.int(0)
 		}
-	}
-	return nil
+	})
 }
