@@ -142,3 +142,44 @@ func FuzzSteps(f *testing.F) {
 		}
 	})
 }
+
+// FuzzRollup reads arbitrary bytes as a rollup file, with its checksums made right. Nothing may panic or ask for absurd memory.
+func FuzzRollup(f *testing.F) {
+	fs := newMemFS()
+	j, err := journal.OpenFS(smallSegments, newInventory(2), newClock("boot1"), fs)
+	if err != nil {
+		f.Fatal(err)
+	}
+	blocks := journal.RollBlocks()
+	for _, b := range blocks {
+		f.Add(b.File, b.Raw)
+	}
+	f.Add([]byte("LINLIROL"), []byte{1})
+	path := filepath.Join("j", "2026-05-04T10.minutes")
+	span := everything
+	f.Fuzz(func(t *testing.T, file, raw []byte) {
+		if len(file) > 1<<16 || len(raw) > 1<<16 {
+			return
+		}
+		if n := journal.DecodeRollBlock(raw); n > len(raw) {
+			t.Errorf("%d intervals in %d bytes", n, len(raw))
+		}
+		fs.cur[path] = &inode{data: journal.FixRollChecksums(file, "2026-05-04T10.minutes"), dirty: map[int]bool{}}
+		fs.cur[filepath.Join("j", "x")] = nil
+		delete(fs.cur, filepath.Join("j", "x"))
+		delete(fs.cur, path+".damaged")
+		if _, err := journal.VerifyFS("j", fs); err != nil {
+			t.Fatal(err)
+		}
+		k, err := journal.OpenFS(smallSegments, newInventory(2), newClock("boot1"), fs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.NoPause()
+		for _, res := range []journal.Resolution{journal.Minutes, journal.Hours} {
+			_ = k.Range(t.Context(), span, res, func(r *journal.Row) error { return nil })
+		}
+		k.Kill()
+	})
+	j.Kill()
+}

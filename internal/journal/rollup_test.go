@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -320,5 +321,230 @@ func TestRollupsAreWhatTheSamplesSay(t *testing.T) {
 		t.Logf("%+v", st)
 		s.check(journal.Minutes)
 		s.check(journal.Hours)
+	})
+}
+
+// TestRollupsStayWithinTheirBound: what is too much goes, the oldest minutes first, and is not made again at the next start.
+func TestRollupsStayWithinTheirBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := newMemFS()
+		inv := newInventory(40)
+		cfg := journal.Config{Dir: "j", SegmentBytes: 64 << 10, MaxBytes: 64 << 20, MaxAge: 1 << 62, RollupBytes: 220 << 10}
+		clock := telemetry.NewClock("boot1", 0, longAgo)
+		j, err := journal.OpenFS(cfg, inv, clock, fs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.NoPause()
+		r := rand.New(rand.NewPCG(1, 1))
+		built := uint64(0)
+		for h := range 60 {
+			for range 10 {
+				now := clock.Now()
+				var batch []telemetry.Sample
+				for p := 0; p < len(inv.Points); p += 5 {
+					batch = append(batch, telemetry.Sample{Point: telemetry.PointID(p), Time: now.Mono, Value: telemetry.FloatValue(r.NormFloat64())})
+				}
+				j.Append(now, batch)
+				if err := j.Commit(); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(6 * time.Minute)
+			}
+			time.Sleep(3 * time.Minute)
+			if err := j.Rollup(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			st := j.Stats().Rollups
+			if st.Bytes > cfg.RollupBytes {
+				t.Fatalf("hour %d: %d bytes, want %d at most", h, st.Bytes, cfg.RollupBytes)
+			}
+			if st.Minutes < min(h, 24) && st.Minutes < 24 && st.Bytes < cfg.RollupBytes/2 {
+				t.Fatalf("hour %d: only %d files of %d bytes", h, st.Minutes, st.Bytes)
+			}
+			built = st.Built
+		}
+		st := j.Stats().Rollups
+		if st.Hours < 2 || st.Minutes > 50 || built < 60 {
+			t.Errorf("%+v", st)
+		}
+		all := len(lines(t, j, journal.Hours))
+		j.Kill()
+		if j, err = journal.OpenFS(cfg, inv, clock, fs); err != nil {
+			t.Fatal(err)
+		}
+		j.NoPause()
+		if err := j.Rollup(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if again := j.Stats().Rollups; again.Built != 0 || again.Minutes != st.Minutes || len(lines(t, j, journal.Hours)) != all {
+			t.Errorf("after a restart %+v, before %+v", again, st)
+		}
+	})
+}
+
+// TestLateSamplesComeIntoTheirHour: a file is made anew where samples come after it was written, with the next one.
+func TestLateSamplesComeIntoTheirHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := newMemFS()
+		cfg := smallSegments
+		cfg.MaxAge = 1 << 62
+		clock := telemetry.NewClock("boot1", 0, longAgo)
+		j, err := journal.OpenFS(cfg, newInventory(2), clock, fs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.NoPause()
+		add := func(point int, ago time.Duration) {
+			now := clock.Now()
+			j.Append(now, []telemetry.Sample{{Point: telemetry.PointID(point), Time: now.Mono.Add(-ago), Value: telemetry.FloatValue(float64(point))}})
+			if err := j.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 13 {
+			add(0, 0)
+			time.Sleep(5 * time.Minute)
+		}
+		if err := j.Rollup(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		before := lines(t, j, journal.Minutes)
+		add(5, 50*time.Minute)
+		add(5, 0)
+		if err := j.Rollup(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if st := j.Stats().Rollups; st.Built != 1 {
+			t.Errorf("%+v: written anew at once", st)
+		}
+		j.Kill() // What is late is not forgotten.
+		if j, err = journal.OpenFS(cfg, newInventory(2), clock, fs); err != nil {
+			t.Fatal(err)
+		}
+		j.NoPause()
+		for range 12 {
+			time.Sleep(5 * time.Minute)
+			add(0, 0)
+		}
+		if err := j.Rollup(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := lines(t, j, journal.Minutes)
+		if st := j.Stats().Rollups; st.Built != 2 {
+			t.Errorf("%+v: want the hour before anew, and the next", st)
+		}
+		late := 0
+		for _, l := range got {
+			if strings.HasPrefix(l, "dev1.temperature_c 2000-01-01 00:") {
+				late++
+			}
+		}
+		if late < 40 {
+			t.Errorf("%d minutes of the point that came late, of %d", late, len(got))
+		}
+		for _, l := range before[:55] {
+			if !slices.Contains(got, l) {
+				t.Errorf("%s is no longer said", l)
+			}
+		}
+		var counted uint64
+		for _, r := range rows(t, j, everything, journal.Minutes) {
+			counted += r.Count
+		}
+		if counted != 13+2+12 {
+			t.Errorf("%d readings counted, want 27", counted)
+		}
+	})
+}
+
+// TestRollupsWaitForTheClock: what was measured before the clock was set gets its rollups once that is known.
+func TestRollupsWaitForTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := newMemFS()
+		cfg := smallSegments
+		cfg.MaxAge = 1 << 62
+		set := time.Now().Add(90 * time.Minute)
+		clock := telemetry.NewClock("boot1", 0, set)
+		j, err := journal.OpenFS(cfg, newInventory(1), clock, fs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.NoPause()
+		for k := range 26 {
+			now := clock.Now()
+			j.Append(now, []telemetry.Sample{{Time: now.Mono, Value: telemetry.FloatValue(float64(k))}})
+			if err := j.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			if err := j.Rollup(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if st := j.Stats().Rollups; (st.Built > 0) != (k >= 19) {
+				t.Fatalf("sample %d: %+v", k, st)
+			}
+			time.Sleep(5 * time.Minute)
+		}
+		r := rows(t, j, everything, journal.Minutes)
+		if len(r) < 120 || !r[0].At.Equal(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) || r[0].Min.Float() != 0 || math.Abs(r[7].Mean-1) > 1e-9 {
+			t.Errorf("%d minutes, the first %+v", len(r), r[0])
+		}
+	})
+}
+
+// TestNothingHoldsAcrossARestart, also where the first thing that the next process writes is a tombstone.
+func TestNothingHoldsAcrossARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := newMemFS()
+		for life := range 2 {
+			clock := telemetry.NewClock("boot1", telemetry.Mono(life*25)*telemetry.Mono(time.Minute), longAgo)
+			j, err := journal.OpenFS(smallSegments, newInventory(1), clock, fs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if life == 1 { // A damaged frame is met, and told before anything else is written.
+				for _, n := range fs.cur {
+					if len(n.data) > 200 {
+						n.data[128+60] ^= 1
+					}
+				}
+				if err := j.Read(1, &journal.Frame{}); !errors.Is(err, journal.ErrNotFound) {
+					t.Fatal(err)
+				}
+			}
+			for i := range 3 {
+				now := clock.Now()
+				batch := []telemetry.Sample{{Point: 1, Time: now.Mono, Value: telemetry.IntValue(7)}}
+				if life == 0 && i == 1 {
+					batch = append(batch, telemetry.Sample{Point: 0, Time: now.Mono, Value: telemetry.FloatValue(1)})
+				}
+				j.Append(now, batch)
+				if err := j.Commit(); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(5 * time.Minute)
+			}
+			if life == 1 {
+				held := time.Duration(0)
+				for _, r := range rows(t, j, everything, journal.Minutes) {
+					if r.Series.Point == "temperature_c" {
+						held += r.Good
+					}
+				}
+				gaps := 0
+				for _, r := range rows(t, j, everything, journal.Samples) {
+					if r.Series == nil {
+						gaps++
+					}
+				}
+				if held != 5*time.Minute || gaps != 1 {
+					t.Errorf("held for %v with %d gaps, want the 5 minutes of its process, and the gap behind", held, gaps)
+				}
+			}
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Minute)
+		}
 	})
 }
