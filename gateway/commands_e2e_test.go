@@ -450,13 +450,14 @@ func TestResendFillsTheDatabase(t *testing.T) {
 	}
 	gateway.stop(10 * time.Second) // all of it is in the database then, and nothing is added
 	var before map[string]string
-	waitFor(t, 20*time.Second, "rows that stay as many", func() bool {
+	if !within(20*time.Second, 300*time.Millisecond, func() bool {
 		rows := everything()
 		same := len(rows) > 0 && len(rows) == len(before)
 		before = rows
-		pause(300 * time.Millisecond)
 		return same
-	})
+	}) {
+		t.Fatal("the rows do not stay as many")
+	}
 	if _, err := city.db.Query(`DROP SERIES FROM /.*/`); err != nil {
 		t.Fatal(err)
 	}

@@ -497,12 +497,8 @@ func compareModbus(b *testing.B, linli, telegraf string, units, points int, ever
 				if err := cmd.Start(); err != nil {
 					b.Fatal(err)
 				}
-				began := time.Now()
-				for server.served.Load() < int64(5*units*points) {
-					if time.Since(began) > time.Minute {
-						b.Fatalf("%s reads too little: %s", who, tail(log.String(), 2000))
-					}
-					pause(100 * time.Millisecond)
+				if !within(time.Minute, 100*time.Millisecond, func() bool { return server.served.Load() >= int64(5*units*points) }) {
+					b.Fatalf("%s reads too little: %s", who, tail(log.String(), 2000))
 				}
 				before, from := processorTime(b, cmd.Process.Pid), server.served.Load()
 				pause(window)

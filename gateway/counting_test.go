@@ -2,12 +2,10 @@ package main
 
 import (
 	be "encoding/binary"
-	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -39,6 +37,28 @@ type coilWrite struct {
 	at            time.Time
 	unit, address int
 	on            bool
+}
+
+// servedValue is a value of a counter and when it was served.
+type servedValue struct {
+	n  int
+	at time.Time
+}
+
+// counted returns what was served of the counter that soak and whole runs have: the two registers from 0 on of unit 1.
+func (b *countingBus) counted() (all []servedValue) {
+	for _, r := range b.served() {
+		if r.unit == 1 && r.address == 0 && len(r.words) >= 2 { // Now and then another register is read alone.
+			all = append(all, servedValue{int(r.words[0])<<16 | int(r.words[1]), r.at})
+		}
+	}
+	return all
+}
+
+// floatWords returns the registers of a 64-bit value, the highest first.
+func floatWords(v float64) []uint16 {
+	bits := math.Float64bits(v)
+	return []uint16{uint16(bits >> 48), uint16(bits >> 32), uint16(bits >> 16), uint16(bits)}
 }
 
 // serveCounting serves until the test ends.
@@ -187,33 +207,6 @@ func (b *countingBus) served() []servedWords {
 	return b.reads[:len(b.reads):len(b.reads)]
 }
 
-// writeSite writes a site file and the local files beside it into a new directory and returns the site file's path.
-func writeSite(t *testing.T, site string, local map[string]string) string {
-	t.Helper()
-	dir := t.TempDir()
-	var errs []error
-	for name, content := range local {
-		path := filepath.Join(dir, name)
-		errs = append(errs, os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, []byte(content), 0o600))
-	}
-	path := filepath.Join(dir, "site.yaml")
-	if err := errors.Join(append(errs, os.WriteFile(path, []byte(site), 0o600))...); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// yardHead is how the site of a gateway gw1 begins, up to the first of its zones, yard.
-const yardHead = `
-version: 1
-site: test
-gateway: gw1
-title: {zh: 测试小区, en: Test community}
-timezone: Asia/Shanghai
-zones:
-  - {id: yard, kind: area, title: {zh: 院子, en: Yard}}
-`
-
 // communitySite is a site of meters that are read once a second, seven values each.
 func communitySite(meters, port int, broker string, console int, more string) string {
 	var units, devices strings.Builder
@@ -233,16 +226,7 @@ console: {listen: "127.0.0.1:%d"}
 %s`, port, units.String(), devices.String(), broker, console, more)
 }
 
-const quickMeter = `
-version: 1
-profile: quick_meter
-vendor: test
-model: a meter read once a second
-title: {zh: 电表, en: Meter}
-status: confirmed
-sources: [test]
-channels:
-  - {name: voltage, table: input, address: 0, type: u16, scale: 0.1, unit: V, every: 1s}
+const quickMeter = "version: 1\nprofile: quick_meter" + profileHead + `  - {name: voltage, table: input, address: 0, type: u16, scale: 0.1, unit: V, every: 1s}
   - {name: current, table: input, address: 1, type: u16, scale: 0.01, unit: A, every: 1s}
   - {name: power, table: input, address: 2, type: u16, scale: 0.1, unit: W, every: 1s}
   - {name: energy, table: input, address: 3, type: u32, unit: Wh, every: 1s}

@@ -32,10 +32,8 @@ func TestPowerCutOfTheBox(t *testing.T) {
 	s.checkBookSyncs()
 	for range *powerCuts {
 		pause(2*time.Second + time.Duration(rand.N(3*time.Second)))
-		s.kills = append(s.kills, time.Now())
-		disk.Cut(func() { _ = s.gateway.cmd.Process.Kill() }, func() { <-s.gateway.done })
-		s.downs = append(s.downs, time.Now())
-		announced := s.announced()
+		s.killed.by(func() { disk.Cut(func() { _ = s.gateway.cmd.Process.Kill() }, func() { <-s.gateway.done }) })
+		announced := s.sub.announced()
 		s.start()
 		s.checkOpen(announced)
 	}
@@ -43,7 +41,7 @@ func TestPowerCutOfTheBox(t *testing.T) {
 	fidgeting.Wait()
 	s.checkAll(20 * *powerCuts)
 	s.gateway.stop(15 * time.Second)
-	s.checkBook(s.announced())
+	s.checkBook(s.sub.announced())
 }
 
 // checkBookSyncs sees the gateway sync what it commits to the alert book. SQLite in WAL mode does so with synchronous=FULL; with

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"flag"
 	"os"
@@ -38,13 +37,8 @@ func (s *soak) round(button int) (first alert.Alert, siren, told time.Duration) 
 	waitFor(t, 5*time.Second, "the siren switched on", func() (ok bool) { siren, ok = switched(true); return ok })
 	find := func(cond func(alert.Alert) bool) (found alert.Alert, ok bool) {
 		for _, m := range s.sub.all()[before:] {
-			parts := strings.SplitN(m, " ", 3)
-			var event struct {
-				Data alert.Alert `json:"data"`
-			}
-			if len(parts) == 3 && strings.Contains(parts[1], "/alert/") && json.Unmarshal([]byte(parts[2]), &event) == nil &&
-				event.Data.Subject == subject && cond(event.Data) {
-				return event.Data, true
+			if a, ok := alertIn(m); ok && a.Subject == subject && cond(a) {
+				return a, true
 			}
 		}
 		return alert.Alert{}, false
@@ -78,7 +72,7 @@ func (s *soak) round(button int) (first alert.Alert, siren, told time.Duration) 
 func (s *soak) durable(id string) {
 	s.t.Helper()
 	waitFor(s.t, 20*time.Second, "alert "+id+" told as durable and closed", func() bool {
-		a, ok := s.announced()[id]
+		a, ok := s.sub.announced()[id]
 		return ok && a.State == alert.Closed
 	})
 }
@@ -111,14 +105,21 @@ func (s *soak) rounds(during string, d time.Duration) (told []alert.Alert) {
 	return told
 }
 
+// soakOnDisk returns a gateway at work, with its state on a disk of its own.
+func soakOnDisk(t *testing.T, mib int) (*testservers.Disk, *soak) {
+	t.Helper()
+	disk := testservers.StartDisk(t, mib)
+	s := startSoak(t, filepath.Join(disk.Dir, "state"))
+	s.running()
+	s.rounds("before", 0)
+	return disk, s
+}
+
 // TestFrozenDisk: every write and sync is held up. Rules, outputs and announcements go on throughout, alerts are told as not
 // durable and again as durable, and nothing is lost.
 func TestFrozenDisk(t *testing.T) {
 	t.Parallel()
-	disk := testservers.StartDisk(t, 64)
-	s := startSoak(t, filepath.Join(disk.Dir, "state"))
-	s.running()
-	s.rounds("before", 0)
+	disk, s := soakOnDisk(t, 64)
 	disk.Freeze()
 	told := s.rounds("frozen", *freezeFor)
 	for _, a := range told {
@@ -140,18 +141,15 @@ func TestFrozenDisk(t *testing.T) {
 func (s *soak) nothingLost() {
 	s.t.Helper()
 	s.checkAll(60)
-	s.checkBook(s.announced()) // of the running gateway
+	s.checkBook(s.sub.announced()) // of the running gateway
 	s.gateway.stop(15 * time.Second)
-	s.checkBook(s.announced())
+	s.checkBook(s.sub.announced())
 }
 
 // TestFullDisk: a stranger's file takes all the room, and is removed again.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	disk := testservers.StartDisk(t, 32)
-	s := startSoak(t, filepath.Join(disk.Dir, "state"))
-	s.running()
-	s.rounds("before", 0)
+	disk, s := soakOnDisk(t, 32)
 	stranger := filepath.Join(disk.Dir, "stranger")
 	f, err := os.Create(stranger)
 	if err != nil {
@@ -182,10 +180,7 @@ func TestFullDisk(t *testing.T) {
 // a restart, and is repaired.
 func TestReadOnlyDisk(t *testing.T) {
 	t.Parallel()
-	disk := testservers.StartDisk(t, 64)
-	s := startSoak(t, filepath.Join(disk.Dir, "state"))
-	s.running()
-	s.rounds("before", 0)
+	disk, s := soakOnDisk(t, 64)
 	s.bus.set(2, 7, true) // stays pressed to the end
 	stays := s.pages.alertOf("ButtonPressed", "button_7", "told as durable", func(a alert.Alert) bool { return a.Durable })
 	disk.ReadOnly()

@@ -21,14 +21,7 @@ func TestDriftOfARealUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := resolvePlan("site.yaml", []byte(fmt.Sprintf(`
-version: 1
-site: test
-gateway: gw1
-title: {zh: 测试小区, en: Test community}
-timezone: Asia/Shanghai
-zones: [{id: yard, kind: area, title: {zh: 院子, en: Yard}}]
-buses:
+	p, err := resolvePlan("site.yaml", []byte(fmt.Sprintf(yardHead+`buses:
   - id: tcp_1
     modbus_tcp: {address: "%s"}
     units: [{id: th1, address: 3, profile: xy_md02, config: {temperature_correction: -0.5, humidity_correction: 0}}]

@@ -174,16 +174,7 @@ console: {listen: "127.0.0.1:%d"}
 `
 
 // fastCounter is a site-local profile: the PZEM-016 read ten times a second, so that there is much to lose.
-const fastCounter = `
-version: 1
-profile: fast_counter
-vendor: test
-model: PZEM-016 read fast
-title: {zh: 计数表, en: Counter}
-status: confirmed
-sources: [test]
-channels:
-  - {name: voltage, table: input, address: 0, type: u16, scale: 0.1, unit: V, every: 100ms}
+const fastCounter = "version: 1\nprofile: fast_counter" + profileHead + `  - {name: voltage, table: input, address: 0, type: u16, scale: 0.1, unit: V, every: 100ms}
   - {name: power, table: input, address: 3, type: u32, words: little, scale: 0.1, unit: W, every: 100ms}
   - {name: energy, table: input, address: 5, type: u32, words: little, unit: Wh, every: 100ms}
 device:
@@ -194,22 +185,10 @@ device:
 // counterBase is what the server's energy counter starts from, in Wh.
 const counterBase = 70000
 
-// startGateway writes the site file and the local profile, and returns how to start the gateway.
+// siteFile writes the site file and the local profile, and returns the site file's path.
 func (c *city) siteFile(t *testing.T, modbusPort, consolePort int) string {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "profiles"), 0o750); err != nil {
-		t.Fatal(err)
-	}
-	for name, content := range map[string]string{
-		"site.yaml":                  fmt.Sprintf(thirdPartySite, modbusPort, c.broker.Address, consolePort),
-		"profiles/fast_counter.yaml": fastCounter,
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return filepath.Join(dir, "site.yaml")
+	return writeSite(t, fmt.Sprintf(thirdPartySite, modbusPort, c.broker.Address, consolePort), map[string]string{"profiles/fast_counter.yaml": fastCounter})
 }
 
 // counters returns the readings of the energy counter that were served, in order, with their times.

@@ -28,14 +28,7 @@ func TestFirstBoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	site := writeSite(t, `
-version: 1
-site: test
-gateway: gw1
-title: {zh: 测试小区, en: Test community}
-timezone: Asia/Shanghai
-zones:
-  - {id: gate, kind: lane, title: {zh: 东门, en: East gate}}
+	site := writeSite(t, siteHead+`  - {id: gate, kind: lane, title: {zh: 东门, en: East gate}}
 buses:
   - id: box
     gpio: {chip: box-lines}

@@ -145,16 +145,23 @@ func tail(s string, n int) string {
 // waitFor polls cond until it holds and fails the test where it does not within limit.
 func waitFor(t *testing.T, limit time.Duration, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(limit)
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %s in vain for: %s", limit, what)
-		}
-		pause(20 * time.Millisecond)
+	if !within(limit, 20*time.Millisecond, cond) {
+		t.Fatalf("waited %s in vain for: %s", limit, what)
 	}
 }
 
-// pause lets real processes get on between two looks at a condition.
+// within says whether cond comes true in that time, and looks each time that every has passed.
+func within(limit, every time.Duration, cond func() bool) bool {
+	for deadline := time.Now().Add(limit); !cond(); pause(every) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}
+
+// pause lets real processes get on for a time that the test sets: between two looks at a condition, between two blows, or
+// while something is measured. What can be seen is waited for with waitFor or within.
 func pause(d time.Duration) { <-time.After(d) }
 
 // freePort returns a TCP port of loopback that nobody listens on just now.

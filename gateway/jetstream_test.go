@@ -40,7 +40,7 @@ func (s *sender) run(ctx, limit context.Context, every time.Duration, epoch int6
 	for turn := rand.IntN(len(s.brokers)); limit.Err() == nil; turn++ {
 		session, err := mqtt.Connect(limit, mqtt.Config{ClientID: strings.Replace(s.node, ".", "-", 1)}, s.brokers[turn%len(s.brokers)], mqtt.Options{})
 		if err != nil {
-			time.Sleep(100 * time.Millisecond)
+			pause(100 * time.Millisecond)
 			continue
 		}
 		var flying []paho.Token // of messages acked+1 and up
@@ -58,7 +58,7 @@ func (s *sender) run(ctx, limit context.Context, every time.Duration, epoch int6
 				at++
 				next = max(next, at)
 				if at == next {
-					time.Sleep(every)
+					pause(every)
 				}
 				for len(flying) > 0 && flying[0].WaitTimeout(0) {
 					flying = s.landed(session, flying)
@@ -135,18 +135,18 @@ func TestJetStreamLosesNothing(t *testing.T) {
 	dice := rand.New(rand.NewPCG(seed, 0))
 	kills := map[string]int{}
 	for ctx.Err() == nil {
-		pause := time.Duration(dice.IntN(1500)) * time.Millisecond
+		rest := time.Duration(dice.IntN(1500)) * time.Millisecond
 		switch n := dice.IntN(12); {
 		case n < 5:
 			i := dice.IntN(len(ingests))
 			ingests[i].kill()
-			time.Sleep(pause / 4)
+			pause(rest / 4)
 			ingests[i] = startIngest()
 			kills["ingest"]++
 		case n < 11:
 			i := dice.IntN(3)
 			cluster.Kill(i)
-			time.Sleep(pause)
+			pause(rest)
 			cluster.Start(i)
 			kills["server"]++
 		default:
@@ -162,11 +162,9 @@ func TestJetStreamLosesNothing(t *testing.T) {
 		// The servers need 4 to 9 s for an election.
 		if dice.IntN(4) > 0 {
 			before := acked()
-			for wait := time.Now(); acked() < before+200 && time.Since(wait) < 20*time.Second; {
-				time.Sleep(20 * time.Millisecond)
-			}
+			within(20*time.Second, 20*time.Millisecond, func() bool { return acked() >= before+200 })
 		}
-		time.Sleep(pause / 4)
+		pause(rest / 4)
 	}
 	cluster.WaitReady(60 * time.Second)
 	sending.Wait()
@@ -180,10 +178,10 @@ func TestJetStreamLosesNothing(t *testing.T) {
 	if total < 500 || lost == 0 {
 		t.Errorf("%d messages and %d lost connections: the test shows nothing", total, lost)
 	}
-	deadline := time.Now().Add(90 * time.Second)
-	for count := int64(0); count < total && time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
-		count, _ = db.Count("js_counter", "n")
-	}
+	within(90*time.Second, 200*time.Millisecond, func() bool { // What is missing then is named below.
+		count, err := db.Count("js_counter", "n")
+		return err == nil && count >= total
+	})
 	for _, s := range senders {
 		site, _, _ := wire.SplitNode(s.node)
 		for measurement, field := range map[string]string{"js_counter": "n", "linli_ledger": "to"} {

@@ -31,7 +31,7 @@ func (s *soak) killWriting(limit time.Duration) bool {
 	if err != nil {
 		return false
 	}
-	s.kills[len(s.kills)-1] = time.Unix(0, at)
+	s.killed.at[len(s.killed.at)-1] = time.Unix(0, at)
 	return true
 }
 

@@ -15,15 +15,7 @@ import (
 	"linli/internal/alert"
 )
 
-const ordersSite = `
-version: 1
-site: test
-gateway: gw1
-title: {zh: 测试小区, en: Test community}
-timezone: Asia/Shanghai
-zones:
-  - {id: lane_east, kind: lane, title: {zh: 东门, en: East gate}}
-buses:
+const ordersSite = laneHead + `buses:
   - id: rs485_1
     modbus_rtu: {device: /dev/PTY, baud: 9600, format: 8N1}
     units:

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -36,38 +37,20 @@ const soakSite = yardHead + `buses:
   - {id: counter, unit: c, zone: yard, title: {zh: 计数, en: Counter}}
   - {id: siren, class: siren, zone: yard, title: {zh: 警笛, en: Siren}, points: {on: {from: io1.do1, on_start: off, on_stop: off}}}
 %srules:
-  - {pack: soak}
+  - {pack: buttons}
 journal: {max_bytes: 1MiB}
 uplink: {brokers: ["tcp://%s"], batch: 1s}
 console: {listen: "127.0.0.1:%d"}
 `
 
-const soakCounter = `
-version: 1
-profile: soak_counter
-vendor: test
-model: a counter
-title: {zh: 计数表, en: Counter}
-status: confirmed
-sources: [test]
-channels:
-  - {name: energy, table: input, address: 0, type: u32, unit: Wh, every: 100ms}
+const soakCounter = "version: 1\nprofile: soak_counter" + profileHead + `  - {name: energy, table: input, address: 0, type: u32, unit: Wh, every: 100ms}
   - {name: power, table: input, address: 1, type: u16, unit: W, every: 100ms}
 device:
   class: energy_meter
   points: {energy_kwh: energy, active_power_w: power}
 `
 
-const soakNoise = `
-version: 1
-profile: soak_noise
-vendor: test
-model: values without a pattern
-title: {zh: 噪声, en: Noise}
-status: confirmed
-sources: [test]
-channels:
-  - {name: voltage, table: input, address: 0, type: f64, unit: V, every: 100ms}
+const soakNoise = "version: 1\nprofile: soak_noise" + profileHead + `  - {name: voltage, table: input, address: 0, type: f64, unit: V, every: 100ms}
   - {name: current, table: input, address: 4, type: f64, unit: A, every: 100ms}
   - {name: power, table: input, address: 8, type: f64, unit: W, every: 100ms}
   - {name: energy, table: input, address: 12, type: f64, unit: kWh, every: 100ms}
@@ -76,31 +59,11 @@ device:
   points: {voltage_v: voltage, current_a: current, active_power_w: power, energy_kwh: energy}
 `
 
-const soakIO = `
-version: 1
-profile: soak_io
-vendor: test
-model: inputs and a relay
-title: {zh: 输入输出, en: Inputs and outputs}
-status: confirmed
-sources: [test]
-channels:
-  - {name: "di{n}", table: discrete, address: 0, repeat: 8, every: 100ms}
+const soakIO = "version: 1\nprofile: soak_io" + profileHead + `  - {name: "di{n}", table: discrete, address: 0, repeat: 8, every: 100ms}
   - {name: do1, table: coil, address: 0, writable: true, every: 1s}
 `
 
-const soakPack = `
-version: 1
-pack: soak
-title: {zh: 测试, en: Test}
-rules:
-  - alert: ButtonPressed
-    for_each: call_button
-    expr: pressed
-    severity: warning
-    life_safety: true
-    title: {zh: "{{zone}}求助", en: "Call at {{zone}}"}
-    outputs: [{device: zone.siren, point: on, until: cleared}]
+const soakPack = buttonsPack + `    outputs: [{device: zone.siren, point: on, until: cleared}]
 `
 
 // soak is one gateway that is killed, with everything around it that is not.
@@ -113,9 +76,8 @@ type soak struct {
 	pages   api
 	sub     *subscriber
 	gateway *process
-	kills   []time.Time
-	downs   []time.Time // when the killed process was gone
-	acr     *rand.Rand  // fidget's
+	killed  kills
+	acr     *rand.Rand // fidget's
 }
 
 func startSoak(t *testing.T, state string) *soak {
@@ -132,10 +94,7 @@ func startSoak(t *testing.T, state string) *soak {
 			words = []uint16{uint16(n >> 16), uint16(n)}
 		default:
 			for i := 0; i < len(words); i += 4 {
-				bits := math.Float64bits(r.Float64())
-				for k := range 4 {
-					words[i+k] = uint16(bits >> (48 - 16*k))
-				}
+				copy(words[i:], floatWords(r.Float64()))
 			}
 		}
 		if address+count > len(words) {
@@ -148,13 +107,11 @@ func startSoak(t *testing.T, state string) *soak {
 		fmt.Fprintf(&units, "      - {id: n%d, address: %d, profile: soak_noise}\n", i, 10+i)
 		fmt.Fprintf(&devices, "  - {id: noise_%d, unit: n%d, zone: yard, title: {zh: 噪声, en: Noise}}\n", i, i)
 	}
-	for i := range buttons {
-		fmt.Fprintf(&devices, "  - {id: button_%d, class: call_button, zone: yard, title: {zh: 按钮, en: Button}, points: {pressed: io1.di%d}}\n", i, i+1)
-	}
+	devices.WriteString(buttonsAt(buttons))
 	console := freePort(t)
 	s.pages = api{t, fmt.Sprintf("http://127.0.0.1:%d", console)}
 	s.site = writeSite(t, fmt.Sprintf(soakSite, s.bus.port, units.String(), devices.String(), s.city.broker.Address, console), map[string]string{
-		"profiles/soak_counter.yaml": soakCounter, "profiles/soak_noise.yaml": soakNoise, "profiles/soak_io.yaml": soakIO, "packs/soak.yaml": soakPack})
+		"profiles/soak_counter.yaml": soakCounter, "profiles/soak_noise.yaml": soakNoise, "profiles/soak_io.yaml": soakIO, "packs/buttons.yaml": soakPack})
 	s.sub = subscribe(t, s.city.broker.Address, "linli/v1/#")
 	return s
 }
@@ -187,9 +144,7 @@ func (s *soak) tryPost(path string) {
 
 // kill ends the gateway with SIGKILL.
 func (s *soak) kill() {
-	s.kills = append(s.kills, time.Now())
-	s.gateway.kill()
-	s.downs = append(s.downs, time.Now())
+	s.killed.by(s.gateway.kill)
 }
 
 // killIn waits until the gateway is in the phase, at most for limit, kills it, and returns the phase it was in just before.
@@ -258,7 +213,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			}
 			asked[want] = a
 		}
-		announced := s.announced()
+		announced := s.sub.announced()
 		s.start()
 		if cycle%5 == 4 || cycle == *soakCycles-1 {
 			s.checkOpen(announced)
@@ -287,7 +242,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	s.checkAll(8 * cycles)
 	s.gateway.stop(15 * time.Second)
 	s.city.ingest.stop(15 * time.Second)
-	s.checkBook(s.announced())
+	s.checkBook(s.sub.announced())
 }
 
 func or(a, b string) string {
@@ -295,27 +250,6 @@ func or(a, b string) string {
 		return a
 	}
 	return b
-}
-
-// announced returns the newest durable announcement of each alert on the broker so far.
-func (s *soak) announced() map[string]alert.Alert {
-	newest := map[string]alert.Alert{}
-	for _, m := range s.sub.all() {
-		parts := strings.SplitN(m, " ", 3)
-		if len(parts) < 3 || !strings.Contains(parts[1], "/alert/") {
-			continue
-		}
-		var event struct {
-			Data alert.Alert `json:"data"`
-		}
-		if json.Unmarshal([]byte(parts[2]), &event) != nil || !event.Data.Durable || event.Data.ID == "" {
-			continue
-		}
-		if old, ok := newest[event.Data.ID]; !ok || event.Data.Revision >= old.Revision {
-			newest[event.Data.ID] = event.Data
-		}
-	}
-	return newest
 }
 
 // checkOpen compares what the gateway that has just started says of alerts with what was announced before.
@@ -364,35 +298,20 @@ func (s *soak) checkBook(announced map[string]alert.Alert) {
 	s.t.Logf("%d alerts were announced as durable; all are in the book", len(announced))
 }
 
-// allowed is how long before a kill what was served may be lost: a commit interval and a second.
-const allowed = 2 * time.Second
-
 // checkAll stops serving, waits until everything that is on its way has arrived, and compares the database with what was
 // served, which must be so many values at least.
 func (s *soak) checkAll(least int) {
 	t := s.t
 	t.Helper()
-	type one struct {
-		n  int
-		at time.Time
-	}
-	served := func() (all []one) {
-		for _, r := range s.bus.served() {
-			if r.unit == 1 && r.address == 0 && len(r.words) == 2 { // Now and then the power is read alone.
-				all = append(all, one{int(r.words[0])<<16 | int(r.words[1]), r.at})
-			}
-		}
-		return all
-	}
 	// The last value is one that no kill may have cost: what was served just before the last kill need not arrive.
 	waitFor(t, 30*time.Second, "a value served after the last kill", func() bool {
-		all := served()
-		return len(all) > 0 && (len(s.downs) == 0 || all[len(all)-1].at.After(s.downs[len(s.downs)-1]))
+		all, gone := s.bus.counted(), s.killed.gone
+		return len(all) > 0 && (len(gone) == 0 || all[len(all)-1].at.After(gone[len(gone)-1]))
 	})
 	s.bus.mu.Lock()
 	s.bus.answer = func(int, int, int) []uint16 { return nil } // "illegal address": nothing is served any more
 	s.bus.mu.Unlock()
-	all := served()
+	all := s.bus.counted()
 	last := all[len(all)-1].n
 	got := map[int]int{}
 	look := func() {
@@ -416,51 +335,20 @@ func (s *soak) checkAll(least int) {
 		t1, _ := r[2].(json.Number).Int64()
 		told = append(told, span{t0, t1})
 	}
-	excused := func(at time.Time) string {
-		for i, k := range s.kills {
-			if at.After(k.Add(-allowed)) && !at.After(s.downs[i]) {
-				return "killed"
-			}
-		}
-		for _, l := range told {
-			if at.UnixNano() >= l.t0-int64(time.Second) && at.UnixNano() <= l.t1+int64(time.Second) {
-				return "told"
-			}
-		}
-		return ""
-	}
 	known := map[int]bool{}
-	why := map[string]int{}
-	var missing []string
 	for _, o := range all {
 		known[o.n] = true
-		switch {
-		case got[o.n] == 1:
-		case got[o.n] > 1:
-			t.Errorf("value %d is in the database %d times", o.n, got[o.n])
-		case excused(o.at) != "":
-			why[excused(o.at)]++
-		default:
-			missing = append(missing, fmt.Sprintf("%d at %s", o.n, o.at.Format("15:04:05.000")))
-		}
 	}
-	for n := range got {
-		if !known[n] {
-			t.Errorf("value %d is in the database and was never served", n)
-		}
-	}
-	if len(missing) > 0 {
-		var when []string
-		for _, k := range s.kills {
-			when = append(when, k.Format("15:04:05.000"))
-		}
-		t.Errorf("%d of %d values served are missing: %s\nkills at %s", len(missing), len(all), strings.Join(missing, ", "), strings.Join(when, ", "))
-	}
+	_, byKill, byLoss := s.killed.compare(t, "gw1", all, known, got, func(at time.Time) bool {
+		return slices.ContainsFunc(told, func(l span) bool {
+			return at.UnixNano() >= l.t0-int64(time.Second) && at.UnixNano() <= l.t1+int64(time.Second)
+		})
+	})
 	if len(all) < least {
 		t.Errorf("only %d values were served, want %d: the test shows too little", len(all), least)
 	}
 	s.checkLines()
-	t.Logf("%d values served, %d in the database; lost within %s before a kill: %d, told by a tombstone: %d (of %d)", len(all), len(got), allowed, why["killed"], why["told"], len(told))
+	t.Logf("%d values served, %d in the database; lost within %s before a kill: %d, told by a tombstone: %d (of %d)", len(all), len(got), commitSlack, byKill, byLoss, len(told))
 }
 
 var soakLine = regexp.MustCompile(`^(?:\d \S+ )?(energy_meter,\S+) (\S+) (\d+)$`)

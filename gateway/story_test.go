@@ -112,21 +112,39 @@ func (a api) noAlertOf(name, subject string) {
 	})
 }
 
+// alertIn returns the alert in a message of a subscriber; false: it has none.
+func alertIn(message string) (alert.Alert, bool) {
+	parts := strings.SplitN(message, " ", 3)
+	var event struct {
+		Data alert.Alert `json:"data"`
+	}
+	ok := len(parts) == 3 && strings.Contains(parts[1], "/alert/") && json.Unmarshal([]byte(parts[2]), &event) == nil
+	return event.Data, ok
+}
+
+// announced returns the newest durable announcement of each alert so far.
+func (s *subscriber) announced() map[string]alert.Alert {
+	newest := map[string]alert.Alert{}
+	for _, m := range s.all() {
+		a, ok := alertIn(m)
+		if !ok || !a.Durable || a.ID == "" {
+			continue
+		}
+		if a.Revision >= newest[a.ID].Revision {
+			newest[a.ID] = a
+		}
+	}
+	return newest
+}
+
 // retainedAlert waits for a message about the alert and returns the alert in it.
 func retainedAlert(t *testing.T, s *subscriber, id, what string, cond func(alert.Alert) bool) alert.Alert {
 	t.Helper()
 	var found alert.Alert
 	waitFor(t, 20*time.Second, "an MQTT message: alert "+what, func() bool {
 		for _, m := range s.all() {
-			parts := strings.SplitN(m, " ", 3)
-			if len(parts) < 3 || !strings.Contains(parts[1], "/alert/") {
-				continue
-			}
-			var event struct {
-				Data alert.Alert `json:"data"`
-			}
-			if json.Unmarshal([]byte(parts[2]), &event) == nil && (id == "" || event.Data.ID == id) && cond(event.Data) {
-				found = event.Data
+			if a, ok := alertIn(m); ok && (id == "" || a.ID == id) && cond(a) {
+				found = a
 				return true
 			}
 		}
@@ -135,15 +153,7 @@ func retainedAlert(t *testing.T, s *subscriber, id, what string, cond func(alert
 	return found
 }
 
-const fireLaneSite = `
-version: 1
-site: test
-gateway: gw1
-title: {zh: 测试小区, en: Test community}
-timezone: Asia/Shanghai
-zones:
-  - {id: lane_east, kind: lane, title: {zh: 东门, en: East gate}}
-buses:
+const fireLaneSite = laneHead + `buses:
   - id: rs485_1
     modbus_rtu: {device: /dev/PTY, baud: 9600, format: 8N1}
     units:

@@ -235,14 +235,10 @@ func TestTelegrafMakesTheSameRows(t *testing.T) {
 	gateway.stop(15 * time.Second)
 
 	var ours, theirs []string
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	within(30*time.Second, 200*time.Millisecond, func() bool { // What differs then is named below.
 		ours, theirs = tableRows(t, c.db), tableRows(t, peerDB)
-		if slices.Equal(ours, theirs) || time.Now().After(deadline) {
-			break
-		}
-		pause(200 * time.Millisecond)
-	}
+		return slices.Equal(ours, theirs)
+	})
 	counts := map[string]int{}
 	for _, r := range ours {
 		name, _, _ := strings.Cut(r, " ")

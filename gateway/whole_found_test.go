@@ -53,15 +53,10 @@ func (w *whole) ledger() (code int, answers []ledgerAnswer) {
 func (w *whole) settled(limit time.Duration, good func(code int, answers []ledgerAnswer) bool) (answers []ledgerAnswer) {
 	w.t.Helper()
 	code := -1
-	for deadline := time.Now().Add(limit); ; pause(500 * time.Millisecond) {
-		if code, answers = w.ledger(); good(code, answers) {
-			return answers
-		}
-		if time.Now().After(deadline) {
-			w.t.Errorf("%s after the last of what was done, linli ledger says (exit code %d):\n%s", limit, code, w.show(answers))
-			return answers
-		}
+	if !within(limit, 500*time.Millisecond, func() bool { code, answers = w.ledger(); return good(code, answers) }) {
+		w.t.Errorf("%s after the last of what was done, linli ledger says (exit code %d):\n%s", limit, code, w.show(answers))
 	}
+	return answers
 }
 
 func (w *whole) show(answers []ledgerAnswer) string {
@@ -79,30 +74,15 @@ func (w *whole) show(answers []ledgerAnswer) string {
 // count holds the database against what a gateway's devices served: each value is there once, or was lost as is allowed.
 func (w *whole) count(g *wholeGateway, a *ledgerAnswer) string {
 	t := w.t
-	type one struct {
-		n  int
-		at time.Time
-	}
-	var all []one
-	for _, r := range g.bus.served() {
-		if r.unit == 1 && r.address == 0 && r.at.Before(w.end) {
-			all = append(all, one{int(r.words[0])<<16 | int(r.words[1]), r.at})
-		}
-	}
-	got := w.values(g)
+	t.Helper()
+	got := w.values(g) // before what is known: the gateway still reads
+	var all []servedValue
 	known := map[int]bool{}
-	for _, r := range g.bus.served() {
-		if r.unit == 1 && r.address == 0 {
-			known[int(r.words[0])<<16|int(r.words[1])] = true
+	for _, o := range g.bus.counted() {
+		known[o.n] = true
+		if o.at.Before(w.end) {
+			all = append(all, o)
 		}
-	}
-	killed := func(at time.Time) bool {
-		for i, k := range g.kills {
-			if at.After(k.Add(-commitSlack)) && !at.After(g.downs[i]) {
-				return true
-			}
-		}
-		return false
 	}
 	told := func(at time.Time) bool {
 		for _, gap := range a.Gaps {
@@ -112,34 +92,7 @@ func (w *whole) count(g *wholeGateway, a *ledgerAnswer) string {
 		}
 		return false
 	}
-	there, byKill, byLoss := 0, 0, 0
-	var missing []string
-	for _, o := range all {
-		switch {
-		case got[o.n] == 1:
-			there++
-		case got[o.n] > 1:
-			t.Errorf("%s: value %d is in the database %d times", g.name, o.n, got[o.n])
-		case killed(o.at):
-			byKill++
-		case told(o.at):
-			byLoss++
-		default:
-			missing = append(missing, fmt.Sprintf("%d at %s", o.n, o.at.Format("15:04:05.000")))
-		}
-	}
-	for n := range got {
-		if !known[n] {
-			t.Errorf("%s: value %d is in the database and was never served", g.name, n)
-		}
-	}
-	if len(missing) > 0 {
-		var when []string
-		for _, k := range g.kills {
-			when = append(when, k.Format("15:04:05.000"))
-		}
-		t.Errorf("%s: %d of %d values served are not there: %s\nkills at %s", g.name, len(missing), len(all), tail(strings.Join(missing, ", "), 2000), strings.Join(when, ", "))
-	}
+	there, byKill, byLoss := g.killed.compare(t, g.name, all, known, got, told)
 	if float64(len(all)) < w.end.Sub(w.begun).Seconds() {
 		t.Errorf("%s: only %d values were served: the test shows too little", g.name, len(all))
 	}
@@ -155,17 +108,8 @@ type wholeAlert struct {
 // announced returns the newest durable announcement of each alert that a third party has seen on the broker.
 func (w *whole) announced() map[string]wholeAlert {
 	newest := map[string]wholeAlert{}
-	for _, m := range w.sub.all() {
-		parts := strings.SplitN(m, " ", 3)
-		var event struct {
-			Data alert.Alert `json:"data"`
-		}
-		if len(parts) < 3 || json.Unmarshal([]byte(parts[2]), &event) != nil || !event.Data.Durable || event.Data.ID == "" {
-			continue
-		}
-		if old := newest[event.Data.ID]; event.Data.Revision >= old.revision {
-			newest[event.Data.ID] = wholeAlert{event.Data.Revision, event.Data.State.String()}
-		}
+	for id, a := range w.sub.announced() {
+		newest[id] = wholeAlert{a.Revision, a.State.String()}
 	}
 	return newest
 }
@@ -191,14 +135,18 @@ func (w *whole) alertRows() map[string]wholeAlert {
 	return newest
 }
 
-// behind says of which alerts the database does not have what was announced, or the gateways' books have.
-func (w *whole) behind(want map[string]wholeAlert) (list []string) {
-	rows := w.alertRows()
-	for id, a := range want {
-		if have, ok := rows[id]; !ok || have.revision < a.revision || have.revision == a.revision && have.state != a.state {
-			list = append(list, fmt.Sprintf("%s: revision %d %s, in the database %d %s", id, a.revision, a.state, have.revision, have.state))
+// behind says of which alerts the database does not have, in that time, what was announced, or the gateways' books have.
+func (w *whole) behind(limit time.Duration, want map[string]wholeAlert) (list []string) {
+	within(limit, 500*time.Millisecond, func() bool {
+		list = nil
+		rows := w.alertRows()
+		for id, a := range want {
+			if have, ok := rows[id]; !ok || have.revision < a.revision || have.revision == a.revision && have.state != a.state {
+				list = append(list, fmt.Sprintf("%s: revision %d %s, in the database %d %s", id, a.revision, a.state, have.revision, have.state))
+			}
 		}
-	}
+		return len(list) == 0
+	})
 	slices.Sort(list)
 	return list
 }

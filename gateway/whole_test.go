@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -26,15 +25,7 @@ import (
 
 // wholeSite has a counter that is read five times a second, so that no two readings are the same, beside some values of
 // noise, and eight buttons with an alert each.
-const wholeSite = `
-version: 1
-site: test
-gateway: %s
-title: {zh: 测试小区, en: Test community}
-timezone: Asia/Shanghai
-zones:
-  - {id: yard, kind: area, title: {zh: 院子, en: Yard}}
-buses:
+const wholeSite = yardHead + `buses:
   - id: tcp_1
     modbus_tcp: {address: "127.0.0.1:%d"}
     timeout: 5s # a value that was served and came too late was not read
@@ -47,22 +38,13 @@ buses:
 devices:
   - {id: counter, unit: c, zone: yard, title: {zh: 计数, en: Counter}}
 %srules:
-  - {pack: whole}
+  - {pack: buttons}
 journal: {max_bytes: 8MiB}
 uplink: {brokers: ["tcp://%s"], batch: 1s, commands: {keys: {city: %q}}}
 console: {listen: "127.0.0.1:%d"}
 `
 
-const wholeCounter = `
-version: 1
-profile: whole_counter
-vendor: test
-model: a counter
-title: {zh: 计数表, en: Counter}
-status: confirmed
-sources: [test]
-channels:
-  - {name: energy, table: input, address: 0, type: u32, unit: Wh, every: 200ms}
+const wholeCounter = "version: 1\nprofile: whole_counter" + profileHead + `  - {name: energy, table: input, address: 0, type: u32, unit: Wh, every: 200ms}
   - {name: voltage, table: input, address: 2, type: f64, unit: V, every: 200ms}
   - {name: power, table: input, address: 6, type: f64, unit: W, every: 200ms}
 device:
@@ -70,23 +52,7 @@ device:
   points: {energy_kwh: energy, voltage_v: voltage, active_power_w: power}
 `
 
-const wholePack = `
-version: 1
-pack: whole
-title: {zh: 测试, en: Test}
-rules:
-  - alert: ButtonPressed
-    for_each: call_button
-    expr: pressed
-    severity: warning
-    life_safety: true
-    title: {zh: "{{zone}}求助", en: "Call at {{zone}}"}
-`
-
 const wholeButtons = 8
-
-// commitSlack is how long before a kill what was served may be lost: a commit interval and a second.
-const commitSlack = 2 * time.Second
 
 // wholeGateway is one gateway with the devices that it reads.
 type wholeGateway struct {
@@ -97,15 +63,12 @@ type wholeGateway struct {
 	state   string
 	pages   api
 	process *process
-	kills   []time.Time
-	downs   []time.Time // when the killed process was gone
+	killed  kills
 }
 
 // kill ends the gateway with SIGKILL.
 func (g *wholeGateway) kill() {
-	g.kills = append(g.kills, time.Now())
-	g.process.kill()
-	g.downs = append(g.downs, time.Now())
+	g.killed.by(g.process.kill)
 }
 
 // wholeIngest is one of the city's ingests.
@@ -198,20 +161,15 @@ func (w *whole) newGateway(i int, public string) *wholeGateway {
 		}
 		words := []uint16{uint16(n >> 16), uint16(n)}
 		for range 2 {
-			bits := math.Float64bits(r.Float64())
-			words = append(words, uint16(bits>>48), uint16(bits>>32), uint16(bits>>16), uint16(bits))
+			words = append(words, floatWords(r.Float64())...)
 		}
 		return words[address : address+count]
 	})
 	g.buttons = serveCounting(w.t, func(int, int, int) []uint16 { return nil })
-	var devices strings.Builder
-	for b := range wholeButtons {
-		fmt.Fprintf(&devices, "  - {id: button_%d, class: call_button, zone: yard, title: {zh: 按钮, en: Button}, points: {pressed: io1.di%d}}\n", b, b+1)
-	}
 	console := freePort(w.t)
 	g.pages = api{w.t, fmt.Sprintf("http://127.0.0.1:%d", console)}
-	g.site = writeSite(w.t, fmt.Sprintf(wholeSite, g.name, g.bus.port, g.buttons.port, devices.String(), w.line.address, public, console), map[string]string{
-		"profiles/whole_counter.yaml": wholeCounter, "packs/whole.yaml": wholePack})
+	g.site = writeSite(w.t, fmt.Sprintf(strings.Replace(wholeSite, "gw1", g.name, 1), g.bus.port, g.buttons.port, buttonsAt(wholeButtons), w.line.address, public, console), map[string]string{
+		"profiles/whole_counter.yaml": wholeCounter, "packs/buttons.yaml": buttonsPack})
 	return g
 }
 
@@ -325,13 +283,8 @@ func TestWholeRun(t *testing.T) {
 		lines = append(lines, w.count(g, a))
 	}
 	announced := w.announced()
-	var behind []string
 	// What a full queue of the broker dropped comes once more, a minute after it was told.
-	for deadline := time.Now().Add(100 * time.Second); ; pause(500 * time.Millisecond) {
-		if behind = w.behind(announced); len(behind) == 0 || time.Now().After(deadline) {
-			break
-		}
-	}
+	behind := w.behind(100*time.Second, announced)
 	if len(behind) > 0 {
 		t.Errorf("of %d alerts that were announced as durable the database does not have the last state of %d:\n  %s", len(announced), len(behind), strings.Join(behind, "\n  "))
 	}
@@ -343,12 +296,7 @@ func TestWholeRun(t *testing.T) {
 		g.process.stop(20 * time.Second)
 	}
 	books := w.books()
-	for deadline := time.Now().Add(15 * time.Second); ; pause(500 * time.Millisecond) {
-		if behind = w.behind(books); len(behind) == 0 || time.Now().After(deadline) {
-			break
-		}
-	}
-	if len(behind) > 0 {
+	if behind = w.behind(15*time.Second, books); len(behind) > 0 {
 		t.Errorf("of %d alerts in the books of the gateways the database does not have the last state of %d:\n  %s", len(books), len(behind), strings.Join(behind, "\n  "))
 	}
 	if len(announced) < 5 {
@@ -385,8 +333,8 @@ func TestWithoutRepairTheLedgerSaysSo(t *testing.T) {
 	missing, named := 0, 0
 	for i, g := range w.gateways {
 		got := w.values(g)
-		for _, r := range g.bus.served() {
-			if r.unit == 1 && r.address == 0 && r.at.Before(w.end) && got[int(r.words[0])<<16|int(r.words[1])] == 0 {
+		for _, o := range g.bus.counted() {
+			if o.at.Before(w.end) && got[o.n] == 0 {
 				missing++
 			}
 		}
