@@ -90,8 +90,7 @@ type driven struct {
 // newDrive returns what keeps the site's outputs as rules want them. It remembers in the state directory dir what rules have
 // set; "" remembers nothing.
 func newDrive(s *site.Site, o *orders, dir string, log *zap.Logger) *drive {
-	d := &drive{keeper: keeper{path: leftPath(dir), stir: make(chan struct{}, 1)},
-		orders: o, inv: s.Inventory, dry: s.DryRun, log: log, handed: make(chan struct{}, 1)}
+	d := &drive{keeper: newKeeper(dir, len(s.Outputs)), orders: o, inv: s.Inventory, dry: s.DryRun, log: log, handed: make(chan struct{}, 1)}
 	for i := range s.Outputs {
 		p := &driven{point: s.Outputs[i].Point, step: stepOf(&s.Buses[s.Outputs[i].Bus], s.Outputs[i].Point), stir: make(chan struct{}, 1)}
 		d.points = append(d.points, p)
@@ -118,7 +117,7 @@ func (d *drive) run(ctx context.Context) error {
 	served, kept := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(kept)
-		if d.keeper.path != "" && !d.dry { // A dry run leaves what was left to the next one.
+		if d.keeper.file != nil && !d.dry { // A dry run leaves what was left to the next one.
 			d.keepFile(served)
 		}
 	}()

@@ -2,21 +2,16 @@ package main
 
 import (
 	"bytes"
-	le "encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"hash/crc32"
-	"io"
 	"io/fs"
-	"math"
-	"os"
 	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
 
 	"linli/internal/alert"
+	"linli/internal/inplace"
 	"linli/internal/telemetry"
 	"linli/rules"
 	"linli/rules/response"
@@ -25,23 +20,12 @@ import (
 // leftName is the file in the state directory that names the outputs which rules have set and not let go of. With it, a
 // siren whose alert was closed while its unit did not answer is switched off also where the gateway has died in between.
 //
-// It has its whole length from the start, so that a full disk does not keep it from being written: two halves, of which
-// the newer one that is whole counts, and the other one is written over.
-//
-//	0        4         8           16        20     20+n
-//	+--------+---------+-----------+---------+------+------+
-//	|LOD1    | CRC-32C | number    | length n| JSON | ...  |  of each half
-//	+--------+---------+-----------+---------+------+------+
-//
-// The CRC covers number, length and JSON, which is a list of leftOver. Integers are little-endian. What follows the JSON
-// says nothing. A file that begins with "[" is such a list alone, of earlier versions.
+// It is a list of leftOver in JSON, in halves (inplace.Halves); of earlier versions it is that list alone.
 const (
 	leftName  = "outputs.driven"
 	leftMagic = "LOD1"
-	leftHead  = 20
-	leftHalf  = 32 << 10 // bytes of a half, more where there are very many outputs
-	leftEach  = 512      // bytes of a half for each output
-	leftMax   = 8 << 20  // bytes read of the file
+	leftMost  = 32<<10 - 20 // bytes of the list, more where there are very many outputs
+	leftEach  = 512         // bytes of the list for each output
 )
 
 // leftWait is how long an output stays as it was left where nobody knows of its alert and its rule cannot be decided.
@@ -56,137 +40,59 @@ type leftOver struct {
 	Since   int64  `json:"since,omitempty"` // Unix seconds at which it was wanted; 0: not known
 }
 
-// encodeLeft returns half number n of the file, at most size bytes.
-func encodeLeft(left []leftOver, n uint64, size int) ([]byte, error) {
-	data, err := json.Marshal(left)
-	if err != nil {
-		return nil, err
-	}
-	if leftHead+len(data) > size {
-		return nil, fmt.Errorf("the list of outputs is %d bytes, there is room for %d", len(data), size-leftHead)
-	}
-	b := append([]byte(leftMagic), 0, 0, 0, 0)
-	b = le.LittleEndian.AppendUint64(b, n)
-	b = le.LittleEndian.AppendUint32(b, uint32(len(data)))
-	b = append(b, data...)
-	le.LittleEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
-	return b, nil
-}
-
-// decodeLeft reads the file's contents, and returns the number of the half that counts: 0 for none.
-func decodeLeft(b []byte) (left []leftOver, n uint64, err error) {
-	if bytes.HasPrefix(b, []byte("[")) {
-		err = json.Unmarshal(b, &left)
-		return left, 0, err
-	}
-	var list []byte
-	for _, half := range [][]byte{b[:len(b)/2], b[len(b)/2:]} {
-		if len(half) < leftHead || !bytes.HasPrefix(half, []byte(leftMagic)) {
-			continue
-		}
-		length := le.LittleEndian.Uint32(half[16:])
-		if uint64(length) > uint64(len(half)-leftHead) {
-			continue
-		}
-		half = half[:leftHead+length]
-		number := le.LittleEndian.Uint64(half[8:])
-		if number > n && number < math.MaxUint64 && crc32.Checksum(half[8:], castagnoli) == le.LittleEndian.Uint32(half[4:]) {
-			list, n = half[leftHead:], number
-		}
-	}
-	if n == 0 {
-		return nil, 0, errors.New("neither half of it is whole")
-	}
-	err = json.Unmarshal(list, &left)
-	return left, n, err
-}
-
 // keeper writes the file. It belongs to drive.run once that runs.
 type keeper struct {
-	path    string // "": nothing is kept
+	file    *inplace.Halves // nil: nothing is kept
 	stir    chan struct{}
 	failing bool
-
-	file    *os.File // nil where it could not be made yet
-	half    int      // bytes of a half
-	number  uint64   // of the half written last
-	written []byte   // that half without its head; nil: not known
+	written []byte // the list that was written last; nil: not known
 }
 
-// load returns the outputs that the last process has left, "" in path for nowhere. Without the file there are none; one that
-// cannot be read costs no start.
+// newKeeper returns what keeps the list of so many outputs in a state directory, "" for nowhere.
+func newKeeper(dir string, outputs int) keeper {
+	if dir == "" {
+		return keeper{}
+	}
+	return keeper{file: inplace.NewHalves(filepath.Join(dir, leftName), leftMagic, max(leftMost, leftEach*outputs)), stir: make(chan struct{}, 1)}
+}
+
+// load returns the outputs that the last process has left. Without the file there are none; one that cannot be read costs no
+// start.
 func (k *keeper) load(log *zap.Logger) (left []leftOver) {
-	if k.path == "" {
+	if k.file == nil {
 		return nil
 	}
-	data, err := readAtMost(k.path, leftMax)
+	list, whole, err := k.file.Read()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err == nil && !whole && !bytes.HasPrefix(list, []byte("[")) {
+		err = errors.New("neither half of it is whole")
+	}
 	if err == nil {
-		left, k.number, err = decodeLeft(data)
+		err = json.Unmarshal(list, &left)
 	}
 	if err != nil {
-		log.Warn("which outputs rules had set is not known any more; those that no alert wants stay as they are", zap.String("file", k.path), zap.Error(err))
+		log.Warn("which outputs rules had set is not known any more; those that no alert wants stay as they are", zap.String("file", k.file.Path()), zap.Error(err))
 		return nil
 	}
 	return left
 }
 
-// write puts a list into the file, and the file at its place where it is not there yet.
+// write puts a list into the file, where it is not what was written last.
 func (k *keeper) write(left []leftOver) error {
-	next, err := encodeLeft(left, k.number+1, k.half)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", k.path, err)
-	}
-	if k.file != nil && bytes.Equal(next[leftHead:], k.written) {
-		return nil
-	}
-	if k.file == nil && !k.open() {
-		return k.make(next)
-	}
-	k.written = nil
-	if _, err = k.file.WriteAt(next, int64(k.number+1)%2*int64(k.half)); err == nil {
-		err = k.file.Sync()
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", k.path, err)
-	}
-	k.number++
-	k.written = next[leftHead:]
-	return nil
-}
-
-// open opens a file that has its length, and reports whether there is one.
-func (k *keeper) open() bool {
-	f, err := os.OpenFile(k.path, os.O_RDWR, 0)
-	if err != nil {
-		return false
-	}
-	info, statErr := f.Stat()
-	head := make([]byte, 1)
-	_, readErr := f.ReadAt(head, 0)
-	if statErr != nil || readErr != nil && readErr != io.EOF || !info.Mode().IsRegular() || info.Size() != 2*int64(k.half) || head[0] == '[' {
-		f.Close()
-		return false
-	}
-	k.file = f
-	return true
-}
-
-// make replaces the file by one of the full length, with the half next in it: what is in the old one counts until then.
-func (k *keeper) make(next []byte) error {
-	data := make([]byte, 2*k.half)
-	copy(data[int(k.number+1)%2*k.half:], next)
-	err := writeWhole(k.path, data)
+	list, err := json.Marshal(left)
 	if err != nil {
 		return err
 	}
-	k.number++
-	if k.file, err = os.OpenFile(k.path, os.O_RDWR, 0); err != nil {
-		return fmt.Errorf("write %s: %w", k.path, err)
+	if bytes.Equal(list, k.written) {
+		return nil
 	}
-	k.written = next[leftHead:]
+	k.written = nil
+	if err := k.file.Write(list); err != nil {
+		return err
+	}
+	k.written = list
 	return nil
 }
 
@@ -341,12 +247,7 @@ func (o *orders) isKnown(point telemetry.PointID, v telemetry.Value) bool {
 // set after that.
 func (d *drive) keepFile(served <-chan struct{}) {
 	k := &d.keeper
-	k.half = max(leftHalf, leftEach*len(d.points))
-	defer func() {
-		if k.file != nil {
-			k.file.Close()
-		}
-	}()
+	defer k.file.Close()
 	for end := false; ; {
 		err := k.write(d.leftNow(end))
 		if failing := err != nil; failing != k.failing {
@@ -370,19 +271,11 @@ func (d *drive) keepFile(served <-chan struct{}) {
 
 // stirKeeper has the file looked at, where there is one.
 func (d *drive) stirKeeper() {
-	if d.keeper.path == "" {
+	if d.keeper.file == nil {
 		return
 	}
 	select {
 	case d.keeper.stir <- struct{}{}:
 	default:
 	}
-}
-
-// leftPath returns where the file is kept in a state directory.
-func leftPath(dir string) string {
-	if dir == "" {
-		return ""
-	}
-	return filepath.Join(dir, leftName)
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,8 +17,9 @@ import (
 	"linli/rules/response"
 )
 
-func newKeeper(dir string) *keeper {
-	return &keeper{path: leftPath(dir), half: leftHalf, stir: make(chan struct{}, 1)}
+func keeperIn(dir string) *keeper {
+	k := newKeeper(dir, 1)
+	return &k
 }
 
 func listed(left []leftOver) string {
@@ -30,7 +33,7 @@ func listed(left []leftOver) string {
 // The file is read as it was written, the newer half counts, and where that is torn the one before.
 func TestLeftFile(t *testing.T) {
 	dir := t.TempDir()
-	k := newKeeper(dir)
+	k := keeperIn(dir)
 	if got := k.load(zap.NewNop()); got != nil {
 		t.Errorf("without a file: %v", got)
 	}
@@ -38,33 +41,34 @@ func TestLeftFile(t *testing.T) {
 		if err := k.write(left); err != nil {
 			t.Fatal(i, err)
 		}
-		if got := newKeeper(dir).load(zap.NewNop()); fmt.Sprint(got) != fmt.Sprint(left) {
+		if got := keeperIn(dir).load(zap.NewNop()); fmt.Sprint(got) != fmt.Sprint(left) {
 			t.Errorf("%d: read %+v, want %+v", i, got, left)
 		}
 	}
-	data, err := os.ReadFile(k.path)
-	if err != nil || len(data) != 2*leftHalf {
+	path := filepath.Join(dir, leftName)
+	data, err := os.ReadFile(path)
+	if err != nil || len(data) != 64<<10 {
 		t.Fatalf("%d bytes, %v", len(data), err)
 	}
-	data[int(k.number)%2*leftHalf+leftHead+3] ^= 1
-	if err := os.WriteFile(k.path, data, 0o600); err != nil {
+	data[bytes.LastIndex(data, []byte("b.on"))] ^= 1 // in the newer half
+	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	again := newKeeper(dir)
+	again := keeperIn(dir)
 	if got := listed(again.load(zap.NewNop())); got != "a.on" {
 		t.Errorf("the newer half is torn: %s", got)
 	}
 	if err := again.write([]leftOver{{Point: "c.on"}}); err != nil {
 		t.Fatal(err)
 	}
-	if got := listed(newKeeper(dir).load(zap.NewNop())); got != "c.on" {
+	if got := listed(keeperIn(dir).load(zap.NewNop())); got != "c.on" {
 		t.Errorf("written after that: %s", got)
 	}
 	// What does not fit is an error, and nothing is written.
-	if err := again.write([]leftOver{{Point: strings.Repeat("x", leftHalf)}}); err == nil {
+	if err := again.write([]leftOver{{Point: strings.Repeat("x", leftMost)}}); err == nil {
 		t.Error("too long a list was written")
 	}
-	if got := listed(newKeeper(dir).load(zap.NewNop())); got != "c.on" {
+	if got := listed(keeperIn(dir).load(zap.NewNop())); got != "c.on" {
 		t.Errorf("after too long a list: %s", got)
 	}
 }
@@ -72,17 +76,17 @@ func TestLeftFile(t *testing.T) {
 // The form of earlier versions is read and replaced.
 func TestLeftFileOfEarlierVersions(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(leftPath(dir), []byte(`[{"point":"a.on","alert":"A","subject":"s"}]`+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, leftName), []byte(`[{"point":"a.on","alert":"A","subject":"s"}]`+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	k := newKeeper(dir)
+	k := keeperIn(dir)
 	if got := listed(k.load(zap.NewNop())); got != "a.on" {
 		t.Errorf("read %q", got)
 	}
 	if err := k.write([]leftOver{{Point: "b.on"}}); err != nil {
 		t.Fatal(err)
 	}
-	if got := listed(newKeeper(dir).load(zap.NewNop())); got != "b.on" {
+	if got := listed(keeperIn(dir).load(zap.NewNop())); got != "b.on" {
 		t.Errorf("read %q", got)
 	}
 }
@@ -94,7 +98,7 @@ func TestLeftFileOnAFullDisk(t *testing.T) {
 		t.Fatalf("cannot mount a small file system, which needs root: %v", err)
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
-	k := newKeeper(dir)
+	k := keeperIn(dir)
 	if err := k.write([]leftOver{}); err != nil {
 		t.Fatal(err)
 	}
@@ -105,34 +109,53 @@ func TestLeftFileOnAFullDisk(t *testing.T) {
 		if err := k.write([]leftOver{{Point: name}}); err != nil {
 			t.Fatal(err)
 		}
-		if got := listed(newKeeper(dir).load(zap.NewNop())); got != name {
+		if got := listed(keeperIn(dir).load(zap.NewNop())); got != name {
 			t.Errorf("read %q, want %q", got, name)
 		}
 	}
 	// The next process goes on in the same file.
-	next := newKeeper(dir)
+	next := keeperIn(dir)
 	next.load(zap.NewNop())
 	if err := next.write([]leftOver{{Point: "d.on"}}); err != nil {
 		t.Fatal(err)
 	}
-	if got := listed(newKeeper(dir).load(zap.NewNop())); got != "d.on" {
+	if got := listed(keeperIn(dir).load(zap.NewNop())); got != "d.on" {
 		t.Errorf("read %q", got)
 	}
 }
 
-// FuzzDriveLeftFile: no bytes are too strange.
+// FuzzDriveLeftFile: no bytes are too strange, and what is read can be written and read again.
 func FuzzDriveLeftFile(f *testing.F) {
-	b, err := encodeLeft([]leftOver{{Point: "a.on", Since: 1}}, 3, 256)
+	dir := f.TempDir()
+	if err := keeperIn(dir).write([]leftOver{{Point: "a.on", Since: 1}}); err != nil {
+		f.Fatal(err)
+	}
+	whole, err := os.ReadFile(filepath.Join(dir, leftName))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(append(b, make([]byte, 64)...))
+	f.Add(whole)
 	f.Add([]byte("LOD1"))
 	f.Add([]byte("[null,{}]"))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, n, err := decodeLeft(b); err == nil && n == 0 && b[0] != '[' {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, leftName), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		k := keeperIn(dir)
+		left := k.load(zap.NewNop())
+		if len(left) > 0 && b[0] != '[' && !bytes.Contains(b, []byte(leftMagic)) {
 			t.Error("read from nowhere")
+		}
+		if list, err := json.Marshal(left); err != nil || len(list) > leftMost {
+			return
+		}
+		if err := k.write(left); err != nil {
+			t.Fatal(err)
+		}
+		if again := keeperIn(dir).load(zap.NewNop()); len(left) > 0 && fmt.Sprint(again) != fmt.Sprint(left) {
+			t.Errorf("read %+v, want %+v", again, left)
 		}
 	})
 }
@@ -144,7 +167,7 @@ func TestDriveLeftAfterAStop(t *testing.T) {
 		r.occupy(0, true)
 		settled(11 * time.Second)
 		r.line("raised", "true")
-		file := func() string { return listed(newKeeper(r.dir).load(zap.NewNop())) }
+		file := func() string { return listed(keeperIn(r.dir).load(zap.NewNop())) }
 		if got := file(); got != "siren_1.on" {
 			t.Errorf("while it is on: %q", got)
 		}
@@ -165,10 +188,10 @@ func TestDriveLeftInADryRun(t *testing.T) {
 	plans := map[telemetry.Identity]*response.Plan{blocked1: {Outputs: []response.Output{{Value: onValue, Rest: offValue}}}}
 	responding(t, plans, func(t *testing.T, r *respondRig) {
 		r.stop()
-		if err := newKeeper(r.dir).write([]leftOver{{Point: "siren_1.on", Alert: "FireLaneBlocked", Subject: "lane_1", Rest: true}}); err != nil {
+		if err := keeperIn(r.dir).write([]leftOver{{Point: "siren_1.on", Alert: "FireLaneBlocked", Subject: "lane_1", Rest: true}}); err != nil {
 			t.Fatal(err)
 		}
-		before, _ := os.ReadFile(leftPath(r.dir))
+		before, _ := os.ReadFile(filepath.Join(r.dir, leftName))
 		r.dry = true
 		r.start()
 		settled(2 * time.Minute)
@@ -181,7 +204,7 @@ func TestDriveLeftInADryRun(t *testing.T) {
 		}
 		settled(time.Second)
 		r.stop()
-		if after, err := os.ReadFile(leftPath(r.dir)); err != nil || string(after) != string(before) {
+		if after, err := os.ReadFile(filepath.Join(r.dir, leftName)); err != nil || string(after) != string(before) {
 			t.Errorf("the file was written anew (%v)", err)
 		}
 		r.dry, r.bus = false, &fakeOutputs{online: true}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"linli/internal/inplace"
 	"os"
 	"path"
 	"path/filepath"
@@ -59,7 +60,7 @@ func keepLastGood(dir string, p *plan) error {
 	if err := errors.Join(append(errs, w.Close())...); err != nil {
 		return fmt.Errorf("keep the site file for outputs safe: %w", err)
 	}
-	if err := writeWhole(filepath.Join(dir, lastGoodName), buf.Bytes()); err != nil {
+	if err := inplace.Replace(filepath.Join(dir, lastGoodName), buf.Bytes(), 0o640); err != nil {
 		return fmt.Errorf("keep the site file for outputs safe: %w", err)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"linli/drivers/modbus"
+	"linli/internal/inplace"
 )
 
 const (
@@ -183,5 +184,5 @@ func writeLearned(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return err
 	}
-	return writeWhole(path, data)
+	return inplace.Replace(path, data, 0o640)
 }

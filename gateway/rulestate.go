@@ -5,15 +5,14 @@ import (
 	"context"
 	le "encoding/binary"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
 
+	"linli/internal/inplace"
 	"linli/internal/journal"
 	"linli/internal/telemetry"
 	"linli/rules"
@@ -180,7 +179,7 @@ func (k *rulesKeeper) last() error {
 
 func (k *rulesKeeper) write(s *ruleState) error {
 	s.boot = k.clock.Boot
-	err := writeWhole(filepath.Join(k.dir, ruleStateName), s.encode())
+	err := inplace.Replace(filepath.Join(k.dir, ruleStateName), s.encode(), 0o640)
 	if failing := err != nil; failing != k.failing {
 		k.failing = failing
 		if failing {
@@ -190,27 +189,4 @@ func (k *rulesKeeper) write(s *ruleState) error {
 		}
 	}
 	return err
-}
-
-// writeWhole replaces a file: after a crash it is the old one or the new one.
-func writeWhole(path string, data []byte) error {
-	// One name, so that a process that is killed here leaves one file behind at most, which the next one writes over.
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if dir, err := os.Open(filepath.Dir(path)); err == nil {
-		_ = dir.Sync() // Where it is forgotten, the old file is there: older by ten minutes, and good.
-		dir.Close()
-	}
-	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"linli/internal/inplace"
 	"linli/internal/store"
 )
 
@@ -86,7 +87,7 @@ func copyFile(from, to string) error {
 	if err != nil {
 		return err
 	}
-	return writeWhole(to, data)
+	return inplace.Replace(to, data, 0o640)
 }
 
 // takeBack puts in the state directory dir what a process before has kept in memory, because dir could not be used then.

@@ -100,14 +100,7 @@ func (osFS) Gone(path string) bool {
 
 func (osFS) Remove(path string) error { return os.Remove(path) }
 
-func (osFS) SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
+func (osFS) SyncDir(dir string) error { return inplace.SyncDir(dir) }
 
 // newFile is a file that Create has made.
 type newFile struct{ *inplace.File }

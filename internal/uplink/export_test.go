@@ -20,7 +20,7 @@ func (u *Uplink) SaveWhenDue() { u.save(false); u.written() }
 func (u *Uplink) written() {
 	if text := u.file.next; text != nil {
 		u.file.next = nil
-		if err := u.file.write(text); err != nil {
+		if err := u.file.file.Write(text); err != nil {
 			panic(err)
 		}
 	}

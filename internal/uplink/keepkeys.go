@@ -2,7 +2,7 @@ package uplink
 
 import (
 	"bytes"
-	"fmt"
+	"linli/internal/inplace"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,11 +41,14 @@ func (u *Uplink) keepKeys(broker string) {
 	}
 	u.kept = kept
 	u.lookups.Go(func() {
-		if old, err := os.ReadFile(filepath.Join(u.cfg.StateDir, keptKeys)); err == nil && bytes.Equal(old, kept) {
+		u.keeping.Lock()
+		defer u.keeping.Unlock()
+		path := filepath.Join(u.cfg.StateDir, keptKeys)
+		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, kept) {
 			return
 		}
-		if err := replaceFile(u.cfg.StateDir, keptKeys, kept); err != nil {
-			u.log.Warn("certificates are not kept: a restart in the midst of a renewal may find none", zap.Error(fmt.Errorf("%s: %w", keptKeys, err)))
+		if err := inplace.Replace(path, kept, 0o600); err != nil {
+			u.log.Warn("certificates are not kept: a restart in the midst of a renewal may find none", zap.Error(err))
 		}
 	})
 }

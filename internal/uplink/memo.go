@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"linli/internal/inplace"
 	"linli/internal/wire"
 )
 
@@ -79,7 +80,7 @@ func loadMemo(dir string, now time.Time) (*memo, error) {
 	missing := errors.Is(err, fs.ErrNotExist)
 	if missing {
 		if _, errState := os.Lstat(filepath.Join(dir, stateName)); errors.Is(errState, fs.ErrNotExist) {
-			_ = replaceFile(dir, memoName, nil) // begin says it where that is not possible
+			_ = inplace.Replace(filepath.Join(dir, memoName), nil, 0o640) // begin says it where that is not possible
 			return m, nil
 		}
 		err = fmt.Errorf("%s is missing and %s is there", memoName, stateName)
@@ -242,7 +243,7 @@ func (m *memo) append(e memoEntry, sync bool) error {
 		}
 		m.file = f
 		if errStat != nil {
-			if err := syncDir(m.dir); err != nil {
+			if err := inplace.SyncDir(m.dir); err != nil {
 				m.shut()
 				return err
 			}
@@ -279,7 +280,7 @@ func (m *memo) rewrite() error {
 			add(memoEntry{Key: key, Reply: r.reply})
 		}
 	}
-	if err := replaceFile(m.dir, memoName, b); err != nil {
+	if err := inplace.Replace(filepath.Join(m.dir, memoName), b, 0o640); err != nil {
 		return err
 	}
 	m.lines, m.stale = lines, false

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -44,6 +42,8 @@ const (
 	maxLives    = 16
 	maxInstance = 64
 )
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // errState is wrapped by the errors of a damaged state file.
 var errState = errors.New("damaged state file")
@@ -127,31 +127,4 @@ func decodeState(b []byte) (*state, error) {
 		}
 	}
 	return s, nil
-}
-
-// replaceFile writes a file in dir anew and syncs it.
-func replaceFile(dir, name string, b []byte) error {
-	f, err := os.CreateTemp(dir, name+".*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, name))
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return err
-	}
-	return syncDir(dir)
-}
-
-// syncDir has the names in dir survive a power cut.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -18,17 +18,9 @@ func saved(t *testing.T, dir string, states ...*state) (files [][]byte) {
 	}
 	f.start()
 	for _, s := range states {
-		f.put(s.encode())
-		deadline := time.Now().Add(10 * time.Second)
-		for {
-			err, known := f.outcome()
-			if err != nil || time.Now().After(deadline) {
-				t.Fatalf("not saved: %v", err)
-			}
-			if known {
-				break
-			}
-			<-time.After(time.Millisecond)
+		<-f.put(s.encode())
+		if err, known := f.outcome(); err != nil || !known {
+			t.Fatalf("not saved: %v", err)
 		}
 		b, err := os.ReadFile(filepath.Join(dir, stateName))
 		if err != nil {
@@ -122,14 +114,14 @@ func TestStateFileIsMadeAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := states[i%len(states)]
-		if err := f.write(want.encode()); err != nil {
+		if err := f.file.Write(want.encode()); err != nil {
 			t.Fatal(err)
 		}
 		if s := loaded(t, dir); !reflect.DeepEqual(s, want) {
 			t.Errorf("case %d: %+v, want %+v", i, s, want)
 		}
 	}
-	f.close()
+	f.file.Close()
 	left, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -148,22 +140,22 @@ func TestStateThatCannotBeWritten(t *testing.T) {
 	f := newStateFile(dir)
 	states := someStates()
 	for range 2 {
-		if err := f.write(states[0].encode()); err == nil {
+		if err := f.file.Write(states[0].encode()); err == nil {
 			t.Error("a directory was written")
 		}
 	}
 	if err := os.Remove(filepath.Join(dir, stateName)); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.write(states[1].encode()); err != nil {
+	if err := f.file.Write(states[1].encode()); err != nil {
 		t.Error(err)
 	}
-	f.close()
+	f.file.Close()
 	if s := loaded(t, dir); !reflect.DeepEqual(s, states[1]) {
 		t.Errorf("%+v", s)
 	}
-	long := make([]byte, stateHalf)
-	if err := f.write(long); err == nil {
+	long := make([]byte, stateMost+1)
+	if err := f.file.Write(long); err == nil {
 		t.Error("more than there is room for was written")
 	}
 	most := &state{epoch: 1<<64 - 1, next: 1<<64 - 1}
@@ -171,7 +163,7 @@ func TestStateThatCannotBeWritten(t *testing.T) {
 		most.unacked = most.unacked.add(1<<63+2*i, 1<<63+2*i+1)
 		most.gone = most.gone.add(1<<63+1000+2*i, 1<<63+1000+2*i+1)
 	}
-	if n := len(most.encode()); n > stateHalf-stateHead {
+	if n := len(most.encode()); n > stateMost {
 		t.Errorf("the longest state is %d bytes", n)
 	}
 }

@@ -9,7 +9,7 @@ func TestTheLargestStateFits(t *testing.T) {
 		set = set.add(1<<62-1000+10*i, 1<<62-1000+10*i+5)
 	}
 	s := state{epoch: 1<<64 - 1, next: 1 << 62, unacked: set, gone: set, asked: set, tell: set}
-	if n := len(s.encode()); n > stateHalf-stateHead {
-		t.Errorf("%d bytes, there is room for %d", n, stateHalf-stateHead)
+	if n := len(s.encode()); n > stateMost {
+		t.Errorf("%d bytes, there is room for %d", n, stateMost)
 	}
 }

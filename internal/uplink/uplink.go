@@ -216,6 +216,7 @@ type Uplink struct {
 	secure      bool            // some broker speaks TLS
 	usesKept    bool            // the keys of last time, since those on the disk were of no use at the start
 	kept        []byte          // the keys that were written down last
+	keeping     sync.Mutex      // while that is written
 	measured    time.Time       // the newest sample at the start
 	saved       <-chan struct{} // closed when the state that was saved last is on the disk, or that has failed
 	look        chan struct{}   // look at the certificates
