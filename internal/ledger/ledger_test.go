@@ -52,213 +52,195 @@ func row(epoch, from, to uint64, m int64) ledger.Row {
 
 func late(r ledger.Row) ledger.Row { r.Settled = 0; return r }
 
+func uncertain(r ledger.Row) ledger.Row { r.Uncertain = true; return r }
+
+// part is one of the parts in which the only frame of a message was sent.
+func part(n, of int, r ledger.Row) ledger.Row { r.Part, r.Parts = n, of; return r }
+
+// before is the newest row before the window.
+type before struct {
+	epoch, to uint64
+	t         int64
+}
+
 func TestSituations(t *testing.T) {
-	base := func(w *ledger.Window) { w.Base(1, 100, begin-10*second) }
+	base := before{1, 100, begin - 10*second}
 	for name, c := range map[string]struct {
-		fill func(w *ledger.Window)
+		rows []any // in the order they come: before, ledger.Row, ledger.Loss, ledger.Status
 		want string
 	}{
-		"nothing at all": {func(*ledger.Window) {}, "silent; 0 0-0 silent ?..1440"},
-		"complete": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 200, 700))
-			w.Row(row(1, 201, 300, 1440))
+		"nothing at all": {nil, "silent; 0 0-0 silent ?..1440"},
+		"complete": {[]any{base,
+			row(1, 101, 200, 700),
+			row(1, 201, 300, 1440),
 		}, "complete"},
-		"one missing": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 200, 700))
-			w.Row(row(1, 202, 300, 1440))
+		"one missing": {[]any{base,
+			row(1, 101, 200, 700),
+			row(1, 202, 300, 1440),
 		}, "missing; 1 201-201 missing 700..1440"},
-		"resent": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 200, 700))
-			w.Row(row(1, 202, 300, 1440))
-			w.Row(late(row(1, 190, 205, 701)))
+		"resent": {[]any{base,
+			row(1, 101, 200, 700),
+			row(1, 202, 300, 1440),
+			late(row(1, 190, 205, 701)),
 		}, "complete"},
-		"what is missing was measured after the window": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 300, 1441))
-			w.Row(row(1, 305, 400, 1500))
+		"what is missing was measured after the window": {[]any{base,
+			row(1, 101, 300, 1441),
+			row(1, 305, 400, 1500),
 		}, "complete"},
-		"what is missing was measured before the window": {func(w *ledger.Window) {
-			w.Base(1, 100, begin-3*hour)
-			w.Row(row(1, 103, 105, -10))
-			w.Row(row(1, 106, 300, 1441))
+		"what is missing was measured before the window": {[]any{
+			before{1, 100, begin - 3*hour},
+			row(1, 103, 105, -10),
+			row(1, 106, 300, 1441),
 		}, "complete"},
-		"an idle gateway": {func(w *ledger.Window) {
-			base(w)
-			w.Row(ledger.Row{Epoch: 1, From: 101, To: 100, T0: end, T1: end, Settled: end})
+		"an idle gateway": {[]any{base,
+			ledger.Row{Epoch: 1, From: 101, To: 100, T0: end, T1: end, Settled: end},
 		}, "complete"},
-		"an idle gateway whose last frames are missing": {func(w *ledger.Window) {
-			base(w)
-			w.Row(ledger.Row{Epoch: 1, From: 104, To: 103, T0: begin + hour, T1: begin + hour})
-			w.Row(ledger.Row{Epoch: 1, From: 104, To: 103, T0: end, T1: end, Settled: end})
+		"an idle gateway whose last frames are missing": {[]any{base,
+			ledger.Row{Epoch: 1, From: 104, To: 103, T0: begin + hour, T1: begin + hour},
+			ledger.Row{Epoch: 1, From: 104, To: 103, T0: end, T1: end, Settled: end},
 		}, "missing; 1 101-103 missing -1..60"},
-		"told as lost": {func(w *ledger.Window) {
-			base(w)
-			w.Loss(ledger.Loss{Epoch: 1, From: 101, To: 110, Count: 77, Reason: "space", T0: begin, T1: begin + hour})
-			w.Row(row(1, 111, 300, 1440))
+		"told as lost": {[]any{base,
+			ledger.Loss{Epoch: 1, From: 101, To: 110, Count: 77, Reason: "space", T0: begin, T1: begin + hour},
+			row(1, 111, 300, 1440),
 		}, "losses; 1 101-110 space told 77 0..60"},
-		"told as gone, at another time": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 111, 300, 1440))
-			w.Loss(ledger.Loss{Epoch: 1, From: 101, To: 110, Reason: "gone", T0: later, T1: later})
+		"told as gone, at another time": {[]any{base,
+			row(1, 111, 300, 1440),
+			ledger.Loss{Epoch: 1, From: 101, To: 110, Reason: "gone", T0: later, T1: later},
 		}, "losses; 1 101-110 gone told 0 -1..1440"},
-		"told twice, and a part has arrived": {func(w *ledger.Window) {
-			base(w)
-			w.Loss(ledger.Loss{Epoch: 1, From: 101, To: 110, Count: 77, Reason: "space", T0: begin, T1: begin + hour})
-			w.Loss(ledger.Loss{Epoch: 1, From: 101, To: 108, Count: 60, Reason: "damage", T0: begin, T1: begin + hour})
-			w.Row(late(row(1, 103, 104, 3)))
-			w.Row(row(1, 111, 300, 1440))
+		"told twice, and a part has arrived": {[]any{base,
+			ledger.Loss{Epoch: 1, From: 101, To: 110, Count: 77, Reason: "space", T0: begin, T1: begin + hour},
+			ledger.Loss{Epoch: 1, From: 101, To: 108, Count: 60, Reason: "damage", T0: begin, T1: begin + hour},
+			late(row(1, 103, 104, 3)),
+			row(1, 111, 300, 1440),
 		}, "losses; 1 101-102 space told 77 0..60; 1 105-110 space told 0 0..60"},
-		"lost without a frame": {func(w *ledger.Window) {
-			base(w)
-			w.Loss(ledger.Loss{Epoch: 1, Count: 5, Reason: "pending_full", T0: begin + hour, T1: begin + hour})
-			w.Loss(ledger.Loss{Epoch: 1, Count: 5, Reason: "pending_full", T0: end, T1: end + hour})
-			w.Row(row(1, 101, 300, 1440))
+		"lost without a frame": {[]any{base,
+			ledger.Loss{Epoch: 1, Count: 5, Reason: "pending_full", T0: begin + hour, T1: begin + hour},
+			ledger.Loss{Epoch: 1, Count: 5, Reason: "pending_full", T0: end, T1: end + hour},
+			row(1, 101, 300, 1440),
 		}, "losses; 1 0-0 pending_full told 5 60..60"},
-		"parts": {func(w *ledger.Window) {
-			base(w)
-			r := row(1, 101, 101, 1440)
-			r.Parts, r.Part = 3, 1
-			w.Row(r)
-			r.Part = 3
-			w.Row(r)
-			w.Row(r)
+		"parts": {[]any{base,
+			part(1, 3, row(1, 101, 101, 1440)),
+			part(3, 3, row(1, 101, 101, 1440)),
+			part(3, 3, row(1, 101, 101, 1440)),
 		}, "missing; 1 101-101 missing -1..1440"},
-		"all parts": {func(w *ledger.Window) {
-			base(w)
-			r := row(1, 101, 101, 1440)
-			r.Parts = 3
-			for _, r.Part = range []int{3, 1, 3, 2} {
-				w.Row(r)
-			}
+		"all parts": {[]any{base,
+			part(3, 3, row(1, 101, 101, 1440)),
+			part(1, 3, row(1, 101, 101, 1440)),
+			part(3, 3, row(1, 101, 101, 1440)),
+			part(2, 3, row(1, 101, 101, 1440)),
 		}, "complete"},
-		"parts of another cut": {func(w *ledger.Window) {
-			base(w)
-			r := row(1, 101, 101, 1440)
-			r.Parts, r.Part = 2, 1
-			w.Row(r)
-			r.Parts, r.Part = 3, 2
-			w.Row(r)
+		"parts of another cut": {[]any{base,
+			part(1, 2, row(1, 101, 101, 1440)),
+			part(2, 3, row(1, 101, 101, 1440)),
 		}, "missing; 1 101-101 missing -1..1440"},
-		"off over midnight, and back": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 200, 1300))
-			w.Status(ledger.Status{At: begin + 1301*minute, State: "offline", Reason: "stopped", Epoch: 1, NextSeq: 201})
-			w.Row(row(1, 201, 202, 1900))
+		"off over midnight, and back": {[]any{base,
+			row(1, 101, 200, 1300),
+			ledger.Status{At: begin + 1301*minute, State: "offline", Reason: "stopped", Epoch: 1, NextSeq: 201},
+			row(1, 201, 202, 1900),
 		}, "complete"},
-		"off over midnight, and not back": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 200, 1300))
-			w.Status(ledger.Status{At: begin + 1301*minute, State: "offline", Reason: "stopped", Epoch: 1, NextSeq: 201})
+		"off over midnight, and not back": {[]any{base,
+			row(1, 101, 200, 1300),
+			ledger.Status{At: begin + 1301*minute, State: "offline", Reason: "stopped", Epoch: 1, NextSeq: 201},
 		}, "silent; 1 0-0 silent 1300..1440"},
-		"gone without a word": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 200, 1300))
-			w.Status(ledger.Status{At: begin + 1302*minute, State: "offline", Reason: "lost"})
+		"gone without a word": {[]any{base,
+			row(1, 101, 200, 1300),
+			ledger.Status{At: begin + 1302*minute, State: "offline", Reason: "lost"},
 		}, "silent; 1 0-0 silent 1300..1440"},
-		"silent the whole day": {base, "silent; 1 0-0 silent 0..1440"},
-		"heard and not settled": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 200, 1300))
-			w.Status(ledger.Status{At: later, State: "online", Epoch: 1, NextSeq: 201})
+		"silent the whole day": {[]any{base}, "silent; 1 0-0 silent 0..1440"},
+		"heard and not settled": {[]any{base,
+			row(1, 101, 200, 1300),
+			ledger.Status{At: later, State: "online", Epoch: 1, NextSeq: 201},
 		}, "open; 1 0-0 open 1300..1440"},
-		"did not exist yet": {func(w *ledger.Window) {
-			w.Row(row(1, 1, 20, 1500))
+		"did not exist yet": {[]any{
+			row(1, 1, 20, 1500),
 		}, "complete"},
-		"began in the middle": {func(w *ledger.Window) {
-			w.Row(row(1, 1, 20, 700))
-			w.Row(row(1, 21, 30, 1440))
+		"began in the middle": {[]any{
+			row(1, 1, 20, 700),
+			row(1, 21, 30, 1440),
 		}, "complete"},
-		"began in the middle, and the first did not arrive": {func(w *ledger.Window) {
-			w.Row(row(1, 3, 20, 700))
-			w.Row(row(1, 21, 30, 1440))
+		"began in the middle, and the first did not arrive": {[]any{
+			row(1, 3, 20, 700),
+			row(1, 21, 30, 1440),
 		}, "missing; 1 1-2 missing ?..700"},
-		"a new disk": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 200, 600))
-			w.Row(row(9, 1, 5, 660))
-			w.Row(row(9, 6, 500, 1441))
+		"a new disk": {[]any{base,
+			row(1, 101, 200, 600),
+			row(9, 1, 5, 660),
+			row(9, 6, 500, 1441),
 		}, "replaced; 1 0-0 replaced 600..659"},
-		"a new disk in an orderly way": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 200, 600))
-			w.Status(ledger.Status{At: begin + 601*minute, State: "offline", Reason: "stopped", Epoch: 1, NextSeq: 201})
-			w.Row(row(9, 1, 5, 660))
-			w.Row(row(9, 6, 500, 1441))
+		"a new disk in an orderly way": {[]any{base,
+			row(1, 101, 200, 600),
+			ledger.Status{At: begin + 601*minute, State: "offline", Reason: "stopped", Epoch: 1, NextSeq: 201},
+			row(9, 1, 5, 660),
+			row(9, 6, 500, 1441),
 		}, "complete"},
-		"a new disk, and of the old one something is missing": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 103, 200, 600))
-			w.Row(row(9, 2, 500, 1441))
+		"a new disk, and of the old one something is missing": {[]any{base,
+			row(1, 103, 200, 600),
+			row(9, 2, 500, 1441),
 		}, "missing; 1 0-0 replaced 600..1440; 1 101-102 missing -1..600; 9 1-1 missing ?..1441"},
-		"a new disk days ago": {func(w *ledger.Window) {
-			w.Base(1, 100, begin-50*hour)
-			w.Base(9, 100, begin-10*second)
-			w.Row(row(9, 101, 500, 1441))
+		"a new disk days ago": {[]any{
+			before{1, 100, begin - 50*hour},
+			before{9, 100, begin - 10*second},
+			row(9, 101, 500, 1441),
 		}, "complete"},
-		"an uncertain clock": {func(w *ledger.Window) {
-			base(w)
-			r := late(row(1, 101, 200, 1441))
-			r.Uncertain = true
-			w.Row(r)
-			w.Status(ledger.Status{At: later, State: "online", Epoch: 1, NextSeq: 201})
+		"an uncertain clock": {[]any{base,
+			uncertain(late(row(1, 101, 200, 1441))),
+			ledger.Status{At: later, State: "online", Epoch: 1, NextSeq: 201},
 		}, "uncertain; 1 0-0 uncertain 0..1440"},
-		"an uncertain clock for a while": {func(w *ledger.Window) {
-			base(w)
-			r := row(1, 101, 200, 9000)
-			r.Uncertain = true
-			w.Row(r)
-			w.Row(row(1, 201, 300, 1441))
+		"an uncertain clock for a while": {[]any{base,
+			uncertain(row(1, 101, 200, 9000)),
+			row(1, 201, 300, 1441),
 		}, "complete"},
-		"missing beside an uncertain clock": {func(w *ledger.Window) {
-			base(w)
-			r := row(1, 102, 200, 9000)
-			r.Uncertain = true
-			w.Row(r)
-			w.Row(row(1, 202, 300, 1441))
+		"missing beside an uncertain clock": {[]any{base,
+			uncertain(row(1, 102, 200, 9000)),
+			row(1, 202, 300, 1441),
 		}, "missing; 1 101-101 missing -1..1441; 1 201-201 missing -1..1441"},
-		"a backlog": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 200, 300, 1441))
-			w.Status(ledger.Status{At: begin + 1441*minute, State: "online", Epoch: 1, NextSeq: 301, Backlog: 99})
+		"a backlog": {[]any{base,
+			row(1, 200, 300, 1441),
+			ledger.Status{At: begin + 1441*minute, State: "online", Epoch: 1, NextSeq: 301, Backlog: 99},
 		}, "backlog; 1 101-199 backlog -1..1441"},
-		"more than the backlog": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 200, 300, 1441))
-			w.Status(ledger.Status{At: begin + 1441*minute, State: "online", Epoch: 1, NextSeq: 301, Backlog: 98})
+		"more than the backlog": {[]any{base,
+			row(1, 200, 300, 1441),
+			ledger.Status{At: begin + 1441*minute, State: "online", Epoch: 1, NextSeq: 301, Backlog: 98},
 		}, "missing; 1 101-199 missing -1..1441"},
-		"a clock that was ahead and settled the day, and was set back": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 200, 1500))
-			r := row(1, 201, 300, 100)
-			r.Uncertain = true
-			w.Row(late(r))
-			w.Row(row(1, 301, 400, 101))
-			w.Status(ledger.Status{At: later, State: "online", Epoch: 1, NextSeq: 401})
+		"a clock that was ahead and settled the day, and was set back": {[]any{base,
+			row(1, 101, 200, 1500),
+			late(uncertain(row(1, 201, 300, 100))),
+			row(1, 301, 400, 101),
+			ledger.Status{At: later, State: "online", Epoch: 1, NextSeq: 401},
 		}, "open; 1 0-0 open 1440..1440"},
-		"a clock set back to before the window hides nothing": {func(w *ledger.Window) {
-			w.Base(1, 900, begin-hour) // it is the last row before the window, and its frames are the newest
-			w.Row(row(1, 101, 200, 900))
-			w.Row(row(1, 205, 300, 1441))
+		"a clock set back to before the window hides nothing": {[]any{
+			before{1, 900, begin - hour}, // it is the last row before the window, and its frames are the newest
+			row(1, 101, 200, 900),
+			row(1, 205, 300, 1441),
 		}, "missing; 1 0-0 silent 1440..1440; 1 201-204 missing 900..1441; 1 301-900 missing ?..?"},
-		"and is over": {func(w *ledger.Window) {
-			w.Base(1, 900, begin-hour)
-			w.Row(row(1, 101, 200, 900))
-			w.Row(row(1, 205, 300, 1441))
-			w.Row(late(row(1, 301, 900, -60))) // looked for by its numbers
-			w.Row(row(1, 901, 950, 1442))
+		"and is over": {[]any{
+			before{1, 900, begin - hour},
+			row(1, 101, 200, 900),
+			row(1, 205, 300, 1441),
+			late(row(1, 301, 900, -60)), // looked for by its numbers
+			row(1, 901, 950, 1442),
 		}, "missing; 1 201-204 missing 900..1441"},
-		"a clock set back": {func(w *ledger.Window) {
-			base(w)
-			w.Row(row(1, 101, 200, 900))
-			w.Row(row(1, 205, 300, 100))
-			w.Row(row(1, 301, 400, 1441))
+		"a clock set back": {[]any{base,
+			row(1, 101, 200, 900),
+			row(1, 205, 300, 100),
+			row(1, 301, 400, 1441),
 		}, "missing; 1 201-204 missing ?..?"},
 	} {
 		w := ledger.NewWindow(begin, end)
-		c.fill(w)
+		for _, r := range c.rows {
+			switch r := r.(type) {
+			case before:
+				w.Base(r.epoch, r.to, r.t)
+			case ledger.Row:
+				w.Row(r)
+			case ledger.Loss:
+				w.Loss(r)
+			case ledger.Status:
+				w.Status(r)
+			default:
+				t.Fatalf("%s: a %T", name, r)
+			}
+		}
 		if got := brief(w.Report(later)); got != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", name, got, c.want)
 		}
