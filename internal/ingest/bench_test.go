@@ -39,40 +39,54 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// costNothing gives an ingest a database that takes everything.
+func costNothing(in *Ingest) {
+	in.db.service = influxdb2.NewClientWithOptions("http://x", "", influxdb2.DefaultOptions().SetHTTPClient(&http.Client{Transport: &recorder{next: sink{}, answer: time.Minute}})).HTTPService()
+}
+
+// payloads returns messages of points of half as many devices, one second each.
+func payloads(b *testing.B, compression string, messages, points int) (all [][]byte) {
+	b.Helper()
+	how, err := wire.ParseCompression(compression)
+	if err != nil {
+		b.Fatal(err)
+	}
+	pack, err := wire.NewCompressor(how)
+	if err != nil {
+		b.Fatal(err)
+	}
+	e := wire.NewEncoder("riverside", "gw1")
+	base := time.Date(2026, 9, 21, 0, 0, 0, 0, time.UTC).UnixNano()
+	for m := range messages {
+		for d := range points / 2 {
+			s := telemetry.Series{Class: "environment_sensor", Device: fmt.Sprintf("env_%03d", d), Zone: fmt.Sprintf("b%d", d%20), Point: "temperature_c", Kind: telemetry.Float}
+			at := base + int64(m)*1e9 + int64(d)*1e6
+			e.Add(&s, at, 0, telemetry.FloatValue(float64(200+(m+d)%50)/10))
+			s.Point = "humidity_pct"
+			e.Add(&s, at, 0, telemetry.FloatValue(float64(400+(m*d)%300)/10))
+		}
+		body, n := e.Flush(nil)
+		h := wire.Header{Epoch: 1, From: uint64(m + 1), To: uint64(m + 1), Count: n, T0: base, T1: base + int64(m)*1e9}
+		all = append(all, pack.Pack(append(wire.AppendHeader(nil, &h), body...)))
+	}
+	return all
+}
+
 // BenchmarkBatch is ingest without broker and database: what it costs to unpack, check and copy. One operation is a
 // message of 1,000 points of 500 devices.
 func BenchmarkBatch(b *testing.B) {
 	for _, name := range []string{"none", "gzip", "zstd"} {
 		b.Run(name, func(b *testing.B) {
-			how, err := wire.ParseCompression(name)
-			if err != nil {
-				b.Fatal(err)
-			}
-			pack, err := wire.NewCompressor(how)
-			if err != nil {
-				b.Fatal(err)
-			}
 			const points = 1000
-			e := wire.NewEncoder("riverside", "gw1")
-			base := time.Date(2026, 9, 21, 0, 0, 0, 0, time.UTC).UnixNano()
 			var messages []message
-			for m := range 10 {
-				for d := range points / 2 {
-					s := telemetry.Series{Class: "environment_sensor", Device: fmt.Sprintf("env_%03d", d), Zone: fmt.Sprintf("b%d", d%20), Point: "temperature_c", Kind: telemetry.Float}
-					at := base + int64(m)*1e9 + int64(d)*1e6
-					e.Add(&s, at, 0, telemetry.FloatValue(float64(200+(m+d)%50)/10))
-					s.Point = "humidity_pct"
-					e.Add(&s, at, 0, telemetry.FloatValue(float64(400+(m*d)%300)/10))
-				}
-				body, n := e.Flush(nil)
-				h := wire.Header{Epoch: 1, From: uint64(m + 1), To: uint64(m + 1), Count: n, T0: base, T1: base + int64(m)*1e9}
-				messages = append(messages, &arrived{topic: "linli/v1/riverside.gw1/telemetry", payload: pack.Pack(append(wire.AppendHeader(nil, &h), body...))})
+			for _, p := range payloads(b, name, 10, points) {
+				messages = append(messages, &arrived{topic: "linli/v1/riverside.gw1/telemetry", payload: p})
 			}
 			in, err := New(Config{Brokers: []string{"tcp://x"}, Influx: Influx{URL: "http://x", Bucket: "b"}}, nil)
 			if err != nil {
 				b.Fatal(err)
 			}
-			in.db.service = influxdb2.NewClientWithOptions("http://x", "", influxdb2.DefaultOptions().SetHTTPClient(&http.Client{Transport: &recorder{next: sink{}, answer: time.Minute}})).HTTPService()
+			costNothing(in)
 			batch, err := newBatcher(in, nil)
 			if err != nil {
 				b.Fatal(err)

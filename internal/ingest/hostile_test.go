@@ -264,16 +264,8 @@ func TestHostileDatabase(t *testing.T) {
 			}, func(in *ingest.Ingest) { in.SetTimeouts(700*time.Millisecond, 50*time.Millisecond) })
 			defer stop()
 			client := connect(t, broker.URL, "box-"+site, "linli/v1/dead/"+n)
-			var lines []string
-			for k := range 12 {
-				value := k
-				if k == 5 {
-					value = 666
-				}
-				lines = append(lines, fmt.Sprintf("counter,gateway=gw1,site=%s,zone=%s n=%di %d", site, strings.Repeat("z", 100), value, base+int64(k)))
-			}
 			began := time.Now()
-			client.publish("linli/v1/"+n+"/telemetry", message(1, 1, lines...))
+			client.publish("linli/v1/"+n+"/telemetry", message(1, 1, twelve(site+",zone="+strings.Repeat("z", 100))...))
 			held, acknowledgedEarly := false, false
 			eventually(t, "acknowledged", func() bool {
 				s := in.Stats()

@@ -126,6 +126,18 @@ func (c *client) letters() []ingest.DeadLetter {
 	return out
 }
 
+// twelve returns lines of a site, of which fakes of the database refuse the one with 666.
+func twelve(site string) (lines []string) {
+	for k := range 12 {
+		value := k
+		if k == 5 {
+			value = 666
+		}
+		lines = append(lines, fmt.Sprintf("counter,gateway=gw1,site=%s n=%di %d", site, value, base+int64(k)))
+	}
+	return lines
+}
+
 // message builds a telemetry message of the given lines for frames from to to.
 func message(from, to uint64, lines ...string) []byte {
 	b := wire.AppendHeader(nil, &wire.Header{Epoch: 0xc0ffee, From: from, To: to, Count: len(lines), T0: base, T1: base + int64(to)*1e9})
@@ -476,15 +488,7 @@ func TestAnswersOfTheDatabase(t *testing.T) {
 			})
 			defer stop()
 			client := connect(t, broker.URL, "box-"+site, "linli/v1/dead/"+n)
-			var lines []string
-			for k := range 12 {
-				value := k
-				if k == 5 {
-					value = 666
-				}
-				lines = append(lines, fmt.Sprintf("counter,gateway=gw1,site=%s n=%di %d", site, value, base+int64(k)))
-			}
-			client.publish("linli/v1/"+n+"/telemetry", message(1, 1, lines...))
+			client.publish("linli/v1/"+n+"/telemetry", message(1, 1, twelve(site)...))
 			held := false
 			eventually(t, "acknowledged", func() bool {
 				s := in.Stats()

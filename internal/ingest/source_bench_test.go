@@ -2,17 +2,11 @@ package ingest
 
 import (
 	"context"
-	"fmt"
-	"net/http"
 	"testing"
 	"time"
 
-	influxdb2 "github.com/influxdata/influxdb-client-go/v2"
-
 	"linli/internal/mqtt"
-	"linli/internal/telemetry"
 	"linli/internal/testservers"
-	"linli/internal/wire"
 )
 
 // BenchmarkSource is ingest with a real broker and a database that costs nothing: what it costs to take messages of
@@ -20,30 +14,9 @@ import (
 func BenchmarkSource(b *testing.B) {
 	const messages, points = 1000, 1000
 	for _, name := range []string{"none", "zstd"} {
-		how, err := wire.ParseCompression(name)
-		if err != nil {
-			b.Fatal(err)
-		}
-		pack, err := wire.NewCompressor(how)
-		if err != nil {
-			b.Fatal(err)
-		}
-		e := wire.NewEncoder("riverside", "gw1")
-		base := time.Date(2026, 9, 21, 0, 0, 0, 0, time.UTC).UnixNano()
-		var payloads [][]byte
-		size := 0
-		for m := range 50 {
-			for d := range points / 2 {
-				s := telemetry.Series{Class: "environment_sensor", Device: fmt.Sprintf("env_%03d", d), Zone: fmt.Sprintf("b%d", d%20), Point: "temperature_c", Kind: telemetry.Float}
-				at := base + int64(m)*1e9 + int64(d)*1e6
-				e.Add(&s, at, 0, telemetry.FloatValue(float64(200+(m+d)%50)/10))
-				s.Point = "humidity_pct"
-				e.Add(&s, at, 0, telemetry.FloatValue(float64(400+(m*d)%300)/10))
-			}
-			body, n := e.Flush(nil)
-			h := wire.Header{Epoch: 1, From: uint64(m + 1), To: uint64(m + 1), Count: n, T0: base, T1: base + int64(m)*1e9}
-			payloads = append(payloads, pack.Pack(append(wire.AppendHeader(nil, &h), body...)))
-			size += len(payloads[m])
+		texts, size := payloads(b, name, 50, points), 0
+		for _, p := range texts {
+			size += len(p)
 		}
 		for _, source := range []string{"mqtt", "jetstream"} {
 			b.Run(source+"-"+name, func(b *testing.B) {
@@ -62,7 +35,7 @@ func BenchmarkSource(b *testing.B) {
 					if err != nil {
 						b.Fatal(err)
 					}
-					in.db.service = influxdb2.NewClientWithOptions("http://x", "", influxdb2.DefaultOptions().SetHTTPClient(&http.Client{Transport: &recorder{next: sink{}, answer: time.Minute}})).HTTPService()
+					costNothing(in)
 					ctx, cancel := context.WithCancel(b.Context())
 					done := make(chan error, 1)
 					go func() { done <- in.Run(ctx) }()
@@ -81,7 +54,7 @@ func BenchmarkSource(b *testing.B) {
 						b.Fatal(err)
 					}
 					for i := range messages {
-						token := s.Publish("linli/v1/riverside.gw1/telemetry", false, payloads[i%len(payloads)])
+						token := s.Publish("linli/v1/riverside.gw1/telemetry", false, texts[i%len(texts)])
 						if i%16 == 15 || i == messages-1 {
 							token.Wait()
 						}
@@ -93,7 +66,7 @@ func BenchmarkSource(b *testing.B) {
 					total += messages * points
 				}
 				b.ReportMetric(cpu.Seconds()*1e6/float64(total), "cpu-s/Mpoint")
-				b.ReportMetric(float64(size)/float64(len(payloads)*points), "wire-B/point")
+				b.ReportMetric(float64(size)/float64(len(texts)*points), "wire-B/point")
 			})
 		}
 	}

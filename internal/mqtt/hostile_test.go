@@ -139,10 +139,7 @@ func TestWrongAcknowledgements(t *testing.T) {
 					_, _ = io.Copy(io.Discard, c)
 				}
 			})
-			s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := connect(t, mqtt.Config{}, url, mqtt.Options{})
 			defer s.Close(0)
 			token := s.Publish("t", false, []byte("x"))
 			lost(t, s)
@@ -164,10 +161,7 @@ func TestWrongAcknowledgements(t *testing.T) {
 				_, _ = io.Copy(io.Discard, c)
 			}
 		})
-		s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := connect(t, mqtt.Config{}, url, mqtt.Options{})
 		defer s.Close(0)
 		token := s.Publish("t", false, []byte("x"))
 		if err := lost(t, s); !errors.Is(err, mqtt.ErrPacket) {
@@ -184,10 +178,7 @@ func TestWrongAcknowledgements(t *testing.T) {
 				_, _ = io.Copy(io.Discard, c)
 			}
 		})
-		s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := connect(t, mqtt.Config{}, url, mqtt.Options{})
 		defer s.Close(0)
 		if err := s.Subscribe(t.Context(), "a/+"); err == nil {
 			t.Error("a PUBACK counts as a granted subscription")
@@ -203,10 +194,7 @@ func TestSessionNeverReconnects(t *testing.T) {
 		accept(c)
 		_, _ = read[*packets.PublishPacket](c)
 	})
-	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := connect(t, mqtt.Config{}, url, mqtt.Options{})
 	s.Publish("t", false, []byte("x"))
 	lost(t, s)
 	if token := s.Publish("t", false, []byte("y")); token.Error() == nil {
@@ -229,10 +217,7 @@ func TestEverythingGoesWithQoS1(t *testing.T) {
 		}
 		_, _ = io.Copy(io.Discard, c)
 	})
-	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := connect(t, mqtt.Config{}, url, mqtt.Options{})
 	defer s.Close(0)
 	s.Publish("t", false, []byte("x"))
 	if q := <-qos; q != 1 {
@@ -279,9 +264,7 @@ func TestBlockedHandlerHidesNoLoss(t *testing.T) {
 		accept(c)
 		_ = c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 		for id := uint16(1); id < 20_000; id++ {
-			p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-			p.Qos, p.TopicName, p.MessageID, p.Payload = 1, "a", id, make([]byte, 100)
-			if p.Write(c) != nil {
+			if publish("a", id, make([]byte, 100)).Write(c) != nil {
 				break
 			}
 		}
@@ -289,11 +272,7 @@ func TestBlockedHandlerHidesNoLoss(t *testing.T) {
 	})
 	release := make(chan struct{})
 	before := runtime.NumGoroutine()
-	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a", KeepAlive: time.Second, PingTimeout: 100 * time.Millisecond}, url,
-		mqtt.Options{OnMessage: func(paho.Message) { <-release }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := connect(t, mqtt.Config{KeepAlive: time.Second, PingTimeout: 100 * time.Millisecond}, url, mqtt.Options{OnMessage: func(paho.Message) { <-release }})
 	<-flooded
 	if n := runtime.NumGoroutine() - before; n > 20 {
 		t.Errorf("%d goroutines", n)
@@ -310,9 +289,7 @@ func TestFloodTakesNoGoroutines(t *testing.T) {
 		accept(c)
 		go func() { _, _ = io.Copy(io.Discard, c) }()
 		for id := uint16(1); id <= n; id++ {
-			p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-			p.Qos, p.TopicName, p.MessageID = 1, "a", id
-			if p.Write(c) != nil {
+			if publish("a", id, nil).Write(c) != nil {
 				return
 			}
 		}
@@ -321,16 +298,13 @@ func TestFloodTakesNoGoroutines(t *testing.T) {
 	before := runtime.NumGoroutine()
 	most, got := 0, make(chan struct{})
 	seen := 0
-	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{OnMessage: func(m paho.Message) {
+	s := connect(t, mqtt.Config{}, url, mqtt.Options{OnMessage: func(m paho.Message) {
 		most = max(most, runtime.NumGoroutine()-before)
 		m.Ack()
 		if seen++; seen == n {
 			close(got)
 		}
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	defer s.Close(0)
 	select {
 	case <-got:
@@ -347,9 +321,7 @@ func TestUnexpectedMessagesAreAcknowledged(t *testing.T) {
 	acked := make(chan uint16, 1)
 	url := peer(t, listen(t), func(c net.Conn) {
 		accept(c)
-		p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-		p.Qos, p.TopicName, p.MessageID = 1, "of/an/earlier/life", 77
-		if p.Write(c) != nil {
+		if publish("of/an/earlier/life", 77, nil).Write(c) != nil {
 			return
 		}
 		if a, ok := read[*packets.PubackPacket](c); ok {
@@ -357,10 +329,7 @@ func TestUnexpectedMessagesAreAcknowledged(t *testing.T) {
 		}
 		_, _ = io.Copy(io.Discard, c)
 	})
-	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := connect(t, mqtt.Config{}, url, mqtt.Options{})
 	defer s.Close(0)
 	select {
 	case id := <-acked:

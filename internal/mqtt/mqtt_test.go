@@ -80,6 +80,24 @@ func listen(t *testing.T) net.Listener {
 
 func accept(c net.Conn) { _, _ = c.Write([]byte{0x20, 2, 0, 0}) }
 
+// connect connects as the client "a".
+func connect(t *testing.T, cfg mqtt.Config, url string, opts mqtt.Options) *mqtt.Session {
+	t.Helper()
+	cfg.ClientID = "a"
+	s, err := mqtt.Connect(t.Context(), cfg, url, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// publish returns a message with QoS 1 as a broker sends it.
+func publish(topic string, id uint16, payload []byte) *packets.PublishPacket {
+	p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
+	p.Qos, p.TopicName, p.MessageID, p.Payload = 1, topic, id, payload
+	return p
+}
+
 func lost(t *testing.T, s *mqtt.Session) error {
 	t.Helper()
 	select {
@@ -131,10 +149,7 @@ func TestStalledPeerIsNoticed(t *testing.T) {
 		accept(c)
 		<-t.Context().Done()
 	})
-	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a", WriteTimeout: 200 * time.Millisecond}, url, mqtt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := connect(t, mqtt.Config{WriteTimeout: 200 * time.Millisecond}, url, mqtt.Options{})
 	defer s.Close(0)
 	for range 1000 {
 		s.Publish("t", false, make([]byte, 64<<10))
@@ -152,9 +167,7 @@ func TestStalledPeerIsNoticed(t *testing.T) {
 // the broker forget it.
 func TestOversizedMessageIsPassedOver(t *testing.T) {
 	message := func(id uint16, size int) *packets.PublishPacket {
-		p := packets.NewControlPacket(packets.Publish).(*packets.PublishPacket)
-		p.Qos, p.TopicName, p.MessageID, p.Payload = 1, "linli/v1/a.b/telemetry", id, make([]byte, size)
-		return p
+		return publish("linli/v1/a.b/telemetry", id, make([]byte, size))
 	}
 	for _, told := range []bool{true, false} {
 		acked := make(chan uint16, 10)
@@ -194,10 +207,7 @@ func TestOversizedMessageIsPassedOver(t *testing.T) {
 				go m.Ack()
 			}
 		}
-		s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a", MaxPacket: 1 << 20}, url, opts)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := connect(t, mqtt.Config{MaxPacket: 1 << 20}, url, opts)
 		ids := map[uint16]bool{}
 		for len(ids) < 5 {
 			select {
@@ -224,10 +234,7 @@ func TestPeerThatAnswersNoPingIsNoticed(t *testing.T) {
 		accept(c)
 		_, _ = io.Copy(io.Discard, c)
 	})
-	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a", KeepAlive: time.Second, PingTimeout: 100 * time.Millisecond}, url, mqtt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := connect(t, mqtt.Config{KeepAlive: time.Second, PingTimeout: 100 * time.Millisecond}, url, mqtt.Options{})
 	defer s.Close(0)
 	lost(t, s)
 }
@@ -238,10 +245,7 @@ func TestTokenDoesNotSucceedWithoutAcknowledgement(t *testing.T) {
 		accept(c)
 		_, _ = packets.ReadPacket(c)
 	})
-	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := connect(t, mqtt.Config{}, url, mqtt.Options{})
 	token := s.Publish("t", false, []byte("x"))
 	lost(t, s)
 	s.Close(0)
@@ -266,10 +270,7 @@ func TestRefusals(t *testing.T) {
 		}
 		_, _ = io.Copy(io.Discard, c)
 	})
-	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := connect(t, mqtt.Config{}, url, mqtt.Options{})
 	defer s.Close(0)
 	if err := s.Subscribe(t.Context(), "a/+"); err == nil || !strings.Contains(err.Error(), "0x80") {
 		t.Errorf("subscribe: %v, want a refusal", err)
@@ -326,10 +327,7 @@ func TestTLSWithClientCertificate(t *testing.T) {
 	if _, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{}); err == nil {
 		t.Error("connected to a broker with an unknown authority")
 	}
-	s, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a", CAFile: certFile, CertFile: certFile, KeyFile: keyFile}, url, mqtt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := connect(t, mqtt.Config{CAFile: certFile, CertFile: certFile, KeyFile: keyFile}, url, mqtt.Options{})
 	defer s.Close(0)
 	if name := <-names; name != "riverside.gw1" {
 		t.Errorf("the broker sees %q", name)
