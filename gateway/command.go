@@ -27,12 +27,7 @@ import (
 )
 
 func commandCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "command",
-		Short: "City side: ask a gateway for something by a signed message",
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	cmd := group("command", "City side: ask a gateway for something by a signed message", "")
 	cmd.AddCommand(keygenCommand(), sendCommand())
 	return cmd
 }
@@ -197,7 +192,7 @@ out once at most, and gets the same reply. Exit code 0: done; 1: refused, failed
 			if resend != (wire.ResendArgs{}) {
 				return nil, errors.New("resend sends frames or alerts: either --from and --to, or --alerts-since")
 			}
-			at, err := parseMoment(since, time.Local)
+			at, err := moment(since, time.Now(), time.Local)
 			if err != nil {
 				return nil, fmt.Errorf("--alerts-since: %w", err)
 			}

@@ -133,7 +133,7 @@ func (c *community) reload() {
 // backtest replays what has been since, with packs tried.
 func (c *community) backtest(since string, packs ...string) *backtest.Report {
 	c.t.Helper()
-	report, _, err := runBacktest(c.t.Context(), &backtestOptions{file: c.file, state: c.dir, since: since, packs: packs})
+	report, _, err := runBacktest(c.t.Context(), &backtestOptions{period: period{since: since}, file: c.file, state: c.dir, packs: packs})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -31,10 +31,8 @@ type configOptions struct {
 }
 
 func configCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "config",
-		Short: "Compare the settings of the units with the site file, and write them",
-		Long: `Compare the settings that the site file wants its units to have (config: of a unit) with those that the units
+	cmd := group("config", "Compare the settings of the units with the site file, and write them",
+		`Compare the settings that the site file wants its units to have (config: of a unit) with those that the units
 really have, and write what differs. What a model can be set to is told by linli profiles show.
 
   linli config plan -c site.yaml             what differs
@@ -43,10 +41,7 @@ really have, and write what differs. What a model can be set to is told by linli
                                              file looks for it
   linli config verify -c site.yaml           exit code 1 where something differs
 
-It goes through the running gateway if there is one.`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+It goes through the running gateway if there is one.`)
 	add := func(use, short, long string, run func(ctx context.Context, o *configOptions, cmd *cobra.Command) error) *cobra.Command {
 		var o configOptions
 		sub := &cobra.Command{Use: use + " -c FILE [UNIT]...", Short: short, Long: long, RunE: func(cmd *cobra.Command, args []string) error {

@@ -19,6 +19,15 @@ import (
 	"linli/internal/wire"
 )
 
+// databaseFlags adds the flags that say which database the city has.
+func databaseFlags(cmd *cobra.Command, url, org, bucket, tokenFile *string) {
+	f := cmd.Flags()
+	f.StringVar(url, "influx-url", "", "database, as http://host:8086")
+	f.StringVar(org, "org", "", "organisation; may be empty for InfluxDB 1.8")
+	f.StringVar(bucket, "bucket", "", "bucket; database/retention-policy for InfluxDB 1.8")
+	f.StringVar(tokenFile, "token-file", "", "file with the database's token; user:password for InfluxDB 1.8")
+}
+
 func ingestCommand() *cobra.Command {
 	var cfg ingest.Config
 	var natsCfg ingest.NATS
@@ -88,10 +97,7 @@ func ingestCommand() *cobra.Command {
 	f.StringVar(&cfg.CAFile, "ca-file", "", "certificate authorities of the broker (default: the system's)")
 	f.StringVar(&cfg.CertFile, "cert-file", "", "client certificate for the broker")
 	f.StringVar(&cfg.KeyFile, "key-file", "", "its key")
-	f.StringVar(&cfg.Influx.URL, "influx-url", "", "database, as http://host:8086")
-	f.StringVar(&cfg.Influx.Org, "org", "", "organisation; may be empty for InfluxDB 1.8")
-	f.StringVar(&cfg.Influx.Bucket, "bucket", "", "bucket; database/retention-policy for InfluxDB 1.8")
-	f.StringVar(&cfg.Influx.TokenFile, "token-file", "", "file with the database's token; user:password for InfluxDB 1.8")
+	databaseFlags(cmd, &cfg.Influx.URL, &cfg.Influx.Org, &cfg.Influx.Bucket, &cfg.Influx.TokenFile)
 	f.IntVar(&cfg.BatchBytes, "batch-bytes", 0, "bytes of lines in one write (default 500 KiB)")
 	f.DurationVar(&cfg.BatchAge, "batch-age", 0, "a batch waits no longer for more (default 200ms)")
 	f.StringVar(&classes, "classes", "", "directory with further classes/ of the sites; lines of a known class with a wrong type are refused")

@@ -26,14 +26,9 @@ type journalOptions struct {
 
 func journalCommand() *cobra.Command {
 	var o journalOptions
-	cmd := &cobra.Command{
-		Use:   "journal",
-		Short: "Look at what a gateway keeps on its disk",
-		Long: "Look at the samples that a gateway keeps on its disk. All of these work beside a running gateway and change nothing.\n" +
-			"They need the state directory: --state, or the site file's. With a site file times are the site's.",
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	cmd := group("journal", "Look at what a gateway keeps on its disk",
+		"Look at the samples that a gateway keeps on its disk. All of these work beside a running gateway and change nothing.\n"+
+			"They need the state directory: --state, or the site file's. With a site file times are the site's.")
 	f := cmd.PersistentFlags()
 	f.StringVarP(&o.file, "config", "c", "", "site file")
 	f.StringVar(&o.state, "state", "", "state directory (default: the site file's, or "+defaultState+")")

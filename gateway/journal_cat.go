@@ -25,9 +25,9 @@ import (
 // catOptions are the command line of linli journal cat.
 type catOptions struct {
 	*journalOptions
-	points              []string
-	since, until, every string
-	format              string
+	period
+	points        []string
+	every, format string
 }
 
 func journalCatCommand(common *journalOptions) *cobra.Command {
@@ -48,8 +48,7 @@ func journalCatCommand(common *journalOptions) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.since, "since", "1h", "from then on: how long ago (12h, 7d), or local time (2026-05-04, \"2026-05-04 08:00\")")
-	f.StringVar(&o.until, "until", "", "until then (default: now)")
+	o.period.flags(cmd, "1h", "")
 	f.StringVar(&o.every, "every", "auto", "raw, 1m, 1h or auto")
 	f.StringVar(&o.format, "format", "csv", "csv, jsonl or line")
 	return cmd
@@ -104,8 +103,7 @@ func (o *catOptions) cat(ctx context.Context, stdout, stderr io.Writer, progress
 	}
 	defer j.Close()
 	now := time.Now()
-	times := backtestOptions{since: o.since, until: o.until}
-	since, until, _, err := times.times(now, loc)
+	since, until, err := o.times(now, loc)
 	if err != nil {
 		return err
 	}

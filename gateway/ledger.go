@@ -52,10 +52,7 @@ func ledgerCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.db.URL, "influx-url", "", "database, as http://host:8086")
-	f.StringVar(&o.db.Org, "org", "", "organisation; may be empty for InfluxDB 1.8")
-	f.StringVar(&o.db.Bucket, "bucket", "", "bucket; database/retention-policy for InfluxDB 1.8")
-	f.StringVar(&o.db.TokenFile, "token-file", "", "file with the database's token; user:password for InfluxDB 1.8")
+	databaseFlags(cmd, &o.db.URL, &o.db.Org, &o.db.Bucket, &o.db.TokenFile)
 	f.StringVar(&o.db.Language, "query", "", "influxql or flux (default: influxql if the bucket is a database/retention-policy, otherwise flux)")
 	f.StringVar(&o.day, "day", "", "the day, as 2026-11-27 (default: yesterday)")
 	f.StringVar(&o.from, "from", "", "instead of a day: from this moment, as 2026-11-27T08:00")
@@ -93,10 +90,10 @@ func (o *ledgerOptions) window(now time.Time) (from, to time.Time, err error) {
 		if o.day != "" || o.from == "" || o.to == "" {
 			return from, to, errors.New("either --day, or --from and --to")
 		}
-		if from, err = parseMoment(o.from, zone); err != nil {
+		if from, err = moment(o.from, now, zone); err != nil {
 			return from, to, fmt.Errorf("--from: %w", err)
 		}
-		if to, err = parseMoment(o.to, zone); err != nil {
+		if to, err = moment(o.to, now, zone); err != nil {
 			return from, to, fmt.Errorf("--to: %w", err)
 		}
 	}
@@ -110,15 +107,6 @@ func (o *ledgerOptions) window(now time.Time) (from, to time.Time, err error) {
 		return from, to, errors.New("the window must be after 2020 and at most 32 days long")
 	}
 	return from, to, nil
-}
-
-func parseMoment(text string, zone *time.Location) (time.Time, error) {
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateOnly} {
-		if t, err := time.ParseInLocation(layout, text, zone); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("%q is no moment: as 2026-11-27T08:00 or 2026-11-27T08:00:00+08:00", text)
 }
 
 // answer is the report on one gateway, as JSON has it.

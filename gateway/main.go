@@ -86,6 +86,11 @@ func rootCommand() *cobra.Command {
 	return cmd
 }
 
+// group returns a command that only has others below it: alone it prints its help.
+func group(use, short, long string) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Long: long, Args: noArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+}
+
 // noArgs refuses arguments as a usage error.
 func noArgs(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {

@@ -21,12 +21,7 @@ import (
 )
 
 func outputsCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "outputs",
-		Short: "List the outputs of a site, or set them to their safe state",
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	cmd := group("outputs", "List the outputs of a site, or set them to their safe state", "")
 	var file, state string
 	var asJSON, ifCrashed bool
 	cmd.PersistentFlags().StringVarP(&file, "config", "c", "", "site file")

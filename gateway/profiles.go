@@ -17,12 +17,7 @@ import (
 )
 
 func profilesCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "profiles",
-		Short: "List the device models that are known, show one, or check files of your own",
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	cmd := group("profiles", "List the device models that are known, show one, or check files of your own", "")
 	var dir string
 	var asJSON bool
 	cmd.PersistentFlags().StringVar(&dir, "dir", "", "directory with classes/ and profiles/ of the site, over the shipped ones")

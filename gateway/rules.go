@@ -17,12 +17,7 @@ import (
 )
 
 func rulesCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "rules",
-		Short: "Test rules, and look into those that run",
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	cmd := group("rules", "Test rules, and look into those that run", "")
 	cmd.AddCommand(rulesTestCommand(), rulesBacktestCommand(), rulesListCommand(), rulesExplainCommand(), rulesReloadCommand())
 	return cmd
 }

@@ -62,8 +62,7 @@ func rulesBacktestCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVarP(&o.file, "config", "c", "", "site file")
 	f.StringVar(&o.state, "state", "", "state directory (default: the site file's, or "+defaultState+")")
-	f.StringVar(&o.since, "since", "7d", "compare from then on: how long ago (12h, 7d), or local time (2026-05-04, \"2026-05-04 08:00\")")
-	f.StringVar(&o.until, "until", "", "compare until then (default: now)")
+	o.period.flags(cmd, "7d", "compare ")
 	f.StringVar(&o.warmUp, "warm-up", "", "how long before that to begin (default: as long as the rules look back)")
 	f.StringArrayVar(&o.packs, "pack", nil, "rule pack to try, instead of the one with its id; may be given more than once")
 	f.IntVar(&o.rows, "rows", 50, "list at most so many differences")
@@ -74,50 +73,12 @@ func rulesBacktestCommand() *cobra.Command {
 
 // backtestOptions are the command line of linli rules backtest.
 type backtestOptions struct {
-	file, state          string
-	since, until, warmUp string
-	packs                []string
-	rows                 int
-	asJSON, verbose      bool
-	progress             func(p backtest.Progress, begin, until time.Time) // may be nil
-}
-
-// times reads since, until and warmUp. The warm-up is negative where it is not set.
-func (o *backtestOptions) times(now time.Time, loc *time.Location) (since, until time.Time, warmUp time.Duration, err error) {
-	until, warmUp = now, -1
-	if since, err = moment(o.since, now, loc); err != nil {
-		return since, until, warmUp, &usageError{fmt.Errorf("--since: %w", err)}
-	}
-	if o.until != "" {
-		if until, err = moment(o.until, now, loc); err != nil {
-			return since, until, warmUp, &usageError{fmt.Errorf("--until: %w", err)}
-		}
-	}
-	if o.warmUp != "" {
-		if warmUp, err = expr.ParseDuration(o.warmUp); err != nil {
-			return since, until, warmUp, &usageError{fmt.Errorf("--warm-up: %w", err)}
-		}
-	}
-	if !since.Before(until) {
-		return since, until, warmUp, &usageError{fmt.Errorf("nothing lies between %s and %s", since.Format(time.DateTime), until.Format(time.DateTime))}
-	}
-	return since, until, warmUp, nil
-}
-
-// moment reads a time as people write it: how long ago, or local time.
-func moment(s string, now time.Time, loc *time.Location) (time.Time, error) {
-	if ago, err := expr.ParseDuration(s); err == nil {
-		return now.Add(-ago), nil
-	}
-	if t, err := time.Parse(time.RFC3339, s); err == nil {
-		return t, nil
-	}
-	for _, layout := range [...]string{time.DateOnly, "2006-01-02 15:04", time.DateTime} {
-		if t, err := time.ParseInLocation(layout, s, loc); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("%q is neither how long ago (12h, 7d) nor a time (2026-05-04, \"2026-05-04 08:00\")", s)
+	period
+	file, state, warmUp string
+	packs               []string
+	rows                int
+	asJSON, verbose     bool
+	progress            func(p backtest.Progress, begin, until time.Time) // may be nil
 }
 
 // runBacktest replays the journal of the site. It returns the site's local time with the report.
@@ -127,9 +88,15 @@ func runBacktest(ctx context.Context, o *backtestOptions) (*backtest.Report, *ti
 		return nil, nil, err
 	}
 	loc := p.site.Inventory.Location
-	since, until, warmUp, err := o.times(time.Now(), loc)
+	since, until, err := o.times(time.Now(), loc)
 	if err != nil {
 		return nil, nil, err
+	}
+	warmUp := time.Duration(-1) // as long as the rules look back
+	if o.warmUp != "" {
+		if warmUp, err = expr.ParseDuration(o.warmUp); err != nil {
+			return nil, nil, &usageError{fmt.Errorf("--warm-up: %w", err)}
+		}
 	}
 	fresh, err := backtestEngines(p, o.packs)
 	if err != nil {

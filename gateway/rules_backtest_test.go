@@ -271,7 +271,7 @@ func BenchmarkBacktest(b *testing.B) {
 	b.ReportAllocs()
 	var n uint64
 	for b.Loop() {
-		report, _, err := runBacktest(b.Context(), &backtestOptions{file: p.site.File, state: dir, since: "3h"})
+		report, _, err := runBacktest(b.Context(), &backtestOptions{period: period{since: "3h"}, file: p.site.File, state: dir})
 		if err != nil {
 			b.Fatal(err)
 		}
