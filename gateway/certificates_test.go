@@ -1,13 +1,7 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,36 +9,18 @@ import (
 	"time"
 
 	"linli/internal/site"
+	"linli/internal/testservers"
 )
-
-// pemPair makes a certificate and its key.
-func pemPair(t *testing.T, name string, from, until time.Time) (cert, key []byte) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: from, NotAfter: until, IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p8, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: p8})
-}
 
 // What a gateway could not prove itself with is told before somebody drives there.
 func TestCertificatesAreLookedInto(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	good, key := pemPair(t, "test.gw1", now.Add(-time.Hour), now.Add(time.Hour))
-	_, otherKey := pemPair(t, "test.gw1", now.Add(-time.Hour), now.Add(time.Hour))
-	expired, expiredKey := pemPair(t, "test.gw1", now.Add(-2*time.Hour), now.Add(-time.Hour))
-	early, earlyKey := pemPair(t, "test.gw1", now.Add(time.Hour), now.Add(2*time.Hour))
-	other, othersKey := pemPair(t, "test.gw2", now.Add(-time.Hour), now.Add(time.Hour))
+	good, key := testservers.SelfSigned(t, "test.gw1", now.Add(-time.Hour), now.Add(time.Hour))
+	_, otherKey := testservers.SelfSigned(t, "test.gw1", now.Add(-time.Hour), now.Add(time.Hour))
+	expired, expiredKey := testservers.SelfSigned(t, "test.gw1", now.Add(-2*time.Hour), now.Add(-time.Hour))
+	early, earlyKey := testservers.SelfSigned(t, "test.gw1", now.Add(time.Hour), now.Add(2*time.Hour))
+	other, othersKey := testservers.SelfSigned(t, "test.gw2", now.Add(-time.Hour), now.Add(time.Hour))
 	for name, test := range map[string]struct {
 		ca, cert, key []byte
 		want          map[string]string

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"linli/internal/mqtt"
 	"linli/internal/telemetry"
 	"linli/internal/testservers"
 	"linli/internal/wire"
@@ -41,19 +40,7 @@ func TestPythonExample(t *testing.T) {
 		_ = sub.Wait()
 	})
 	reader := startCommand(t, python)
-	session, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "box"}, broker.URL, mqtt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer session.Close(time.Second)
-	publish := func(topic string, retain bool, payload []byte) {
-		t.Helper()
-		token := session.Publish(topic, retain, payload)
-		<-token.Done()
-		if err := token.Error(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	publish := publisher(t, broker.URL)
 	status := "linli/v1/riverside.gw1/status"
 	waitFor(t, 10*time.Second, "the reader", func() bool {
 		publish(status, false, encoded(t, &wire.Status{Node: "riverside.gw1", State: "online"}))

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"linli/internal/mqtt"
 )
 
 // binary returns the product's binary: the one named by LINLI_BIN (make test builds it), or one built here.
@@ -269,4 +271,26 @@ func (s *subscriber) all() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string(nil), s.messages...)
+}
+
+// publisher connects to a broker as the client "box" and returns how to publish something and wait for its acknowledgement.
+func publisher(t *testing.T, url string) func(topic string, retain bool, payload []byte) {
+	t.Helper()
+	session, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "box"}, url, mqtt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { session.Close(time.Second) })
+	return func(topic string, retain bool, payload []byte) {
+		t.Helper()
+		token := session.Publish(topic, retain, payload)
+		select {
+		case <-token.Done():
+		case <-session.Lost():
+			t.Fatal(session.Err())
+		}
+		if err := token.Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"linli/internal/inplace"
 	"os"
 	"path"
 	"path/filepath"
 	"time"
+
+	"linli/internal/inplace"
 )
 
 // lastGoodName is the file in the state directory that holds the site file as the gateway last started from it, with the

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"linli/internal/alert"
-	"linli/internal/mqtt"
 	"linli/internal/telemetry"
 	"linli/internal/testservers"
 	"linli/internal/wire"
@@ -142,23 +141,7 @@ func TestTelegrafMakesTheSameRows(t *testing.T) {
 	gateway := start(t, "run", "-c", site, "--state", t.TempDir())
 
 	// Meanwhile, what the encoders can make at the worst.
-	session, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "box"}, "tcp://"+c.broker.Address, mqtt.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer session.Close(time.Second)
-	publish := func(topic string, retain bool, payload []byte) {
-		t.Helper()
-		token := session.Publish(topic, retain, payload)
-		select {
-		case <-token.Done():
-		case <-session.Lost():
-			t.Fatal(session.Err())
-		}
-		if err := token.Error(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	publish := publisher(t, c.broker.URL)
 	const node, topic = "riverside.gw1", "linli/v1/riverside.gw1/telemetry"
 	base := time.Now().Add(-time.Hour).UnixNano()
 	e := wire.NewEncoder("riverside", "gw1")

@@ -2,12 +2,13 @@ package uplink
 
 import (
 	"bytes"
-	"linli/internal/inplace"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"go.uber.org/zap"
+
+	"linli/internal/inplace"
 )
 
 // keptKeys is the file in the state directory with the certificate, the key and the authorities that a broker accepted
