@@ -136,7 +136,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// follow is a rule in lines of YAML, of which more begins at line 6 (the head has 5).
+// followsRule is a rule in lines of YAML, of which more begins at line 6 (the head has 5).
 func followsRule(forEach, more string) string {
 	return "version: 1\npack: p\ntitle: {zh: 测试, en: Test}\nparams: {none: 0s, wait: 5m}\nrules:\n" +
 		"  - {alert: Quiet, for_each: site, expr: hour() == 3, severity: warning, title: {zh: a, en: a}}\n" +

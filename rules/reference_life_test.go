@@ -125,7 +125,7 @@ func (r *reference) eased(in *slowInstance) time.Duration {
 	return sum
 }
 
-// stuck returns for how long the alert has been undecidable, and false while it is not.
+// stuckFor returns for how long the alert has been undecidable, and false while it is not.
 func (r *reference) stuckFor(in *slowInstance) (time.Duration, bool) {
 	sum, is := time.Duration(0), false
 	for i := len(in.log) - 1; i >= 0 && in.log[i].stuck; i-- {

@@ -158,7 +158,7 @@ func newTownhall(clock *telemetry.Clock) *townhall {
 	return h
 }
 
-// second returns a sample of every point, taken now.
+// samples returns a sample of every point, taken now.
 func (h *townhall) samples(r *rand.Rand, from, to int) []telemetry.Sample {
 	now := h.clock.Mono()
 	var batch []telemetry.Sample

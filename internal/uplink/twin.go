@@ -24,6 +24,7 @@ type Twin struct {
 	Seen     time.Time // when it was noticed last, by ours
 }
 
+// String says it in a sentence for people.
 func (t *Twin) String() string {
 	return fmt.Sprintf("host %s (version %s, journal %s, running since %s) uses the same MQTT client id", t.Host, t.Version, t.Epoch, t.Started.UTC().Format(time.RFC3339))
 }

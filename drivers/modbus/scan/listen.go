@@ -311,7 +311,7 @@ func (p poll) String() string {
 	return fmt.Sprintf("function %d", p.function)
 }
 
-// lines returns the distinct lines of text, in the order in which they came, with how many there were.
+// textLines returns the distinct lines of text, in the order in which they came, with how many there were.
 func textLines(text []byte) (distinct []string, n int) {
 	for _, l := range strings.FieldsFunc(string(text), func(r rune) bool { return r == '\n' || r == '\r' }) {
 		l = strings.TrimSpace(l)
