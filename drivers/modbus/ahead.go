@@ -8,8 +8,6 @@ import (
 	"os"
 	"time"
 
-	gomodbus "github.com/goburrow/modbus"
-
 	"linli/internal/telemetry"
 )
 
@@ -96,18 +94,8 @@ func (b *Bus) together(ctx context.Context, from telemetry.Mono, dst []telemetry
 	began, l := from, b.line
 	b.line.together(ctx, b.flights, func(f *flight, ans []byte, err error) {
 		var data []byte
-		switch {
-		case err != nil:
-		case ans[0]&excFlag != 0:
-			err = &gomodbus.ModbusError{FunctionCode: ans[0], ExceptionCode: ans[1]}
-		default:
-			data = ans[2:]
-			if s := f.bl.unit.sizeOf(f.asked.table); f.asked.count > s.read {
-				s.read = f.asked.count
-			}
-		}
 		u := f.bl.unit
-		b.count(u, err, f.asked.count, f.asked.table.Bits())
+		data, err = b.taken(u, f.asked, ans, err)
 		t := b.now()
 		if ctx.Err() != nil {
 			return

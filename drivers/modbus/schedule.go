@@ -355,6 +355,11 @@ func (bl *block) sociable() bool { return !bl.out && !bl.hole && bl.fails == 0 &
 // read carries out one read.
 func (b *Bus) read(ctx context.Context, u *unit, reqs *requests, what span, timeout time.Duration) ([]byte, error) {
 	ans, err := b.line.exchange(ctx, byte(u.cfg.Address), reqs.pdu(what), timeout)
+	return b.taken(u, what, ans, err)
+}
+
+// taken counts a read, and returns its data, or the exception that the unit answered with as an error.
+func (b *Bus) taken(u *unit, what span, ans []byte, err error) ([]byte, error) {
 	var data []byte
 	switch {
 	case err != nil:
