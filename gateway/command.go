@@ -109,19 +109,6 @@ func writeNew(path string, mode os.FileMode, b []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// readCommandKey reads the private key that signs commands.
-func readCommandKey(file string) (ed25519.PrivateKey, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read the key: %w", err)
-	}
-	key, err := wire.ParseSigningKey(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return key, nil
-}
-
 // sendOptions is the command line of linli command send.
 type sendOptions struct {
 	mqtt             mqtt.Config
@@ -264,7 +251,7 @@ func (o *sendOptions) send(ctx context.Context, verb string, args any, stdout io
 			return &usageError{err}
 		}
 	}
-	key, err := readCommandKey(o.key)
+	key, err := wire.ReadSigningKey(o.key)
 	if err != nil {
 		return err
 	}

@@ -53,10 +53,10 @@ func TestKeygen(t *testing.T) {
 	if b, err := exec.Command("openssl", "genpkey", "-algorithm", "ed25519", "-out", other).CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, b)
 	}
-	if _, err := readCommandKey(other); err != nil {
+	if _, err := wire.ReadSigningKey(other); err != nil {
 		t.Error(err)
 	}
-	if _, err := readCommandKey(public); err == nil || !strings.Contains(err.Error(), "holds the public key") {
+	if _, err := wire.ReadSigningKey(public); err == nil || !strings.Contains(err.Error(), "holds the public key") {
 		t.Error(err)
 	}
 }

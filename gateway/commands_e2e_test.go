@@ -38,7 +38,7 @@ func newCommander(t *testing.T, broker string) *commander {
 	_, after, ok := strings.Cut(out, `keys: {city: "`)
 	c.public, _, _ = strings.Cut(after, `"`)
 	var err error
-	if c.signer, err = readCommandKey(c.key); err != nil || !ok {
+	if c.signer, err = wire.ReadSigningKey(c.key); err != nil || !ok {
 		t.Fatalf("%v in %s", err, out)
 	}
 	return c

@@ -270,14 +270,9 @@ func BenchmarkCompareIngest(b *testing.B) {
 						before := processorTime(b, cmd.Process.Pid)
 						began := time.Now()
 						publishAll(b, broker.URL, messages)
-						slow := time.NewTicker(50 * time.Millisecond)
-						for !arrived() {
-							<-slow.C
-							if time.Since(began) > 4*time.Minute {
-								b.Fatalf("%s does not come to an end: %s", who, tail(log.String(), 2000))
-							}
+						if !within(4*time.Minute, 50*time.Millisecond, arrived) {
+							b.Fatalf("%s does not come to an end: %s", who, tail(log.String(), 2000))
 						}
-						slow.Stop()
 						cost := (processorTime(b, cmd.Process.Pid) - before).Seconds() * 1e6 / float64(to.points)
 						b.Logf("%s: %.3f CPU s/Mpoint, %.0f points/s, peak %.0f MiB", who, cost, float64(to.points)/time.Since(began).Seconds(), memory(b, cmd.Process.Pid, "VmHWM"))
 						_ = cmd.Process.Signal(syscall.SIGTERM)

@@ -2,13 +2,11 @@ package ingest
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
@@ -22,19 +20,6 @@ import (
 type asked struct {
 	epoch, from, to uint64
 	alertsSince     int64
-}
-
-// readCommandKey reads the private key that signs commands.
-func readCommandKey(file string) (ed25519.PrivateKey, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("key for commands: %w", err)
-	}
-	key, err := wire.ParseSigningKey(text)
-	if err != nil {
-		return nil, fmt.Errorf("key for commands: %s: %w", file, err)
-	}
-	return key, nil
 }
 
 // want notes the ranges of a gap that are to be asked for.
@@ -75,7 +60,7 @@ func (r *Repairer) ask(ctx context.Context, now time.Time) error {
 		r.slot = slotStart.Unix()
 		clear(r.asked)
 	}
-	key, err := readCommandKey(p.KeyFile)
+	key, err := wire.ReadSigningKey(p.KeyFile)
 	if err != nil {
 		return err
 	}

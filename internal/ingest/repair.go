@@ -128,7 +128,7 @@ func NewRepairer(in *Ingest) (*Repairer, error) {
 		return nil, errors.New("repair: the key for commands needs its name and the name its key")
 	}
 	if p.KeyFile != "" {
-		if _, err := readCommandKey(p.KeyFile); err != nil {
+		if _, err := wire.ReadSigningKey(p.KeyFile); err != nil {
 			return nil, fmt.Errorf("repair: %w", err)
 		}
 	}

@@ -6,12 +6,25 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 )
 
-// ParseSigningKey returns the private key that signs commands from the text of its file: PKCS#8 in PEM, not encrypted, as
-// `linli command keygen` and `openssl genpkey -algorithm ed25519` write it. The error says what the text holds instead.
-func ParseSigningKey(text []byte) (ed25519.PrivateKey, error) {
+// ReadSigningKey reads the private key that signs commands: PKCS#8 in PEM, not encrypted, as `linli command keygen` and
+// `openssl genpkey -algorithm ed25519` write it. An error says which file, and what it holds instead.
+func ReadSigningKey(file string) (ed25519.PrivateKey, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the key for commands: %w", err)
+	}
+	key, err := parseSigningKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("the key for commands: %s: %w", file, err)
+	}
+	return key, nil
+}
+
+func parseSigningKey(text []byte) (ed25519.PrivateKey, error) {
 	block, _ := pem.Decode(text)
 	switch {
 	case block == nil:
