@@ -269,7 +269,7 @@ func (o *sendOptions) send(ctx context.Context, verb string, args any, stdout io
 	replies, statuses := make(chan []byte, 1), make(chan []byte, 1)
 	session, err := o.connect(ctx, func(m paho.Message) {
 		into := statuses
-		if m.Topic() == topic(wire.ReplyTopic, c.ID) {
+		if t, err := wire.ParseTopic(m.Topic()); err == nil && t.Kind == wire.ReplyTopic && t.ID == c.ID {
 			into = replies
 		}
 		select {

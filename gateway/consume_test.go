@@ -141,3 +141,13 @@ func TestPythonExampleUnpacks(t *testing.T) {
 		t.Errorf("zstd can be unpacked here: %v: %s%s", can, &out, &errs)
 	}
 }
+
+// What comes through RabbitMQ has a slash in place of the node's dot.
+func TestPythonExampleBehindRabbitMQ(t *testing.T) {
+	t.Parallel()
+	python := exec.Command("/usr/bin/python3", "../deploy/examples/consume.py")
+	python.Stdin = strings.NewReader(fmt.Sprintf("linli/v1/riverside/gw1/status %x\n", encoded(t, &wire.Status{Node: "riverside.gw1", State: "online"})))
+	if out, err := python.CombinedOutput(); err != nil || !strings.Contains(string(out), `"node": "riverside.gw1", "state": "online"`) {
+		t.Errorf("%v: %s", err, out)
+	}
+}

@@ -102,7 +102,10 @@ class Reader:
         return payload.decode()
 
     def message(self, topic, payload):
-        _, _, node, kind, *rest = topic.split("/")
+        _, _, node, *rest = topic.split("/")
+        if "." not in node:  # RabbitMQ makes slashes of dots
+            node += "." + rest.pop(0)
+        kind = rest[0]
         if kind == "telemetry":
             text = self.unpack(payload)
             if text is not None:

@@ -422,7 +422,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 		if short++; !wasUp || lived || twins {
 			short = 0
 		} else if short >= 3 {
-			err = fmt.Errorf("%w (lost at once %d times: does another client use the MQTT client id %s?)", err, short, u.clientID())
+			err = fmt.Errorf("%w (lost at once %d times: does another client use the MQTT client id %s, or does the broker refuse what is sent?)", err, short, u.clientID())
 		}
 		u.setStatus(func(s *Status) {
 			if s.Connected {

@@ -60,7 +60,8 @@ func (t Topic) String() string {
 	return ""
 }
 
-// ParseTopic parses a topic name and checks the node and the id in it.
+// ParseTopic parses a topic name and checks the node and the id in it. For RabbitMQ, which hands over each dot of a
+// topic as a slash, the node may be site/gateway.
 func ParseTopic(name string) (Topic, error) {
 	rest, ok := strings.CutPrefix(name, Prefix)
 	if !ok {
@@ -71,7 +72,11 @@ func ParseTopic(name string) (Topic, error) {
 		return Topic{}, fmt.Errorf("%w: %.80q names no kind", ErrTopic, name)
 	}
 	if node == "dead" {
-		node, what = what, "dead"
+		node, what = strings.Replace(what, "/", ".", 1), "dead"
+	} else if !strings.Contains(node, ".") {
+		var gateway string
+		gateway, what, _ = strings.Cut(what, "/")
+		node += "." + gateway
 	}
 	if _, _, ok := SplitNode(node); !ok {
 		return Topic{}, fmt.Errorf("%w: %.80q: the node must be site.gateway", ErrTopic, name)

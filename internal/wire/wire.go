@@ -13,7 +13,8 @@
 //	linli/v1/{node}/reply/{id}     its answers
 //	linli/v1/dead/{node}           what the city side refused to write
 //
-// A node is site.gateway. Both are ids ([a-z][a-z0-9_]{0,31}), so the word "dead" is no node.
+// A node is site.gateway. Both are ids ([a-z][a-z0-9_]{0,31}), so the word "dead" is no node. RabbitMQ delivers
+// linli/v1/{site}/{gateway}/...; that is read as the same.
 //
 // # Telemetry message
 //

@@ -36,7 +36,20 @@ func TestTopics(t *testing.T) {
 			t.Errorf("String() = %q, want %q", s, c.name)
 		}
 	}
+	// RabbitMQ makes slashes of the dots in a topic.
+	for name, want := range map[string]wire.Topic{
+		"linli/v1/riverside/gw1/telemetry":    {Kind: wire.Telemetry, Node: "riverside.gw1"},
+		"linli/v1/riverside/gw1/alert/01J9Z0": {Kind: wire.Alert, Node: "riverside.gw1", ID: "01J9Z0"},
+		"linli/v1/riverside/gw1/alerts/open":  {Kind: wire.AlertsOpen, Node: "riverside.gw1"},
+		"linli/v1/riverside/gw1/cmd/resend":   {Kind: wire.CommandTopic, Node: "riverside.gw1", ID: "resend"},
+		"linli/v1/dead/riverside/gw1":         {Kind: wire.Dead, Node: "riverside.gw1"},
+	} {
+		if got, err := wire.ParseTopic(name); err != nil || got != want {
+			t.Errorf("ParseTopic(%q) = %+v, %v; want %+v", name, got, err, want)
+		}
+	}
 	for _, bad := range []string{
+		"linli/v1/a/b", "linli/v1/a//telemetry", "linli/v1/a/b/c/telemetry", "linli/v1/a/b.c/telemetry", "linli/v1/dead/a/b/c", "linli/v1/dead/a.b/c",
 		"", "linli/v1/", "linli/v2/a.b/telemetry", "linli/v1/a.b", "linli/v1/ab/telemetry", "linli/v1/a.b.c/telemetry",
 		"linli/v1/A.b/telemetry", "linli/v1/a.b/telemetry/x", "linli/v1/a.b/alert/", "linli/v1/a.b/alert/x/y", "linli/v1/a.b/alert/+",
 		"linli/v1/a.b/cmd", "linli/v1/dead", "linli/v1/dead/", "linli/v1/a./telemetry", "linli/v1/a.b/nonsense", "linli/v1/+/telemetry",
@@ -305,8 +318,10 @@ func FuzzParseTopic(f *testing.F) {
 	f.Add("linli/v1/riverside.gw1/telemetry")
 	f.Add("linli/v1/dead/a.b")
 	f.Add("linli/v1/a.b/alert/01J")
+	f.Add("linli/v1/a/b/telemetry")
+	f.Add("linli/v1/dead/a/b")
 	f.Fuzz(func(t *testing.T, s string) {
-		if topic, err := wire.ParseTopic(s); err == nil && topic.String() != s {
+		if topic, err := wire.ParseTopic(s); err == nil && topic.String() != s && strings.ReplaceAll(topic.String(), ".", "/") != s {
 			t.Errorf("%q became %q", s, topic.String())
 		}
 	})
