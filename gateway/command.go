@@ -347,7 +347,7 @@ func epochOf(ctx context.Context, session *mqtt.Session, topic string, statuses 
 		case <-session.Lost():
 			return "", session.Err()
 		case <-ctx.Done():
-			return "", errors.New("the gateway's status does not say which journal it has: give --epoch")
+			return "", errors.New("the broker has no status of the gateway that says which journal it has: give --epoch")
 		}
 	}
 }

@@ -84,10 +84,13 @@ func (c *city) startTelegraf(t *testing.T) (*testservers.Telegraf, *testservers.
 	if err != nil {
 		t.Fatal(err)
 	}
+	// As the service of Telegraf's packages does: first its own file, which leaves the host's name in every row, then the
+	// directory in the order of names.
+	main := writeFile(t, "telegraf.conf", "[global_tags]\n[agent]\n  interval = \"10s\"\n  round_interval = true\n  hostname = \"\"\n  omit_hostname = false\n")
 	peer := testservers.StartTelegraf(t, []string{
 		"LINLI_BROKER=tcp://" + c.broker.Address, "LINLI_CLIENT_ID=telegraf-test", "LINLI_TELEGRAF_DIR=" + dir,
 		"INFLUX_URL=" + db.URL, "INFLUX_BUCKET=" + db.Bucket, "INFLUX_TOKEN=unused",
-	}, filepath.Join(dir, "linli.conf"), filepath.Join(dir, "linli-ledger.conf"))
+	}, main, filepath.Join(dir, "linli-ledger.conf"), filepath.Join(dir, "linli.conf"))
 	return peer, &db
 }
 
