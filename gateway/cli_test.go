@@ -373,6 +373,52 @@ func TestShippedUnitsStart(t *testing.T) {
 	}
 }
 
+// TestShippedDropInsOfIngest: the files beside linli-ingest.service give it what they say, all of them at once, from
+// credentials that they load.
+func TestShippedDropInsOfIngest(t *testing.T) {
+	unit, err := os.ReadFile(filepath.Join(root, "deploy", "systemd", "linli-ingest.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dropIns, err := filepath.Glob(filepath.Join(root, "deploy", "systemd", "linli-ingest-*.conf"))
+	if err != nil || len(dropIns) == 0 {
+		t.Fatalf("%d files (%v)", len(dropIns), err)
+	}
+	text := string(unit)
+	for _, file := range dropIns {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += string(b)
+	}
+	credentials := t.TempDir()
+	for _, m := range regexp.MustCompile(`(?m)^LoadCredential=([\w.-]+):/etc/linli/`).FindAllStringSubmatch(text, -1) {
+		if err := os.WriteFile(filepath.Join(credentials, m[1]), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := map[string]string{"CREDENTIALS_DIRECTORY": credentials}
+	for _, m := range regexp.MustCompile(`(?m)^Environment="?(\w+)=([^"\n]*)"?$`).FindAllStringSubmatch(text, -1) {
+		env[m[1]] = strings.ReplaceAll(m[2], "%d", credentials)
+	}
+	line := regexp.MustCompile(`(?m)^ExecStart=/usr/bin/linli (.*)$`).FindStringSubmatch(text)
+	cmd, rest, err := rootCommand().Find(strings.Fields(os.Expand(line[1], func(name string) string { return env[name] })))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.ParseFlags(rest); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"token-file", "ca-file", "cert-file", "key-file", "command-key"} {
+		if file := cmd.Flag(name).Value.String(); file == "" {
+			t.Errorf("--%s is given by none of %v", name, dropIns)
+		} else if _, err := os.Stat(file); err != nil {
+			t.Errorf("--%s: %v", name, err)
+		}
+	}
+}
+
 // TestFieldKinds: what ingest refuses is what the classes say.
 func TestFieldKinds(t *testing.T) {
 	library, err := firmwareconfig.Load(firmwareconfig.Shipped())
