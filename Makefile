@@ -66,7 +66,7 @@ web:
 	cd internal/console/web && npm ci && npm run build
 
 ## test-deps: install Mosquitto, pymodbus, libmodbus, socat, Chromium, qemu (Debian packages), InfluxDB 1.8.10,
-## Telegraf and nats-server (go install), and a Debian kernel with simulated GPIO lines for qemu (tools/gpio-vm.sh)
+## Telegraf, nats-server and VictoriaMetrics (from Go source), and a Debian kernel with simulated GPIO lines for qemu (tools/gpio-vm.sh)
 test-deps:
 	@tools/install-test-deps.sh
 

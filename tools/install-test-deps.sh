@@ -65,5 +65,14 @@ if ! [ -x .tools/bin/nats-server ]; then
 		{ echo "cannot build nats-server 2.15.2; the tests need it" >&2; exit 1; }
 fi
 
+# The database of docs/scale.md that is no InfluxDB. `go install` wants a list of its versions, which not every proxy has.
+if ! [ -x .tools/bin/victoria-metrics ]; then
+	echo "building VictoriaMetrics 1.151.0 for the tests (about a minute, once)"
+	mkdir -p .tools/bin
+	module=$(cd / && go mod download -json github.com/VictoriaMetrics/VictoriaMetrics@v1.151.0 | sed -n 's/.*"Dir": "\(.*\)",/\1/p')
+	[ -n "$module" ] && CGO_ENABLED=0 GOFLAGS=-buildvcs=false go build -C "$module" -trimpath -ldflags='-s -w' -o "$PWD/.tools/bin/victoria-metrics" ./app/victoria-metrics ||
+		{ echo "cannot build VictoriaMetrics 1.151.0; the tests need it" >&2; exit 1; }
+fi
+
 # A machine for qemu whose kernel has GPIO lines.
 tools/gpio-vm.sh

@@ -1,5 +1,6 @@
-// Package testservers runs the real servers that tests need: Mosquitto, InfluxDB 1.8 and Telegraf, each as a process of
-// its own on a free loopback port with its data in the test's temporary directory. They are stopped when the test ends.
+// Package testservers runs the real servers that tests need: Mosquitto, NATS, InfluxDB 1.8, VictoriaMetrics and Telegraf,
+// each as a process of its own on a free loopback port with its data in the test's temporary directory. They are stopped
+// when the test ends.
 // For tests with GPIO lines it also runs a real kernel in an emulated machine (InsideVM, RunInVM, SimChip).
 //
 // A missing program fails the test: a test that is skipped proves nothing. Programs are looked for in PATH, in
