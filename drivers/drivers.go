@@ -21,8 +21,9 @@ import (
 // Bus is one serial line, one Modbus TCP endpoint or one GPIO chip. It is used by one goroutine at a time: its
 // supervisor.
 type Bus interface {
-	// Step performs at most one transaction that is due at now, appends the samples it yields to dst, and returns
-	// when to call again. A failed transaction is not an error of Step: it yields samples of bad quality.
+	// Step performs one transaction that is due at now, a few that usually take 20 ms together, or none, appends the samples
+	// that these yield to dst, and returns when to call again. A failed transaction is not an error of Step: it yields samples
+	// of bad quality.
 	Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Sample) (samples []telemetry.Sample, next telemetry.Mono)
 	// Health returns the state of the bus and its units, for screens and metrics. It may be called from any goroutine.
 	Health() BusHealth

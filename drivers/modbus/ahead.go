@@ -6,26 +6,32 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"linli/internal/telemetry"
 )
 
-// Over Modbus TCP several requests may be on their way at once (Modbus messaging on TCP/IP 1.0b, 4.4.1.4: a server says how
-// many it takes, 1 to 16). Each is a unit's only one, and they are answered in order. Where that goes wrong once, in
-// whatever way, requests go one by one for a while.
+// Requests over Modbus TCP that are due together go in one run, each a unit's only one, where nothing is doubtful about any of
+// them: what a Step costs around its requests is paid once for all. Where the site file says nothing else each is sent when
+// the one before has been answered, and what that answer says is looked at while the next one is on its way.
+//
+// Several may also be on their way at once (Modbus messaging on TCP/IP 1.0b, 4.4.1.4: a server says how many it takes, 1 to
+// 16). They are answered in order. Where that goes wrong once, in whatever way, requests go one by one for a while.
 
 const (
 	// aheadMost bounds Config.AtOnce.
 	aheadMost = 16
-	// aheadFor bounds the time that the requests on their way take by the units' usual turnarounds: orders and tools
-	// wait for all of them.
+	// runMost bounds the requests of a run that go one by one.
+	runMost = 64
+	// aheadFor bounds the time that the requests of a run take by the units' usual turnarounds: orders and tools
+	// wait for all of them, and so do the samples of the first.
 	aheadFor = 20 * time.Millisecond
 	// aheadAgain is how long requests go one by one after one of several was not answered well.
 	aheadAgain = time.Minute
 )
 
-// flight is one of several requests on their way.
+// flight is one request of a run.
 type flight struct {
 	bl    *block
 	party []*block
@@ -43,30 +49,40 @@ func (b *Bus) calm(bl *block) bool {
 		m != nil && len(m.owed) == 0 && m.there && !m.trial && m.wary.IsZero()
 }
 
-// fly gathers what is asked together with bl, which has been chosen and gathered as asked: nothing more where b.flights is
-// empty afterwards.
-func (b *Bus) fly(bl *block, asked span, now telemetry.Mono) {
+// window returns how many requests may be on their way at once now; 0 where there are no runs.
+func (b *Bus) window(now telemetry.Mono) int {
+	switch l := b.line; {
+	case l.rtu || l.anyID || b.life || b.inbound != nil || l.lost || l.hangsUp:
+		return 0
+	case b.ahead > 1 && now >= b.aheadFree:
+		return b.ahead
+	}
+	return 1
+}
+
+// fly gathers what is asked in one run with bl, which has been chosen and gathered as asked, and returns how many of it may be
+// on their way at once. Nothing more is asked where b.flights is empty afterwards.
+func (b *Bus) fly(bl *block, asked span, now telemetry.Mono) (window int) {
 	b.flights = b.flights[:0]
-	if b.ahead < 2 || now < b.aheadFree || !b.calm(bl) {
-		return
+	window = b.window(now)
+	if window == 0 || !b.calm(bl) {
+		return window
+	}
+	most := window
+	if window == 1 {
+		most = runMost
 	}
 	took := bl.unit.worst()
-	for len(b.flights) < b.ahead {
+	for {
 		b.board(bl, asked)
+		if len(b.flights) == most {
+			break
+		}
 		next := b.next(now)
-		if next == nil || !b.calm(next) {
+		if next == nil || !b.calm(next) || window == 1 && b.hushed(next.unit) > 0 {
 			break
 		}
-		if took += next.unit.worst(); took > aheadFor {
-			break
-		}
-		for i := range b.flights {
-			if b.flights[i].bl.unit == next.unit {
-				next = nil
-				break
-			}
-		}
-		if next == nil || len(b.flights) == b.ahead {
+		if took += next.unit.worst(); took > aheadFor || slices.ContainsFunc(b.flights, func(f flight) bool { return f.bl.unit == next.unit }) {
 			break
 		}
 		b.chosen(next, now)
@@ -75,6 +91,7 @@ func (b *Bus) fly(bl *block, asked span, now telemetry.Mono) {
 	if len(b.flights) < 2 {
 		b.flights = b.flights[:0]
 	}
+	return window
 }
 
 // board appends a flight with the present party.
@@ -89,10 +106,10 @@ func (b *Bus) board(bl *block, asked span) {
 	f.bl, f.asked, f.party, f.req = bl, asked, append(f.party[:0], b.party...), bl.reqs.pdu(asked)
 }
 
-// together sends b.flights and takes in their answers.
-func (b *Bus) together(ctx context.Context, from telemetry.Mono, dst []telemetry.Sample) []telemetry.Sample {
+// together sends b.flights, so many at once, and takes in their answers.
+func (b *Bus) together(ctx context.Context, window int, from telemetry.Mono, dst []telemetry.Sample) []telemetry.Sample {
 	began, l := from, b.line
-	b.line.together(ctx, b.flights, func(f *flight, ans []byte, err error) {
+	b.line.together(ctx, b.flights, window, func(f *flight, ans []byte, err error) {
 		var data []byte
 		u := f.bl.unit
 		data, err = b.taken(u, f.asked, ans, err)
@@ -106,47 +123,39 @@ func (b *Bus) together(ctx context.Context, from telemetry.Mono, dst []telemetry
 		if err == nil {
 			dst = b.answered(u, f.asked, data, t, dst)
 		} else {
-			b.round, b.aheadFree = b.round[:0], t.Add(aheadAgain)
+			b.round = b.round[:0]
+			if window > 1 {
+				b.aheadFree = t.Add(aheadAgain)
+			}
 			dst = b.failed(u, f.bl, f.asked, false, err, began, t, dst)
 		}
 		began = t
 	})
-	if l.lost {
+	if l.lost && window > 1 {
 		b.aheadFree = b.now().Add(aheadAgain)
 	}
 	return dst
 }
 
-// together sends requests at once and hands each answer to take, in order, until one is missing; that one's error too. The
-// connection is closed then: what else was asked would still be answered over it. Each answer is waited for as long as its unit's
-// timeout says, from the answer before.
-func (l *line) together(ctx context.Context, flights []flight, take func(f *flight, ans []byte, err error)) {
-	l.out = l.out[:0]
-	for i := range flights {
-		f := &flights[i]
-		l.id++
-		f.id = l.id
-		l.out = appendTCP(l.out, f.id, byte(f.bl.unit.cfg.Address), f.req)
-	}
+// together sends requests, at most window of them before the first of those is answered, and hands each answer to take, in
+// order, until one is missing; that one's error too. With a window of 1 the next request goes out before take has the answer to the
+// one before. With a larger one the connection is closed where an answer is missing: what else was asked would still be
+// answered over it. Each answer is waited for as long as its unit's timeout says, from the answer before. What was not sent
+// when take has an exception or an error stays unsent.
+func (l *line) together(ctx context.Context, flights []flight, window int, take func(f *flight, ans []byte, err error)) {
 	p := l.p
 	l.moving.Add(1)
 	stop := context.AfterFunc(ctx, func() {
 		_ = p.SetDeadline(time.Unix(1, 0))
 		l.moving.Done()
 	})
-	l.silent++
 	last := time.Now()
-	err := p.SetDeadline(last.Add(flights[0].bl.unit.timeout))
-	if err == nil && ctx.Err() == nil {
-		if _, err = p.Write(l.out); errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
-			err = fmt.Errorf("the peer takes no more bytes: %w", io.ErrShortWrite)
-		}
-	}
+	err := l.send(ctx, flights[:min(window, len(flights))], last)
 	for i := range flights {
 		f := &flights[i]
 		unit, m := byte(f.bl.unit.cfg.Address), l.memory(byte(f.bl.unit.cfg.Address))
 		var ans []byte
-		for waited := i == 0; err == nil; waited = true {
+		for waited := i == 0 || window == 1; err == nil; waited = true {
 			pdu, used, stale, odd := findTCP(l.buf[:l.n], f.id, unit, f.req, false, nil)
 			l.late += stale
 			if odd != nil {
@@ -158,8 +167,8 @@ func (l *line) together(ctx context.Context, flights []flight, take func(f *flig
 				break
 			}
 			l.drop(used)
-			if !waited && ctx.Err() == nil {
-				err = p.SetDeadline(last.Add(f.bl.unit.timeout))
+			if !waited {
+				err = l.within(ctx, last.Add(f.bl.unit.timeout))
 			}
 			if err == nil {
 				err = l.receive()
@@ -175,7 +184,9 @@ func (l *line) together(ctx context.Context, flights []flight, take func(f *flig
 			if l.p != nil || !errors.Is(err, errLinkDown) {
 				m.unanswered(f.req, time.Now(), f.bl.unit.timeout)
 			}
-			_ = l.close()
+			if window > 1 {
+				_ = l.close()
+			}
 			take(f, nil, err)
 			break
 		}
@@ -187,11 +198,46 @@ func (l *line) together(ctx context.Context, flights []flight, take func(f *flig
 		}
 		l.answered, l.used = now.Sub(last), true
 		last = now
+		over := window == 1 && (ans[0]&excFlag != 0 || ctx.Err() != nil)
+		if window == 1 && !over && i+1 < len(flights) {
+			err = l.send(ctx, flights[i+1:i+2], now)
+		}
 		take(f, ans, nil)
+		if over {
+			break
+		}
 	}
 	if stop() {
 		l.moving.Done()
 	} else {
 		l.moving.Wait()
 	}
+}
+
+// send writes the requests of flights at once. The first of them is to be answered within its unit's timeout.
+func (l *line) send(ctx context.Context, flights []flight, now time.Time) error {
+	l.out = l.out[:0]
+	for i := range flights {
+		f := &flights[i]
+		l.id++
+		f.id = l.id
+		l.out = appendTCP(l.out, f.id, byte(f.bl.unit.cfg.Address), f.req)
+	}
+	l.silent++
+	if err := l.within(ctx, now.Add(flights[0].bl.unit.timeout)); err != nil {
+		return err
+	}
+	_, err := l.p.Write(l.out)
+	if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+		err = fmt.Errorf("the peer takes no more bytes: %w", io.ErrShortWrite)
+	}
+	return err
+}
+
+// within sets the deadline where ctx may end meanwhile, which sets it too.
+func (l *line) within(ctx context.Context, deadline time.Time) error {
+	if err := l.p.SetDeadline(deadline); err != nil {
+		return err
+	}
+	return ctx.Err()
 }

@@ -60,15 +60,15 @@ func (s *eager) dial(context.Context) (net.Conn, error) {
 	return a, nil
 }
 
-// hundred is a bus with 100 units, whose only register reads the unit's address, and a server that takes 8 requests.
-func hundred(t *testing.T, s *eager) *rig {
+// hundred is a bus with 100 units, whose only register reads the unit's address, and a server that takes so many requests.
+func hundred(t *testing.T, s *eager, atOnce int) *rig {
 	var units []firmwareconfig.Unit
 	for a := 1; a <= 100; a++ {
 		c := u16("a", 7)
 		c.Every = time.Second
 		units = append(units, unitOf(fmt.Sprint("u", a), a, telemetry.PointID(a), c))
 	}
-	r := newRigOver(t, modbus.Config{Transport: modbus.TCP, AtOnce: 8, Units: units}, &peer{}, s.dial)
+	r := newRigOver(t, modbus.Config{Transport: modbus.TCP, AtOnce: atOnce, Units: units}, &peer{}, s.dial)
 	t.Cleanup(func() { _ = r.bus.Close(); s.wg.Wait() })
 	return r
 }
@@ -103,7 +103,7 @@ func TestRequestsAtOnce(t *testing.T) {
 				_, _ = c.Write(r.own())
 			}
 		}}
-		r := hundred(t, s)
+		r := hundred(t, s, 8)
 		r.run(20 * time.Second)
 		if n := checkOwn(t, r.all); n < 1990 || len(r.all) != n {
 			t.Errorf("%d good values of %d samples in 20 s, want 2000", n, len(r.all))
@@ -127,7 +127,7 @@ func TestRequestsAtOnceOneSilent(t *testing.T) {
 				}
 			}
 		}
-		r := hundred(t, s)
+		r := hundred(t, s, 8)
 		r.run(5 * time.Second)
 		s.most = 0
 		r.run(20 * time.Second)
@@ -158,7 +158,7 @@ func TestRequestsAtOnceOutOfOrder(t *testing.T) {
 				_, _ = c.Write(r.own())
 			}
 		}}
-		r := hundred(t, s)
+		r := hundred(t, s, 8)
 		r.run(20 * time.Second)
 		if n := checkOwn(t, r.all); n < 1980 || len(r.all) != n {
 			t.Errorf("%d good values of %d samples in 20 s, want nearly 2000, and none bad", n, len(r.all))
@@ -175,10 +175,72 @@ func TestRequestsAtOnceHangUp(t *testing.T) {
 				_ = c.Close()
 			}
 		}}
-		r := hundred(t, s)
+		r := hundred(t, s, 8)
 		r.run(20 * time.Second)
 		if n := checkOwn(t, r.all); n < 1980 || len(r.all) != n {
 			t.Errorf("%d good values of %d samples in 20 s, want nearly 2000, and none bad", n, len(r.all))
+		}
+	})
+}
+
+// TestRequestsInARun: without requests_at_once no request goes out before the one before was answered, and still what is due
+// together is read in one Step.
+func TestRequestsInARun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &eager{answer: func(c net.Conn, waiting []request) {
+			for _, r := range waiting {
+				_, _ = c.Write(r.own())
+			}
+		}}
+		r := hundred(t, s, 0)
+		r.run(5 * time.Second)
+		many := 0
+		for end := r.clock.Mono().Add(10 * time.Second); r.clock.Mono() < end; {
+			if len(r.step()) >= 5 {
+				many++
+			}
+		}
+		if n := checkOwn(t, r.all); n < 1490 || len(r.all) != n {
+			t.Errorf("%d good values of %d samples in 15 s, want 1500", n, len(r.all))
+		}
+		if s.most != 1 {
+			t.Errorf("%d requests at once, want 1", s.most)
+		}
+		if many < 90 {
+			t.Errorf("%d steps of several requests in 100 bursts of ten", many)
+		}
+	})
+}
+
+// TestOneOfARunIsSilent: a unit that falls silent in a run costs the others nothing, not even the connection, and one that
+// refuses costs them nothing either.
+func TestOneOfARunIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		s := &eager{}
+		s.answer = func(c net.Conn, waiting []request) {
+			for _, r := range waiting {
+				switch late := time.Since(began) >= 5*time.Second; {
+				case late && r.unit == 55:
+				case late && r.unit == 66:
+					_, _ = c.Write(r.frame(false, []byte{r.pdu[0] | 0x80, 11}))
+				default:
+					_, _ = c.Write(r.own())
+				}
+			}
+		}
+		r := hundred(t, s, 0)
+		r.run(25 * time.Second)
+		checkOwn(t, r.all)
+		r.want(55, 0, telemetry.BadComm)
+		r.want(66, 0, telemetry.BadComm)
+		for u := range 100 {
+			if h := r.unit(u); u+1 != 55 && u+1 != 66 && (!h.Online || h.Timeouts+h.Errors > 0 || h.Answers < 24) {
+				t.Errorf("unit %d: %+v", u+1, h)
+			}
+		}
+		if s.most != 1 || s.dials > 1 {
+			t.Errorf("%d requests at once over %d connections, want one over one", s.most, s.dials)
 		}
 	})
 }

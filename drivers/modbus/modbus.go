@@ -2,7 +2,8 @@
 //
 // # What it does
 //
-// A Bus is one serial line or one TCP endpoint with its units. Each Step carries out at most one transaction:
+// A Bus is one serial line or one TCP endpoint with its units. Each Step carries out one transaction at most, or over Modbus
+// TCP, where nothing protects life, a run of those that are due together (ahead.go):
 //
 //   - The planner (plan.go) makes the fewest read requests out of the channels that are bound to points, within
 //     the limits of the protocol and of the unit's profile, and around what the unit refuses (refuse.go). Points of

@@ -115,8 +115,8 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 	}
 	from := b.chosen(bl, now)
 	asked := b.gather(bl, now)
-	if b.fly(bl, asked, now); len(b.flights) > 0 {
-		dst = b.together(ctx, from, dst)
+	if window := b.fly(bl, asked, now); len(b.flights) > 0 {
+		dst = b.together(ctx, window, from, dst)
 		if ctx.Err() != nil {
 			return dst, now
 		}
