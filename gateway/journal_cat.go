@@ -291,11 +291,11 @@ func (w *rowWriter) lineRow(r *journal.Row) error {
 		w.line.Add(r.Series, ns, r.Quality, r.Value)
 		return nil
 	}
-	s := *r.Series
 	add := func(suffix string, kind telemetry.Kind, v telemetry.Value) {
 		if v.IsZero() {
 			return
 		}
+		s := *r.Series
 		s.Point, s.Kind = r.Series.Point+suffix, kind
 		w.line.Add(&s, ns, telemetry.Good, v)
 	}

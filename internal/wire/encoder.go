@@ -39,17 +39,19 @@ type Encoder struct {
 }
 
 type series struct {
-	name   telemetry.Series
-	next   *series // that came after it the last time
-	same   *series // another whose name has the same hash
-	prefix string  // measurement and tags
-	field  string  // escaped, with "="
-	line   int32   // number of the prefix: records with one line and time become one line
+	// What each sample needs stands together, in as much as a processor fetches at once.
+	from   *telemetry.Series // the name as it was given last: nobody changes it, so that it need not be compared again
+	next   *series           // that came after it the last time
+	toldAt int64             // ns; 0: never
+	field  string            // escaped, with "="
+	line   int32             // number of the prefix: records with one line and time become one line
 	index  int32
 	kind   telemetry.Kind
-
 	toldQ  telemetry.Quality
-	toldAt int64 // ns; 0: never
+
+	name   telemetry.Series
+	same   *series // another whose name has the same hash
+	prefix string  // measurement and tags
 }
 
 type record struct {
@@ -90,10 +92,32 @@ func (e *Encoder) Reset() {
 }
 
 // Add takes one sample with its time in nanoseconds since 1970. A value that is no number, or a good sample
-// without value, becomes bad_sensor: it must not look like a value.
+// without value, becomes bad_sensor: it must not look like a value. The name must not change afterwards.
 func (e *Encoder) Add(name *telemetry.Series, ns int64, q telemetry.Quality, v telemetry.Value) {
 	// Samples come in the same order again and again: to compare costs less than to look up.
 	s := e.last.next
+	if s == nil || s.from != name {
+		s = e.find(s, name)
+	}
+	if !q.Bad() && (v.IsZero() || v.Kind() == telemetry.Float && v.Bits()&infinity == infinity) {
+		q = telemetry.BadSensor
+	}
+	n := len(e.recs)
+	if k := len(e.runs) - 1; k >= 0 && e.runs[k].ns == ns && e.runs[k].line == s.line && e.last.index <= s.index {
+		e.runs[k].end = n + 1
+	} else {
+		e.runs = append(e.runs, run{ns, s.line, n, n + 1})
+	}
+	e.last = s
+	e.recs = append(e.recs, record{s: s, ns: ns, value: v, quality: q})
+}
+
+// infinity are the bits of a float that are all set in what is no number, and in infinities.
+const infinity = 0x7ff << 52
+
+// find returns the series of a name. guess is the one that came next the last time, nil where there was none.
+func (e *Encoder) find(guess *series, name *telemetry.Series) *series {
+	s := guess
 	if s == nil || s.name != *name {
 		hash := maphash.Comparable(e.seed, *name)
 		for s = e.series[hash]; s != nil && s.name != *name; {
@@ -104,18 +128,15 @@ func (e *Encoder) Add(name *telemetry.Series, ns int64, q telemetry.Quality, v t
 		}
 		e.last.next = s
 	}
-	e.last = s
-	if f := v.Float(); !q.Bad() && (v.IsZero() || v.Kind() == telemetry.Float && (math.IsNaN(f) || math.IsInf(f, 0))) {
-		q = telemetry.BadSensor
-	}
-	e.recs = append(e.recs, record{s: s, ns: ns, value: v, quality: q})
+	s.from = name
+	return s
 }
 
 // Flush appends the samples added since the last Flush to dst, those of one device and time as one line, and
 // returns the number of lines. Of two samples of one point with one time the later added stands.
 func (e *Encoder) Flush(dst []byte) ([]byte, int) {
 	lines := 0
-	e.cut()
+	e.sort()
 	for i := 0; i < len(e.runs); lines++ {
 		first := e.runs[i]
 		row := e.recs[first.from:first.end]
@@ -141,7 +162,7 @@ func (e *Encoder) Flush(dst []byte) ([]byte, int) {
 	}
 	clear(e.recs) // texts must not be kept alive until the next flush
 	clear(e.row[:cap(e.row)])
-	e.recs, e.row = e.recs[:0], e.row[:0]
+	e.recs, e.runs, e.row = e.recs[:0], e.runs[:0], e.row[:0]
 	return dst, lines
 }
 
@@ -152,27 +173,13 @@ type run struct {
 	from, end int
 }
 
-// cut lists the runs of what was added, in the order of their lines. Samples come device by device, so that there are few
-// runs to be sorted.
-func (e *Encoder) cut() {
-	e.runs = e.runs[:0]
-	sorted := true
-	for i := range e.recs {
-		r := &e.recs[i]
-		if n := len(e.runs); n > 0 {
-			last := &e.runs[n-1]
-			if last.ns == r.ns && last.line == r.s.line && e.recs[i-1].s.index <= r.s.index {
-				last.end = i + 1
-				continue
-			}
-			sorted = sorted && (last.ns < r.ns || last.ns == r.ns && last.line <= r.s.line)
-		}
-		e.runs = append(e.runs, run{r.ns, r.s.line, i, i + 1})
+// sort puts the runs in the order of their lines. Samples come device by device, so that there are few.
+func (e *Encoder) sort() {
+	order := func(a, b run) int {
+		return cmp.Or(cmp.Compare(a.ns, b.ns), cmp.Compare(a.line, b.line), cmp.Compare(a.from, b.from))
 	}
-	if !sorted {
-		slices.SortFunc(e.runs, func(a, b run) int {
-			return cmp.Or(cmp.Compare(a.ns, b.ns), cmp.Compare(a.line, b.line), cmp.Compare(a.from, b.from))
-		})
+	if !slices.IsSortedFunc(e.runs, order) {
+		slices.SortFunc(e.runs, order)
 	}
 }
 
@@ -194,7 +201,7 @@ func (r *record) append(dst []byte, sep *byte) []byte {
 		case telemetry.KindText:
 			dst = appendString(dst, r.value.Text())
 		default:
-			dst = strconv.AppendFloat(dst, r.value.Float(), 'g', -1, 64)
+			dst = appendFloat(dst, r.value.Float())
 		}
 	}
 	if r.quality.Bad() || s.toldAt == 0 || r.quality != s.toldQ || r.ns < s.toldAt || r.ns-s.toldAt >= int64(QualityEvery) {
@@ -204,6 +211,58 @@ func (r *record) append(dst []byte, sep *byte) []byte {
 		s.toldQ, s.toldAt = r.quality, r.ns
 	}
 	return dst
+}
+
+// appendFloat appends what strconv.AppendFloat does for format 'g' and precision -1. What meters measure has few digits, and
+// is written in a fraction of the time: of at most 15 digits there is one decimal for each float64, so that the first that
+// stands for v exactly is the shortest.
+func appendFloat(dst []byte, v float64) []byte {
+	a := math.Abs(v)
+	m, digits := uint32(0), 0 // v is m with so many digits behind the point
+	switch {
+	case !(a >= 1e-3 && a < 1e6): // beyond, exponents come in; zero may be negative
+		return strconv.AppendFloat(dst, v, 'g', -1, 64)
+	default:
+		if m = uint32(a); float64(m) == a {
+			break
+		}
+		digits = 1
+		if m = uint32(a*10 + 0.5); float64(m)/10 == a {
+			break
+		}
+		digits = 2
+		if m = uint32(a*100 + 0.5); float64(m)/100 == a {
+			break
+		}
+		digits = 3
+		if m = uint32(a*1000 + 0.5); float64(m)/1000 == a {
+			break
+		}
+		return strconv.AppendFloat(dst, v, 'g', -1, 64)
+	}
+	var b [12]byte
+	i := len(b)
+	for range digits {
+		i--
+		b[i] = byte('0' + m%10)
+		m /= 10
+	}
+	if digits > 0 {
+		i--
+		b[i] = '.'
+	}
+	for {
+		i--
+		b[i] = byte('0' + m%10)
+		if m /= 10; m == 0 {
+			break
+		}
+	}
+	if v < 0 {
+		i--
+		b[i] = '-'
+	}
+	return append(dst, b[i:]...)
 }
 
 // learn prepares a series seen for the first time.

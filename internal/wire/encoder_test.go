@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -215,5 +216,34 @@ func TestForget(t *testing.T) {
 	}
 	if got == remembering {
 		t.Error("nothing was forgotten")
+	}
+}
+
+// TestNumbersAreWrittenAsByStrconv: text is what a float64 was written as before there was a quick way.
+func TestNumbersAreWrittenAsByStrconv(t *testing.T) {
+	check := func(v float64) {
+		t.Helper()
+		want := strconv.FormatFloat(v, 'g', -1, 64)
+		if got := string(wire.AppendFloat([]byte("x"), v)); got != "x"+want {
+			t.Fatalf("%v is written as %q, want %q", want, got[1:], want)
+		}
+	}
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, v := range []float64{0, math.Copysign(0, -1), 1e-3, 1e-4, 0.1, 0.01, 0.5, 1, -1, 9.999, 999999, 999999.9, 1e6, 1234567, 1e21, math.MaxFloat64, math.SmallestNonzeroFloat64, 0.1 + 0.2} {
+		for range 3 {
+			check(v)
+			check(-v)
+			v = math.Nextafter(v, math.Inf(1))
+		}
+	}
+	for range 300_000 {
+		p := math.Pow10(r.IntN(8))
+		v := float64(r.IntN(10_000_000)) / p
+		check(v)
+		check(-v)
+		check(v * 0.1)
+		check(math.Nextafter(v, 0))
+		check(float64(float32(v)))
+		check(math.Float64frombits(r.Uint64()))
 	}
 }

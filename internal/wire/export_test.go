@@ -1,0 +1,4 @@
+package wire
+
+// AppendFloat is how numbers are written.
+var AppendFloat = appendFloat
