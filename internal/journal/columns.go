@@ -56,34 +56,28 @@ type entry struct {
 	renewed uint8 // the encoder's: how often the series has got a new entry in this segment
 }
 
+// tens are the powers of ten that a form can name, and what no form has.
+var tens = [16]float64{1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e6, 1e6, 1e6, 1e6, 1e6, 1e6, 1e6, 1e6, 1e6}
+
 // pow10 returns ten to the power of e, exactly.
-func pow10(e byte) float64 {
-	switch e {
-	case 0:
-		return 1
-	case 1:
-		return 10
-	case 2:
-		return 100
-	case 3:
-		return 1e3
-	case 4:
-		return 1e4
-	case 5:
-		return 1e5
-	default:
-		return 1e6
-	}
-}
+func pow10(e byte) float64 { return tens[e&15] }
 
 // decimal returns m so that form stands for exactly v, and false when it cannot.
 func decimal(v float64, form byte) (int64, bool) {
-	p := pow10(form & 0x0f)
-	m := math.Round(v * p)
-	if !(math.Abs(m) < 1<<53) {
+	x := v * pow10(form&0x0f)
+	var m int64
+	switch {
+	case math.Abs(x) < 1<<51: // Rounded without a call; where that errs, v is none.
+		m = int64(x + math.Copysign(0.5, x))
+	case math.Abs(x) < 1<<53:
+		m = int64(math.Round(x))
+		if m >= 1<<53 || m <= -1<<53 {
+			return 0, false
+		}
+	default:
 		return 0, false
 	}
-	return int64(m), math.Float64bits(undecimal(int64(m), form)) == math.Float64bits(v)
+	return m, math.Float64bits(undecimal(m, form)) == math.Float64bits(v)
 }
 
 func undecimal(m int64, form byte) float64 {
@@ -186,45 +180,53 @@ func (e *encoder) setInventory(inv *telemetry.Inventory) {
 }
 
 // entry returns the index of the dictionary entry for s, adding one where there is none or the one there is does not
-// fit the value well.
-func (e *encoder) entry(s *telemetry.Sample) int32 {
-	k := e.byPoint[s.Point] - 1
+// fit the value well, and of a float its form and the number to write.
+func (e *encoder) entry(s *telemetry.Sample) (k int32, form byte, m int64) {
+	k = e.byPoint[s.Point] - 1
 	if k < 0 {
-		series := e.inv.Series(s.Point)
-		var ok bool
-		if k, ok = e.known[series]; !ok {
-			k = e.add(entry{series: &series})
-		}
-		e.byPoint[s.Point] = k + 1
+		k = e.meet(s.Point)
 	}
 	x := &e.entries[k]
 	kind := s.Value.Kind()
+	if kind == telemetry.Float {
+		form, m = floatForm(s.Value.Float(), x.form)
+	}
 	if kind != x.series.Kind || x.renewed > 3 {
-		return k
+		return k, form, m
 	}
 	n := entry{series: x.series, renewed: x.renewed + 1, based: true}
 	switch kind {
 	case telemetry.Float:
-		form, m := floatForm(s.Value.Float(), x.form)
 		if x.based && (form == x.form || form < formDecimal && (form != formF32 || x.form < formDecimal32)) {
-			return k
+			return k, form, m
 		}
 		n.form, n.base = form, m
 	case telemetry.Int, telemetry.Enum:
 		if x.based {
-			return k
+			return k, form, m
 		}
 		n.base = s.Value.Int()
 	default:
-		return k
+		return k, form, m
 	}
 	if int(k) >= e.told && !x.based {
 		*x = n // It was added by this very frame, and nothing used its base.
 		x.renewed--
-		return k
+		return k, form, m
 	}
 	k = e.add(n)
 	e.byPoint[s.Point] = k + 1
+	return k, form, m
+}
+
+// meet returns the entry of a point that byPoint does not know.
+func (e *encoder) meet(p telemetry.PointID) int32 {
+	series := e.inv.Series(p)
+	k, ok := e.known[series]
+	if !ok {
+		k = e.add(entry{series: &series})
+	}
+	e.byPoint[p] = k + 1
 	return k
 }
 
@@ -292,7 +294,7 @@ func (e *encoder) columns(items []telemetry.Sample, t0 telemetry.Mono) {
 		if s.Point >= pointMark {
 			continue
 		}
-		k := e.entry(s)
+		k, f, m := e.entry(s)
 		x := &e.entries[k]
 		for len(e.seen) <= int(k)/64 {
 			e.seen = append(e.seen, 0)
@@ -326,7 +328,6 @@ func (e *encoder) columns(items []telemetry.Sample, t0 telemetry.Mono) {
 			}
 			e.put(colInt, v)
 		case telemetry.Float:
-			f, m := floatForm(s.Value.Float(), x.form)
 			form.add(f ^ x.form)
 			var base int64
 			if same && f == x.form {
@@ -375,7 +376,13 @@ func (e *encoder) appendSamples(count int) {
 	}
 }
 
-func (e *encoder) put(col int, v int64) { e.col[col] = binary.AppendVarint(e.col[col], v) }
+func (e *encoder) put(col int, v int64) {
+	if v >= -64 && v < 64 { // as nearly always
+		e.col[col] = append(e.col[col], byte(zigzag(v)))
+		return
+	}
+	e.col[col] = binary.AppendVarint(e.col[col], v)
+}
 
 // expectedKind is the kind a value of entry x has when nothing is unusual.
 func expectedKind(x *entry, q telemetry.Quality) telemetry.Kind {

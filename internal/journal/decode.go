@@ -172,11 +172,17 @@ type runReader struct {
 
 func (r *runReader) next() byte {
 	if r.n == 0 {
-		r.v, r.n = r.c.byte(), r.c.uvarint()
-		if r.n == 0 {
-			r.c.bad = true
-			return 0
-		}
+		return r.more()
+	}
+	r.n--
+	return r.v
+}
+
+// more begins the next run and returns its first value.
+func (r *runReader) more() byte {
+	if r.v, r.n = r.c.byte(), r.c.uvarint(); r.n == 0 {
+		r.c.bad = true
+		return 0
 	}
 	r.n--
 	return r.v
@@ -215,8 +221,16 @@ func decodeSamples(raw []byte, h *frameHeader, dict []entry, only []bool, dst []
 	var nbool, group uint64
 	t := h.t0
 	k := int64(-1)
+	entries := &col[colEntry]
+	if only == nil {
+		dst = slices.Grow(dst, n)
+	}
 	for range n {
-		k += col[colEntry].varint() + 1
+		if k++; len(entries.b) > 0 && entries.b[0] == 0 { // The one after the last, as nearly always.
+			entries.b = entries.b[1:]
+		} else {
+			k += entries.varint()
+		}
 		if k < 0 || k >= int64(len(dict)) || dict[k].series.Kind == 0 {
 			return dst, errCorrupt // The frame that held the entry is lost.
 		}
@@ -263,7 +277,7 @@ func decodeSamples(raw []byte, h *frameHeader, dict []entry, only []bool, dst []
 				base = x.base
 			}
 			switch {
-			case !validForm(f):
+			case f != x.form && !validForm(f): // Those of the dictionary are.
 				return dst, errCorrupt
 			case f == formF32:
 				if i32 >= n32 {

@@ -9,6 +9,7 @@ import (
 
 const (
 	chunkSamples = 1024
+	sparesMost   = 16
 	maxText      = 1024 // bytes of a text value
 )
 
@@ -21,8 +22,8 @@ type pending struct {
 	inv *telemetry.Inventory // of the samples to come
 
 	chunks []chunk
-	n      int // items in chunks
-	spare  []telemetry.Sample
+	n      int                  // items in chunks
+	spare  [][]telemetry.Sample // memory for chunks, as many as were taken at once last, and sparesMost
 
 	step   telemetry.Sample  // the last step queued; of point 0 before the first
 	free   bool              // that step has no samples, and may give way to one that follows it; see addStep
@@ -70,15 +71,16 @@ func (p *pending) len() int { return p.n + len(p.batch.samples) }
 func (p *pending) add(now telemetry.Now, samples []telemetry.Sample) {
 	p.addStep(stepItem(now), samples)
 	for i := range samples {
-		s := samples[i]
+		s := &samples[i]
 		if int64(s.Point) >= int64(len(p.inv.Points)) {
 			p.lostTotal++
 			continue
 		}
+		t := p.place()
+		*t = *s
 		if s.Value.Kind() == telemetry.KindText && len(s.Value.Text()) > maxText {
-			s.Value = telemetry.TextValue(cutText(s.Value.Text()))
+			t.Value = telemetry.TextValue(cutText(s.Value.Text()))
 		}
-		p.push(s)
 		p.free = false
 	}
 }
@@ -117,21 +119,29 @@ func (p *pending) tail() *telemetry.Sample {
 	return &c[len(c)-1]
 }
 
-func (p *pending) push(s telemetry.Sample) {
+func (p *pending) push(s telemetry.Sample) { *p.place() = s }
+
+// place returns where the next item of the queue goes.
+func (p *pending) place() *telemetry.Sample {
 	if p.len() >= p.max {
 		p.dropOldest()
 	}
 	k := len(p.chunks) - 1
 	if k < 0 || p.chunks[k].inv != p.inv || len(p.chunks[k].samples) == cap(p.chunks[k].samples) {
-		if p.spare == nil {
-			p.spare = make([]telemetry.Sample, 0, chunkSamples)
+		var memory []telemetry.Sample
+		if n := len(p.spare) - 1; n >= 0 {
+			memory, p.spare[n] = p.spare[n], nil
+			p.spare = p.spare[:n]
+		} else {
+			memory = make([]telemetry.Sample, 0, chunkSamples)
 		}
-		p.chunks = append(p.chunks, chunk{p.inv, p.spare})
-		p.spare = nil
+		p.chunks = append(p.chunks, chunk{p.inv, memory})
 		k++
 	}
-	p.chunks[k].samples = append(p.chunks[k].samples, s)
+	c := &p.chunks[k]
+	c.samples = c.samples[:len(c.samples)+1]
 	p.n++
+	return &c.samples[len(c.samples)-1]
 }
 
 // idle reports whether nothing is queued but steps without samples.
@@ -195,6 +205,10 @@ func (p *pending) shift() {
 // take moves up to most items of one inventory into an empty batch, using buf's memory.
 func (p *pending) take(buf []telemetry.Sample, most int) {
 	buf = buf[:0]
+	if len(p.chunks) > 0 {
+		clear(p.spare)
+		p.spare = p.spare[:0]
+	}
 	if p.start != nil && len(p.chunks) > 0 {
 		buf, p.batch.inv = append(buf, *p.start), p.chunks[0].inv
 		p.start = nil
@@ -207,8 +221,8 @@ func (p *pending) take(buf []telemetry.Sample, most int) {
 		p.batch.inv = c.inv
 		buf = append(buf, c.samples...)
 		p.n -= len(c.samples)
-		if cap(c.samples) == chunkSamples {
-			p.spare = c.samples[:0]
+		if cap(c.samples) == chunkSamples && len(p.spare) < sparesMost {
+			p.spare = append(p.spare, c.samples[:0])
 		}
 		p.shift()
 	}
