@@ -126,3 +126,20 @@ func BenchmarkPick(b *testing.B) {
 		bus.Pick()
 	}
 }
+
+// BenchmarkReadSixty is what surrounds the exchange of a read of sixty registers.
+func BenchmarkReadSixty(b *testing.B) {
+	u, d := sixty()
+	next, err := modbus.NewReader(u, d.answer([]byte{3, 0, 0, 0, 60})[2:])
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := make([]telemetry.Sample, 0, 100)
+	n := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		s = next(s[:0])
+		n += len(s)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/value")
+}

@@ -94,16 +94,14 @@ func (b *Bus) busyAdd(from, to telemetry.Mono) {
 	slot := int64(to) / int64(time.Second)
 	n := int64(len(b.busy))
 	for i := max(b.busySlot+1, slot-n+1); i <= slot; i++ {
+		b.busySum -= b.busy[i%n]
 		b.busy[i%n] = 0
 	}
 	b.busySlot = slot
 	b.busy[slot%n] += to.Sub(from)
-	var sum time.Duration
-	for _, d := range b.busy {
-		sum += d
-	}
+	b.busySum += to.Sub(from)
 	window := min(max(to.Sub(b.busyFirst), time.Second), time.Minute)
 	b.mu.Lock()
-	b.health.Busy = min(1, float64(sum)/float64(window))
+	b.health.Busy = min(1, float64(b.busySum)/float64(window))
 	b.mu.Unlock()
 }

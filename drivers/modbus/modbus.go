@@ -233,6 +233,7 @@ type Bus struct {
 	suspect   *unit          // where the peer hung up on a fresh connection; nothing has come over the link since
 	linkTry   int            // the unit asked last after the link was lost
 	busy      [60]time.Duration
+	busySum   time.Duration // of busy
 	busySlot  int64
 	busyFirst telemetry.Mono
 	started   bool

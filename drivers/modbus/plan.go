@@ -65,6 +65,7 @@ type point struct {
 	told    bool
 	quality telemetry.Quality
 	at      telemetry.Mono
+	sours   *uint32 // counts how often a point of the unit was told to be bad; never nil
 }
 
 // word is a register on which values of others depend, as it was read last.
@@ -85,6 +86,11 @@ type block struct {
 	span
 	unit  *unit
 	items []*item
+	quick []quick // parallel to items, made with the first reading
+
+	keeps   bool // some of items are words that others depend on; known once quick is made
+	sours   *uint32
+	cleanAt uint32 // what sours said when the block was found to be clean
 
 	every   time.Duration
 	life    bool
@@ -184,6 +190,7 @@ func plan(u *firmwareconfig.Unit, lim limits) ([]*group, []*point, error) {
 	life := map[int]bool{}
 	var order []int
 	var points []*point
+	sours := new(uint32)
 	for _, b := range u.Bindings {
 		if b.Channel < 0 || b.Channel >= len(u.Profile.Channels) {
 			return nil, nil, fmt.Errorf("unit %s: no channel number %d in profile %s", u.ID, b.Channel, u.Profile.ID)
@@ -201,7 +208,7 @@ func plan(u *firmwareconfig.Unit, lim limits) ([]*group, []*point, error) {
 		if b.Def == nil || (b.Def.Kind == telemetry.KindText) != (ch.Encoding == firmwareconfig.EncString) {
 			return nil, nil, fmt.Errorf("unit %s: channel %s: text, and nothing else, comes from a string", u.ID, ch.Name)
 		}
-		p := &point{id: b.Point, binder: newBinder(b)}
+		p := &point{id: b.Point, binder: newBinder(b), sours: sours}
 		it.points = append(it.points, p)
 		points = append(points, p)
 		life[b.Channel] = life[b.Channel] || b.Def.LifeSafety
@@ -352,7 +359,7 @@ func (bl *block) split() []*block {
 func (bl *block) of(items []*item) *block {
 	n := *bl
 	n.items, n.addr, n.count, n.fails = slices.Clip(items), items[0].addr, 0, 0
-	n.reqs, n.part, n.answers, n.whole = requests{}, nil, false, nil
+	n.reqs, n.part, n.answers, n.whole, n.quick, n.keeps = requests{}, nil, false, nil, nil, false
 	for _, it := range items {
 		n.count = max(n.count, it.end()-n.addr)
 	}

@@ -9,6 +9,9 @@ import (
 // decode appends the samples of a block out of data, which begins with the register (or bit) addr, all at time t. warm
 // makes good values Uncertain.
 func (bl *block) decode(dst []telemetry.Sample, data []byte, addr int, t telemetry.Mono, warm bool) []telemetry.Sample {
+	if bl.quick == nil {
+		bl.prepare()
+	}
 	bits := bl.table.Bits()
 	var bit [1]byte
 	at := func(it *item) []byte {
@@ -20,7 +23,11 @@ func (bl *block) decode(dst []telemetry.Sample, data []byte, addr int, t telemet
 		return data[2*off:]
 	}
 	// Words may stand behind the values that depend on them.
-	for _, it := range bl.items {
+	for i := range bl.items {
+		if !bl.keeps {
+			break
+		}
+		it := bl.items[i]
 		if w := it.keeps; w != nil {
 			d := at(it)
 			w.read, w.fail, w.value = true, false, uint16(d[0])
@@ -29,7 +36,15 @@ func (bl *block) decode(dst []telemetry.Sample, data []byte, addr int, t telemet
 			}
 		}
 	}
-	for _, it := range bl.items {
+	quickly := !warm && bl.clean()
+	for i := range bl.quick {
+		if q := &bl.quick[i]; quickly && q.form != quickNone {
+			if v, ok := q.value(data[2*(int(q.addr)-addr):]); ok {
+				dst = append(dst, telemetry.Sample{Point: q.point, Time: t, Value: v})
+				continue
+			}
+		}
+		it := bl.items[i]
 		if it.keeps != nil {
 			continue
 		}
@@ -82,6 +97,9 @@ func (p *point) tell(dst []telemetry.Sample, t telemetry.Mono, q telemetry.Quali
 		return dst
 	}
 	p.told, p.quality, p.at = true, q, t
+	if q.Bad() {
+		*p.sours++
+	}
 	return append(dst, telemetry.Sample{Point: p.id, Quality: q, Time: t, Value: v})
 }
 
