@@ -13,8 +13,8 @@ import (
 func (c *compiler) build() *Engine {
 	inv := c.cfg.Inventory
 	e := &Engine{
-		inv: inv, loc: inv.Location, byClass: map[string][]int{}, constants: map[constantKey]*expr.Cell{},
-		askers: map[string][]uint32{}, active: map[string]*activeCount{}, derived: map[derivedKey]telemetry.PointID{}, byIdentity: map[telemetry.Identity]uint32{},
+		inv: inv, loc: inv.Location, byClass: map[string][]int{}, constants: map[expr.Cell]uint32{},
+		askers: map[string][]uint32{}, active: map[string]*activeCount{}, derived: map[derivedKey]telemetry.PointID{}, alerts: c.alerts,
 		programs: c.programs, costs: make([]cost, len(c.programs)),
 	}
 	if e.loc == nil {
@@ -26,33 +26,34 @@ func (c *compiler) build() *Engine {
 	}
 	e.foreign = len(inv.Points)
 	for _, p := range c.programs {
+		p.first = len(e.instances)
+		unbound := &shape{prog: p}
 		for _, s := range e.subjects(&p.forEach) {
-			in := instance{prog: p, subject: s.id, device: s.device, zone: s.zone, heapPos: -1, due: telemetry.Never}
+			in := instance{shape: unbound, device: int32(s.device), zone: int32(s.zone), heapPos: -1, due: telemetry.Never}
 			if p.Record != "" {
 				in.point = inv.AddDerived(p.Record, s.id, s.zone, p.def)
 				e.records = append(e.records, uint32(len(e.instances)))
 				if s.device >= 0 {
 					e.derived[derivedKey{s.device, p.Record}] = in.point
 				}
-			} else {
-				e.byIdentity[telemetry.Identity{Alert: p.Alert, Subject: s.id}] = uint32(len(e.instances))
 			}
 			e.instances = append(e.instances, in)
 		}
+		p.n = len(e.instances) - p.first
 		if len(e.instances) > maxInstances {
 			c.errs.Addf(p.Pos, "all rules together have more than %d subjects", maxInstances)
 			return e
 		}
 	}
-	e.cells = make([]expr.Cell, len(inv.Points))
+	const constants = 64 // there are few values that optional points have by default
+	e.cells = make([]expr.Cell, len(inv.Points), len(inv.Points)+constants)
 	for i := range e.cells {
 		e.cells[i] = expr.NewCell()
 	}
 	if slices.ContainsFunc(inv.Points, func(p telemetry.Point) bool { return p.Def.Event }) {
 		e.turns = make([]uint64, len(e.cells))
 	}
-	e.valueDeps = make([][]uint32, len(e.cells))
-	e.qualityDeps = make([][]uint32, len(e.cells))
+	e.instances = slices.Clone(e.instances)
 	c.bind(e)
 	e.dirty = newBitmap(len(e.instances))
 	e.timers.instances = e.instances
@@ -65,27 +66,60 @@ func (c *compiler) bind(e *Engine) {
 	if limit == 0 {
 		limit = maxWindowBytes
 	}
+	d := &dependencies{values: make([][]uint32, e.foreign+len(e.records)), qualities: make([][]uint32, e.foreign+len(e.records))}
+	shapes := map[string]*shape{}
+	var last *program
 	for i := range e.instances {
 		in := &e.instances[i]
 		p := in.prog
-		b := &instanceBinder{e: e, index: uint32(i)}
-		if p.Record != "" && p.cond.Type == expr.TypeNumber {
-			in.num = expr.BindNum(p.cond, b)
-		} else {
-			in.cond = expr.BindBool(p.cond, b)
+		if p != last {
+			clear(shapes)
+			last = p
 		}
-		for _, s := range p.sev {
-			in.sev = append(in.sev, boundSeverity{severity: s.severity, cond: expr.BindBool(s.cond, b)})
+		b := &instanceBinder{e: e, index: uint32(i), notes: d}
+		in.op, in.state, in.held = uint32(len(e.ops)), uint32(len(e.states)), uint32(len(e.helds))
+		in.shape = b.bind(shapes)
+		if p.sevFor > 0 {
+			e.helds = append(e.helds, make([]hold, len(p.sev))...)
 		}
 		if e.stateBytes > limit {
 			c.errs.Addf(p.Pos, "the windows over time of all rules together could take more than %d MiB: use them for fewer subjects", limit>>20)
 			return
 		}
-		if !c.affordable(in) {
+		if !c.affordable(p, b.cost, b.wakes) {
 			return
 		}
 	}
+	e.valueDeps, e.qualityDeps = newLists(d.values), newLists(d.qualities)
+	e.ops, e.states, e.helds = slices.Clone(e.ops), slices.Clone(e.states), slices.Clone(e.helds)
 }
+
+// bind binds the expressions of the instance and returns their shape: one of shapes, where another subject has it.
+func (b *instanceBinder) bind(shapes map[string]*shape) *shape {
+	e, g, s := b.e, expr.Bind(b), &shape{prog: b.in().prog}
+	if s.prog.Record != "" && s.prog.cond.Type == expr.TypeNumber {
+		s.num = g.Num(s.prog.cond)
+	} else {
+		s.cond = g.Bool(s.prog.cond)
+	}
+	for _, worse := range s.prog.sev {
+		s.sev = append(s.sev, g.Bool(worse.cond))
+	}
+	s.sample, s.calendar = b.states, b.calendar
+	e.ops, e.states = append(e.ops, g.Ops...), append(e.states, b.states...)
+	same := shapes[g.Shape()]
+	if same == nil {
+		shapes[g.Shape()] = s
+		return s
+	}
+	for k, st := range b.states {
+		expr.Share(st, same.sample[k])
+	}
+	return same
+}
+
+// dependencies is what binding finds out: by PointID, who wants to know of it.
+type dependencies struct{ values, qualities [][]uint32 }
 
 // affordable adds an instance to what all rules cost, and refuses what is too much, naming the rule that costs most.
 //
@@ -93,12 +127,11 @@ func (c *compiler) bind(e *Engine) {
 // Two sums of it are bounded: over all instances, what it takes to evaluate everything once (after a start, when the
 // clock is set); and over all instances and the points that each wakes for, what it takes when every point of the site
 // changes once.
-func (c *compiler) affordable(in *instance) bool {
-	p := in.prog
-	p.cost += in.cost
-	p.round += in.cost * in.wakes
-	c.cost += in.cost
-	c.round += in.cost * in.wakes
+func (c *compiler) affordable(p *program, cost, wakes int) bool {
+	p.cost += cost
+	p.round += cost * wakes
+	c.cost += cost
+	c.round += cost * wakes
 	if c.cost <= maxCost && c.round <= maxRound {
 		return true
 	}
@@ -149,8 +182,6 @@ func (e *Engine) subjects(f *forEach) []subject {
 	return list
 }
 
-type constantKey struct{ device, def int }
-
 type derivedKey struct {
 	device int
 	name   string
@@ -165,15 +196,48 @@ type activeCount struct {
 // instanceBinder gives the expressions of one instance their operands. When explaining, nothing is noted and the
 // windows that the instance has are found again.
 type instanceBinder struct {
-	e       *Engine
-	index   uint32
-	explain bool
+	e     *Engine
+	index uint32
+	notes *dependencies // nil when explaining
+
+	states      []expr.State // those of the instance; when explaining, and those that it does not have
+	calendar    []func(time.Time) time.Time
+	cost, wakes int // values that an evaluation reads; points that cause one
+}
+
+// explains returns a binder that explains an instance.
+func (e *Engine) explains(i uint32) *instanceBinder {
+	return &instanceBinder{e: e, index: i, states: slices.Clip(e.statesOf(i))}
+}
+
+// frame returns what an expression reads that was bound to explain.
+func (b *instanceBinder) frame(g *expr.Binding) *expr.Frame {
+	return &expr.Frame{Cells: b.e.cells, Ops: g.Ops, States: b.states}
+}
+
+// tri returns what a condition is for a device, which is the subject's own or a member's of a group.
+func (b *instanceBinder) tri(n *expr.Node, device int) expr.Tri {
+	g := expr.Bind(b)
+	v := g.Member(n, device)
+	return v(b.frame(g))
+}
+
+// num does the same for a number.
+func (b *instanceBinder) num(n *expr.Node, device int) expr.Num {
+	g := expr.Bind(b)
+	v := g.MemberNum(n, device)
+	return v(b.frame(g))
+}
+
+// cell returns the cell of a device's point.
+func (b *instanceBinder) cell(device int, name string) *expr.Cell {
+	return &b.e.cells[b.Cell(device, name, expr.UseValue)]
 }
 
 func (b *instanceBinder) in() *instance { return &b.e.instances[b.index] }
 
 // Self returns the subject's device.
-func (b *instanceBinder) Self() int { return b.in().device }
+func (b *instanceBinder) Self() int { return int(b.in().device) }
 
 // Present returns the engine's present.
 func (b *instanceBinder) Present() *expr.Present { return &b.e.present }
@@ -190,43 +254,35 @@ func (e *Engine) pointID(device int, name string) (telemetry.PointID, int, bool)
 }
 
 // Cell returns the cell of a device's point and notes the dependency.
-func (b *instanceBinder) Cell(device int, name string, use expr.Use) *expr.Cell {
+func (b *instanceBinder) Cell(device int, name string, use expr.Use) uint32 {
 	id, def, provided := b.e.pointID(device, name)
 	if !provided {
-		if !b.explain {
-			b.in().cost++
-		}
+		b.cost++
 		return b.e.constant(device, def)
 	}
-	b.depend(id, use)
-	return &b.e.cells[id]
+	return b.depend(id, use)
 }
 
-func (b *instanceBinder) depend(id telemetry.PointID, use expr.Use) {
-	if b.explain {
-		return
+func (b *instanceBinder) depend(id telemetry.PointID, use expr.Use) uint32 {
+	b.cost++
+	if b.notes == nil {
+		return uint32(id)
 	}
-	in := b.in()
-	deps := &b.e.valueDeps[id]
+	deps := &b.notes.values[id]
 	if use == expr.UseQuality {
-		deps = &b.e.qualityDeps[id]
+		deps = &b.notes.qualities[id]
 	}
 	// Instances are bound one after the other, so a repetition is at the end.
 	if n := len(*deps); n == 0 || (*deps)[n-1] != b.index {
 		*deps = append(*deps, b.index)
-		in.wakes++
+		b.wakes++
 	}
-	in.cost++
-	in.inputs = append(in.inputs, id)
+	return uint32(id)
 }
 
-// constant returns the cell of an optional point that nothing provides. A derived point that does not exist for a
-// device is unknown for ever.
-func (e *Engine) constant(device, def int) *expr.Cell {
-	key := constantKey{device, def}
-	if c := e.constants[key]; c != nil {
-		return c
-	}
+// constant returns the cell of an optional point that nothing provides; one serves all that have the same value. A derived
+// point that does not exist for a device is unknown for ever.
+func (e *Engine) constant(device, def int) uint32 {
 	c := expr.NewCell()
 	if def >= 0 {
 		// A point that must be provided and is not has no constant either: it stays unknown.
@@ -234,8 +290,12 @@ func (e *Engine) constant(device, def int) *expr.Cell {
 			c.Set(e.inv.Devices[device].Class.Points[def].Kind, v, telemetry.Good)
 		}
 	}
-	e.constants[key] = &c
-	return &c
+	i, ok := e.constants[c]
+	if !ok {
+		i = uint32(len(e.cells))
+		e.constants[c], e.cells = i, append(e.cells, c)
+	}
+	return i
 }
 
 // HasValue reports whether a device's point is provided or has a constant value.
@@ -256,12 +316,11 @@ func (b *instanceBinder) LifeSafety(device int) bool {
 }
 
 // Provided returns the cells of the points that units provide for a device.
-func (b *instanceBinder) Provided(device int) []*expr.Cell {
-	var cells []*expr.Cell
+func (b *instanceBinder) Provided(device int) []uint32 {
+	var cells []uint32
 	for _, id := range b.e.inv.Devices[device].Points {
 		if id != telemetry.NoPoint {
-			b.depend(id, expr.UseQuality)
-			cells = append(cells, &b.e.cells[id])
+			cells = append(cells, b.depend(id, expr.UseQuality))
 		}
 	}
 	return cells
@@ -287,12 +346,10 @@ func (e *Engine) needed(device int, lifeSafetyOnly bool) (defs []int) {
 }
 
 // Needed returns the cells of the points that a device is there for.
-func (b *instanceBinder) Needed(device int, lifeSafetyOnly bool) []*expr.Cell {
-	var cells []*expr.Cell
+func (b *instanceBinder) Needed(device int, lifeSafetyOnly bool) []uint32 {
+	var cells []uint32
 	for _, i := range b.e.needed(device, lifeSafetyOnly) {
-		id := b.e.inv.Devices[device].Points[i]
-		b.depend(id, expr.UseQuality)
-		cells = append(cells, &b.e.cells[id])
+		cells = append(cells, b.depend(b.e.inv.Devices[device].Points[i], expr.UseQuality))
 	}
 	return cells
 }
@@ -308,13 +365,12 @@ func (e *Engine) faultPoint(device int) (telemetry.PointID, *telemetry.PointDef)
 }
 
 // Fault returns the cell of the point by which a device says that something is wrong with it.
-func (b *instanceBinder) Fault(device int) *expr.Cell {
+func (b *instanceBinder) Fault(device int) (cell uint32, ok bool) {
 	id, def := b.e.faultPoint(device)
 	if def == nil {
-		return nil
+		return 0, false
 	}
-	b.depend(id, expr.UseValue)
-	return &b.e.cells[id]
+	return b.depend(id, expr.UseValue), true
 }
 
 // Class returns the class of a device.
@@ -322,7 +378,7 @@ func (b *instanceBinder) Class(device int) string { return b.e.inv.Devices[devic
 
 // Group returns the devices of a class within a scope.
 func (b *instanceBinder) Group(scope, class string) []int {
-	return b.e.group(b.in().zone, scope, class)
+	return b.e.group(int(b.in().zone), scope, class)
 }
 
 // group returns the devices of a class within a scope around zone.
@@ -351,7 +407,7 @@ func (e *Engine) group(zone int, scope, class string) []int {
 // Active returns the counter of active alerts of a name.
 func (b *instanceBinder) Active(name string) *int {
 	a := b.e.activeOf(name)
-	if !b.explain {
+	if b.notes != nil {
 		a.deps = append(a.deps, b.index)
 	}
 	return &a.n
@@ -368,27 +424,26 @@ func (e *Engine) activeOf(name string) *activeCount {
 
 // ID returns a device's id, empty for the subject itself.
 func (b *instanceBinder) ID(device int) string {
-	if device < 0 || device == b.in().device {
+	if device < 0 || device == b.Self() {
 		return ""
 	}
 	return b.e.inv.Devices[device].ID
 }
 
 // State keeps a new state, or finds the one that was kept.
-func (b *instanceBinder) State(n *expr.Node, device int, s expr.State) expr.State {
-	in := b.in()
+func (b *instanceBinder) State(n *expr.Node, device int, s expr.State) int {
 	// One serves every place where an expression asks for the same.
-	for _, kept := range in.states {
+	for i, kept := range b.states {
 		if kept.Is(n, device) {
-			return kept
+			return i
 		}
 	}
-	if !b.explain {
-		in.states = append(in.states, s)
-		in.cost += s.Cost()
+	b.states = append(b.states, s)
+	if b.notes != nil {
+		b.cost += s.Cost()
 		b.e.stateBytes += s.MaxBytes()
 	}
-	return s
+	return len(b.states) - 1
 }
 
 // Coverage is how much of a window must be known.
@@ -396,13 +451,15 @@ func (b *instanceBinder) Coverage() float64 { return b.in().prog.coverage }
 
 // Schedule returns a schedule for the subject's zone.
 func (b *instanceBinder) Schedule(name string) expr.Schedule {
-	return b.in().prog.schedules[name].bind(b.e.inv, b.in().zone, b.e.loc)
+	s := b.in().prog.schedules[name].bind(b.e.inv, int(b.in().zone), b.e.loc)
+	s.Zone = int(b.in().zone)
+	return s
 }
 
 // Within reports whether the subject lies in a zone of a kind, or is one.
 func (b *instanceBinder) Within(kind string) bool {
 	zones := b.e.inv.Zones
-	for z := b.in().zone; z >= 0; z = zones[z].Parent {
+	for z := int(b.in().zone); z >= 0; z = zones[z].Parent {
 		if zones[z].Kind == kind {
 			return true
 		}
@@ -412,12 +469,11 @@ func (b *instanceBinder) Within(kind string) bool {
 
 // Calendar notes that the instance depends on the calendar.
 func (b *instanceBinder) Calendar(next func(time.Time) time.Time) {
-	if b.explain {
+	if b.notes == nil {
 		return
 	}
-	in := b.in()
-	if len(in.calendar) == 0 {
+	if len(b.calendar) == 0 {
 		b.e.calendars = append(b.e.calendars, b.index)
 	}
-	in.calendar = append(in.calendar, next)
+	b.calendar = append(b.calendar, next)
 }

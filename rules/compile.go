@@ -37,6 +37,7 @@ type program struct {
 	sevFor      time.Duration
 	schedules   map[string]Schedule // that it may ask for
 	cost, round int                 // of all its instances, see compiler.affordable
+	first, n    int                 // its instances
 	coverage    float64             // how much of a window must be known
 	def         *telemetry.PointDef // of a derived point
 	title       [2]template         // zh, en

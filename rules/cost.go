@@ -2,6 +2,8 @@ package rules
 
 import (
 	"time"
+
+	"linli/rules/expr"
 )
 
 // Cost is what one rule has cost since the engine was compiled, over all its subjects.
@@ -61,15 +63,15 @@ func (e *Engine) Costs() []Cost {
 		in := &e.instances[i]
 		c := &list[in.prog.index]
 		c.Instances++
-		c.Bytes += in.bytes()
+		c.Bytes += stateBytes(e.statesOf(uint32(i)))
 	}
 	return list
 }
 
-// bytes returns about the memory of an instance's windows.
-func (in *instance) bytes() int {
+// stateBytes returns about the memory of an instance's windows.
+func stateBytes(states []expr.State) int {
 	n := 0
-	for _, w := range in.states {
+	for _, w := range states {
 		n += w.Bytes()
 	}
 	return n

@@ -9,7 +9,7 @@ import (
 // alert is active, its `for` having passed. Of an alert that no rule stands for nothing is to come: it is decided. It is
 // called between steps.
 func (e *Engine) Decided(id telemetry.Identity) bool {
-	i, ok := e.byIdentity[id]
+	i, ok := e.find(id)
 	if !ok {
 		return true
 	}
@@ -17,6 +17,6 @@ func (e *Engine) Decided(id telemetry.Identity) bool {
 	if !e.started || in.prog.Record != "" {
 		return false
 	}
-	c := in.cond()
+	c := in.cond(e.frameOf(i))
 	return c == expr.False && !in.active || c == expr.True && in.active
 }

@@ -18,15 +18,16 @@ func (e *Engine) detail(op telemetry.TransitionOp, i uint32, in *instance) telem
 }
 
 func (e *Engine) detailIn(lang string, op telemetry.TransitionOp, i uint32, in *instance) string {
-	x := &explainer{e: e, in: in, op: op, lang: lang, b: &instanceBinder{e: e, index: i, explain: true}}
-	want := in.cond()
+	x := &explainer{e: e, in: in, op: op, lang: lang, b: e.explains(i)}
+	f := e.frameOf(i)
+	want := in.cond(f)
 	x.decided(in.prog.cond, want)
 	var worse []string // what decided the severity
 	if op == telemetry.Raise || op == telemetry.Changed {
 		facts := x.facts
 		x.facts = nil
 		for k, s := range in.prog.sev {
-			if s.severity == in.severity && in.sev[k].cond() == expr.True {
+			if s.severity == in.severity && in.sev[k](f) == expr.True {
 				x.decided(s.cond, expr.True)
 			}
 		}
@@ -109,7 +110,7 @@ func (x *explainer) decided(n *expr.Node, v expr.Tri) {
 		}
 	case n.Op == expr.OpAnd || n.Op == expr.OpOr:
 		for _, a := range n.Args {
-			if expr.BindBool(a, x.b)() == v {
+			if x.b.tri(a, x.b.Self()) == v {
 				x.decided(a, v)
 			}
 		}
@@ -126,7 +127,7 @@ func (x *explainer) decided(n *expr.Node, v expr.Tri) {
 
 // boolPoint names a point that a unit provides; a constant decides nothing that anybody wants to read.
 func (x *explainer) boolPoint(n *expr.Node, v expr.Tri) {
-	if _, _, provided := x.e.pointID(x.in.device, n.Text); provided && x.e.there(x.in.device, n.Text) {
+	if _, _, provided := x.e.pointID(x.b.Self(), n.Text); provided && x.e.there(x.b.Self(), n.Text) {
 		x.yesOrNo(n.Def, v)
 	}
 }
@@ -148,26 +149,26 @@ func (x *explainer) unknown(n *expr.Node) {
 			if n.Def == nil || x.in.device < 0 {
 				return
 			}
-			c := x.b.Cell(x.in.device, n.Text, expr.UseValue)
+			c := x.b.cell(x.b.Self(), n.Text)
 			switch {
 			case c.Quality == telemetry.OverRange || c.Quality == telemetry.UnderRange:
 				v := formatValue(c, n.Def, x.lang)
 				x.add(n.Def.Title.In("zh")+" "+v+"（超出量程）", n.Def.Title.In("en")+" "+v+" (beyond the scale)")
 			case n.Def.Event && !c.Seen: // nothing happened yet, which is known
-			case !c.HasValue() && x.e.there(x.in.device, n.Text):
+			case !c.HasValue() && x.e.there(x.b.Self(), n.Text):
 				zh, en := reason(c)
 				x.add(n.Def.Title.In("zh")+"未知（"+zh+"）", n.Def.Title.In("en")+" unknown ("+en+")")
 			}
 		case expr.OpGroup:
 			for _, d := range x.b.Group(n.Scope, n.Class) {
-				if c := x.b.Cell(d, n.Text, expr.UseValue); !c.HasValue() && x.e.there(d, n.Text) && (c.Seen || n.Def == nil || !n.Def.Event) {
+				if c := x.b.cell(d, n.Text); !c.HasValue() && x.e.there(d, n.Text) && (c.Seen || n.Def == nil || !n.Def.Event) {
 					zh, en := reason(c)
 					x.add(x.e.deviceTitle(d, "zh")+"未知（"+zh+"）", x.e.deviceTitle(d, "en")+" unknown ("+en+")")
 				}
 			}
 		case expr.OpCall:
 			if n.Text == "faulty" {
-				if id, def := x.e.faultPoint(x.in.device); def != nil {
+				if id, def := x.e.faultPoint(x.b.Self()); def != nil {
 					zh, en := reason(&x.e.cells[id])
 					x.add(def.Title.In("zh")+"未知（"+zh+"）", def.Title.In("en")+" unknown ("+en+")")
 				}
@@ -210,7 +211,7 @@ func (x *explainer) comparison(n *expr.Node) {
 		return
 	}
 	if l.Op == expr.OpPoint && (l.Type == expr.TypeEnum || l.Type == expr.TypeText) {
-		c := x.b.Cell(x.in.device, l.Text, expr.UseValue)
+		c := x.b.cell(x.b.Self(), l.Text)
 		x.add(l.Def.Title.In("zh")+"："+formatValue(c, l.Def, "zh"), l.Def.Title.In("en")+": "+formatValue(c, l.Def, "en"))
 		return
 	}
@@ -270,7 +271,7 @@ func (x *explainer) operands(n *expr.Node) {
 	}
 }
 
-func (x *explainer) value(n *expr.Node) expr.Num { return expr.BindNum(n, x.b)() }
+func (x *explainer) value(n *expr.Node) expr.Num { return x.b.num(n, x.b.Self()) }
 
 // quantity formats a value of n's type.
 func (x *explainer) quantity(n *expr.Node, v expr.Num, unit string) string {
@@ -336,7 +337,7 @@ func (x *explainer) call(n *expr.Node, v expr.Tri) {
 	case "no_reading", "no_protection":
 		x.reading(n.Text == "no_protection", v)
 	case "faulty":
-		if _, def := x.e.faultPoint(x.in.device); def != nil {
+		if _, def := x.e.faultPoint(x.b.Self()); def != nil {
 			x.yesOrNo(def, v)
 		}
 	case "active":
@@ -351,9 +352,9 @@ func (x *explainer) call(n *expr.Node, v expr.Tri) {
 	case "sequence", "schedule", "undecided":
 		x.overMoments(n, v)
 	case "bad", "known":
-		if a := n.Args[0]; a.Op == expr.OpPoint && x.e.there(x.in.device, a.Text) && (n.Text == "bad") == (v == expr.True) {
-			zh, en := reason(x.b.Cell(x.in.device, a.Text, expr.UseQuality))
-			if _, def, _ := x.e.pointID(x.in.device, a.Text); def < 0 { // nobody reads a derived point
+		if a := n.Args[0]; a.Op == expr.OpPoint && x.e.there(x.b.Self(), a.Text) && (n.Text == "bad") == (v == expr.True) {
+			zh, en := reason(x.b.cell(x.b.Self(), a.Text))
+			if _, def, _ := x.e.pointID(x.b.Self(), a.Text); def < 0 { // nobody reads a derived point
 				zh, en = "数据不足", "not enough data"
 			}
 			x.add(a.Def.Title.In("zh")+"："+zh, a.Def.Title.In("en")+": "+en)
@@ -376,7 +377,7 @@ func (x *explainer) reading(lifeSafetyOnly bool, v expr.Tri) {
 		x.add("设备无应答", "device does not answer")
 		return
 	}
-	for _, i := range x.e.needed(x.in.device, lifeSafetyOnly) {
+	for _, i := range x.e.needed(x.b.Self(), lifeSafetyOnly) {
 		if c := &x.e.cells[d.Points[i]]; c.Seen && c.Quality.Bad() {
 			readings = false
 			zh, en := reason(c)
@@ -417,7 +418,7 @@ func (x *explainer) members(n *expr.Node) {
 	}
 	var names []string
 	for _, d := range x.b.Group(n.Scope, n.Class) {
-		if expr.BindMember(inner, x.b, d)() == expr.True {
+		if x.b.tri(inner, d) == expr.True {
 			names = append(names, x.e.deviceTitle(d, x.lang))
 		}
 	}

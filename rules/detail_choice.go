@@ -29,14 +29,15 @@ func (e *Engine) fed(id telemetry.PointID) bool {
 	if int64(id) < int64(e.foreign) || e.cells[id].HasValue() {
 		return true
 	}
-	return slices.ContainsFunc(e.instances[e.records[int64(id)-int64(e.foreign)]].inputs, e.fed)
+	record, _ := e.recordOf(uint32(id))
+	return slices.ContainsFunc(e.opsOf(record), func(cell uint32) bool { return e.isPoint(cell) && e.fed(telemetry.PointID(cell)) })
 }
 
 // missing reports whether something in n is a point of the subject that nothing provides.
 func (x *explainer) missing(n *expr.Node) bool {
 	found := false
 	n.Walk(func(n *expr.Node) {
-		found = found || n.Op == expr.OpPoint && n.Def != nil && x.in.device >= 0 && !x.e.there(x.in.device, n.Text)
+		found = found || n.Op == expr.OpPoint && n.Def != nil && x.in.device >= 0 && !x.e.there(x.b.Self(), n.Text)
 	})
 	return found
 }
@@ -48,7 +49,7 @@ func (x *explainer) eligible(n *expr.Node) []*expr.Node {
 	var list []*expr.Node
 	for _, p := range all {
 		chain := parts(nil, p, expr.OpAnd)
-		if len(chain) == 1 || !slices.ContainsFunc(chain, func(a *expr.Node) bool { return circumstance(a) && expr.BindBool(a, x.b)() == expr.False }) {
+		if len(chain) == 1 || !slices.ContainsFunc(chain, func(a *expr.Node) bool { return circumstance(a) && x.b.tri(a, x.b.Self()) == expr.False }) {
 			list = append(list, p)
 		}
 	}

@@ -198,7 +198,7 @@ func (x *explainer) undecided(n *expr.Node, v expr.Tri) {
 	const most = 3
 	var zh, en []string
 	more, limit := 0, time.Duration(n.Args[0].Num*float64(time.Second))
-	for _, i := range x.e.askable(x.in.subject) {
+	for _, i := range x.e.askable(x.e.subject(x.in)) {
 		in := &x.e.instances[i]
 		if began := in.stuck.began(); began == telemetry.Never || x.e.at.Sub(began) < limit {
 			continue

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"linli/internal/telemetry"
@@ -14,23 +15,27 @@ import (
 type Engine struct {
 	inv        *telemetry.Inventory
 	loc        *time.Location
-	byClass    map[string][]int // devices of each class
-	constants  map[constantKey]*expr.Cell
+	byClass    map[string][]int     // devices of each class
+	constants  map[expr.Cell]uint32 // which of cells is of a constant value
 	derived    map[derivedKey]telemetry.PointID
 	active     map[string]*activeCount
-	byIdentity map[telemetry.Identity]uint32
+	alerts     map[string]*program
 	alertsOf   map[string][]uint32 // subject -> alerts that undecided() asks; nil where nobody does
 	askers     map[string][]uint32 // subject -> those that ask
 	stateBytes int                 // that the states of all instances may come to take
 
-	cells       []expr.Cell // by PointID
+	cells       []expr.Cell // by PointID; then the constants
 	foreign     int         // points from here on are derived: nobody else may set them
-	valueDeps   [][]uint32  // by PointID: instances to wake when value or quality changes
-	qualityDeps [][]uint32  // by PointID: instances to wake when the quality changes
+	valueDeps   lists       // by PointID: instances to wake when value or quality changes
+	qualityDeps lists       // by PointID: instances to wake when the quality changes
 	calendars   []uint32    // instances that depend on the calendar
 
 	plans     []*response.Plan // parallel to instances: what follows from them
 	instances []instance       // in the order of evaluation: each after those whose results it reads
+	ops       []uint32         // which of cells the instances' expressions read, one instance after the other
+	states    []expr.State     // what they remember, one instance after the other
+	helds     []hold           // time for which worse severities' conditions have been true, of those with a severity_for
+	frame     expr.Frame       // what the evaluation under way reads
 	dirty     bitmap
 	timers    timerHeap
 
@@ -55,76 +60,199 @@ type Engine struct {
 	warnings yamlfile.Errors
 }
 
-// instance is one rule for one subject.
+// instance is one rule for one subject. A site has many thousand: what they share is in their shape, and what has no fixed
+// number in lists of the engine's.
 type instance struct {
-	prog         *program
-	subject      string
-	device, zone int
-	inputs       []telemetry.PointID
-	cond         func() expr.Tri
-	num          func() expr.Num // instead of cond, of derived points that are numbers
-	sev          []boundSeverity
-	states       []expr.State // what its expressions remember: updated before each evaluation, in this order
-	calendar     []func(time.Time) time.Time
-	cost, wakes  int               // values that an evaluation reads; points that cause one
-	point        telemetry.PointID // of a derived point
+	*shape
+	device, zone int32 // -1: a zone; the site
+	// op, state and held are where its part of the engine's lists begins. Those of operands and states end where the next
+	// instance's begin.
+	op, state, held uint32
+	point           telemetry.PointID // of a derived point
 
+	heapPos int32          // of the timer heap
 	due     telemetry.Mono // of the timer heap
-	heapPos int
+
+	readAt  telemetry.Mono
+	settles telemetry.Mono // see Engine.settles; 0 while not known
 
 	active   bool
 	asked    bool // some other rule asks whether it can be decided
-	stuck    hold // time for which it has been undecidable; kept of those asked only
 	restored bool // taken over, and not decided since
 	resumed  bool // goes on with everything that it had gathered before the process started
 	hasRead  bool // every input has been read, at readAt first
-	readAt   telemetry.Mono
-	settles  telemetry.Mono // see Engine.settles; 0 while not known
-	unknown  bool           // active, and the last thing said is that it cannot be decided
+	unknown  bool // active, and the last thing said is that it cannot be decided
 	severity telemetry.Severity
+	stuck    hold // time for which it has been undecidable; kept of those asked only
 	pending  hold // time known true, until `for`
 	clearing hold // time known false, until keep_firing_for
 	easing   hold // time for which a lesser severity has stood, until keep_firing_for
 }
 
-type boundSeverity struct {
-	severity telemetry.Severity
-	cond     func() expr.Tri
-	held     hold // time known true, until severity_for
+// shape is what the instances of a rule have in common for whose subjects it became the same code.
+type shape struct {
+	prog     *program
+	cond     func(*expr.Frame) expr.Tri
+	num      func(*expr.Frame) expr.Num   // instead of cond, of derived points that are numbers
+	sev      []func(*expr.Frame) expr.Tri // parallel to prog.sev
+	calendar []func(time.Time) time.Time
+	sample   []expr.State // the states of one of the instances
 }
 
-// hold is a stopwatch that stands still while the condition is unknown.
+// frameOf returns what the expressions of instance i read. It holds until the next call.
+func (e *Engine) frameOf(i uint32) *expr.Frame {
+	e.frame.Cells, e.frame.Ops, e.frame.States = e.cells, e.opsOf(i), e.statesOf(i)
+	return &e.frame
+}
+
+// opsOf returns which cells instance i reads.
+func (e *Engine) opsOf(i uint32) []uint32 {
+	if i+1 < uint32(len(e.instances)) {
+		return e.ops[e.instances[i].op:e.instances[i+1].op]
+	}
+	return e.ops[e.instances[i].op:]
+}
+
+// statesOf returns what the expressions of instance i remember: updated before each evaluation, in this order.
+func (e *Engine) statesOf(i uint32) []expr.State {
+	if i+1 < uint32(len(e.instances)) {
+		return e.states[e.instances[i].state:e.instances[i+1].state]
+	}
+	return e.states[e.instances[i].state:]
+}
+
+// heldsOf returns the watches of an instance's worse severities; none where they need not hold for any time.
+func (e *Engine) heldsOf(in *instance) []hold {
+	if in.prog.sevFor == 0 {
+		return nil
+	}
+	return e.helds[in.held:][:len(in.prog.sev)]
+}
+
+// subject returns the id of the device, zone or site that an instance is about.
+func (e *Engine) subject(in *instance) string {
+	switch {
+	case in.device >= 0:
+		return e.inv.Devices[in.device].ID
+	case in.zone >= 0:
+		return e.inv.Zones[in.zone].ID
+	}
+	return e.inv.Site
+}
+
+// identity returns what an alert is known by.
+func (e *Engine) identity(in *instance) telemetry.Identity {
+	return telemetry.Identity{Alert: in.prog.Alert, Subject: e.subject(in)}
+}
+
+// find returns the instance of an alert.
+func (e *Engine) find(id telemetry.Identity) (uint32, bool) {
+	if p := e.alerts[id.Alert]; p != nil {
+		return e.ofSubject(p, id.Subject)
+	}
+	return 0, false
+}
+
+// ofSubject returns a rule's instance for a subject. They are in the order of the inventory.
+func (e *Engine) ofSubject(p *program, subject string) (uint32, bool) {
+	device, zone := -1, -1
+	switch p.forEach.kind {
+	case "site":
+	case "zone":
+		zone, _ = e.inv.ZoneByID(subject)
+	default:
+		device, _ = e.inv.DeviceByID(subject)
+	}
+	list := e.instances[p.first:][:p.n]
+	k, _ := slices.BinarySearchFunc(list, 0, func(in instance, _ int) int {
+		if device >= 0 {
+			return int(in.device) - device
+		}
+		return int(in.zone) - zone
+	})
+	return uint32(p.first + k), k < len(list) && e.subject(&list[k]) == subject
+}
+
+// lists is a list of instances for each of many points.
+type lists struct {
+	ends []uint32 // by PointID: where in all its list ends and the next one's begins
+	all  []uint32
+}
+
+func newLists(of [][]uint32) lists {
+	n := 0
+	for _, list := range of {
+		n += len(list)
+	}
+	l := lists{make([]uint32, len(of)), make([]uint32, 0, n)}
+	for i, list := range of {
+		l.all = append(l.all, list...)
+		l.ends[i] = uint32(len(l.all))
+	}
+	return l
+}
+
+func (l *lists) of(id telemetry.PointID) []uint32 {
+	from := uint32(0)
+	if id > 0 {
+		from = l.ends[id-1]
+	}
+	return l.all[from:l.ends[id]]
+}
+
+// hold is a stopwatch that stands still while the condition is unknown. The zero hold is not on.
 type hold struct {
-	on, running bool
-	sum         time.Duration  // until since
-	since       telemetry.Mono // when it last started or stopped
+	since telemetry.Mono // when it last started or stopped
+	told  int64          // one more than the nanoseconds until since, negative where it stands still; 0: it is not on
+}
+
+func newHold(since telemetry.Mono, sum time.Duration, running bool) hold {
+	told := int64(sum) + 1
+	if !running {
+		told = -told
+	}
+	return hold{since, told}
+}
+
+func (h *hold) on() bool      { return h.told != 0 }
+func (h *hold) running() bool { return h.told > 0 }
+
+// sum is the time until since.
+func (h *hold) sum() time.Duration {
+	switch {
+	case h.told > 0:
+		return time.Duration(h.told - 1)
+	case h.told < 0:
+		return time.Duration(-h.told - 1)
+	}
+	return 0
 }
 
 // run lets the watch go on; after a stop of more than limit it starts again from zero.
 func (h *hold) run(t telemetry.Mono, limit time.Duration) {
 	switch {
-	case !h.on:
-		*h = hold{on: true, running: true, since: t}
-	case !h.running:
+	case !h.on():
+		*h = newHold(t, 0, true)
+	case !h.running():
+		sum := h.sum()
 		if t.Sub(h.since) > limit {
-			h.sum = 0
+			sum = 0
 		}
-		h.running, h.since = true, t
+		*h = newHold(t, sum, true)
 	}
 }
 
 func (h *hold) stop(t telemetry.Mono) {
-	if h.running {
-		h.sum += t.Sub(h.since)
-		h.running, h.since = false, t
+	if h.running() {
+		*h = newHold(t, h.elapsed(t), false)
 	}
 }
 
 func (h *hold) elapsed(t telemetry.Mono) time.Duration {
-	if !h.running {
-		return h.sum
+	if !h.running() {
+		return h.sum()
 	}
-	return h.sum + t.Sub(h.since)
+	return h.sum() + t.Sub(h.since)
 }
 
 // Stats returns what the engine has done so far.
@@ -145,7 +273,7 @@ func (e *Engine) Instances() int { return len(e.instances) }
 // process ended.
 func (e *Engine) Restore(active []telemetry.ActiveAlert) (removed []telemetry.ActiveAlert) {
 	for _, a := range active {
-		i, ok := e.byIdentity[a.Identity]
+		i, ok := e.find(a.Identity)
 		if !ok {
 			removed = append(removed, a)
 			continue
@@ -163,7 +291,7 @@ func (e *Engine) Restore(active []telemetry.ActiveAlert) (removed []telemetry.Ac
 
 // Knows reports whether there is a rule and a subject for an alert.
 func (e *Engine) Knows(id telemetry.Identity) bool {
-	_, ok := e.byIdentity[id]
+	_, ok := e.find(id)
 	return ok
 }
 
@@ -172,7 +300,7 @@ func (e *Engine) Knows(id telemetry.Identity) bool {
 // nothing is known of, are ignored.
 func (e *Engine) Closed(ids []telemetry.Identity) {
 	for _, id := range ids {
-		i, ok := e.byIdentity[id]
+		i, ok := e.find(id)
 		if !ok || !e.instances[i].active {
 			continue
 		}
@@ -305,10 +433,10 @@ func (e *Engine) apply(s *telemetry.Sample) {
 		value = true
 	}
 	if value {
-		e.wake(e.valueDeps[s.Point])
+		e.wake(e.valueDeps.of(s.Point))
 	}
 	if quality {
-		e.wake(e.qualityDeps[s.Point])
+		e.wake(e.qualityDeps.of(s.Point))
 	}
 }
 
@@ -358,18 +486,18 @@ func (e *Engine) evaluate(i uint32, out *Output) {
 
 // decideOne evaluates one instance and sets its timer.
 func (e *Engine) decideOne(i uint32, in *instance, out *Output) {
-	due := telemetry.Never
-	for _, w := range in.states {
-		w.Update(e.at)
+	due, f := telemetry.Never, e.frameOf(i)
+	for _, w := range f.States {
+		w.Update(e.at, f)
 		due = min(due, w.Next(e.at))
 	}
 	if len(in.calendar) > 0 && !e.present.Local.IsZero() {
 		due = min(due, e.calendarDue(in))
 	}
 	if in.prog.Record != "" {
-		due = min(due, e.record(in, out))
+		due = min(due, e.record(i, in, f, out))
 	} else {
-		due = min(due, e.alert(i, in, out))
+		due = min(due, e.alert(i, in, f, out))
 	}
 	e.timers.set(i, due)
 }
@@ -390,16 +518,16 @@ func (e *Engine) calendarDue(in *instance) telemetry.Mono {
 }
 
 // alert moves one alert and returns when it must be looked at again.
-func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
-	c, wait, keep := in.cond(), e.grade(in), in.prog.keep
+func (e *Engine) alert(i uint32, in *instance, f *expr.Frame, out *Output) telemetry.Mono {
+	c, wait, keep := in.cond(f), e.grade(in, f), in.prog.keep
 	if in.asked {
 		if in.settles == 0 {
-			e.settles(in) // the windows have their length from now on, whatever is decided without them
+			e.settles(i, in) // the windows have their length from now on, whatever is decided without them
 		}
-		wait = min(wait, e.stick(in, c))
+		wait = min(wait, e.stick(i, in, c))
 	}
 	if !in.active {
-		return min(wait, e.inactive(i, in, c, out))
+		return min(wait, e.inactive(i, in, c, f, out))
 	}
 	switch c {
 	case expr.True:
@@ -418,8 +546,8 @@ func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
 		wait = min(wait, e.at.Add(keep-in.clearing.elapsed(e.at)))
 	}
 	switch unknown := c == expr.Unknown; {
-	case unknown && in.restored && e.at < e.settles(in):
-		wait = min(wait, e.settles(in))
+	case unknown && in.restored && e.at < e.settles(i, in):
+		wait = min(wait, e.settles(i, in))
 	case unknown && !in.unknown:
 		in.unknown, in.restored = true, false
 		e.say(telemetry.Unknown, i, in, c, out)
@@ -429,25 +557,26 @@ func (e *Engine) alert(i uint32, in *instance, out *Output) telemetry.Mono {
 		in.unknown, in.restored = false, false
 		e.say(telemetry.Known, i, in, c, out)
 	}
-	return min(wait, e.regrade(i, in, c, out))
+	return min(wait, e.regrade(i, in, c, f, out))
 }
 
 // grade lets the time of severity_for run and returns when it must be looked at again.
-func (e *Engine) grade(in *instance) telemetry.Mono {
+func (e *Engine) grade(in *instance, f *expr.Frame) telemetry.Mono {
 	limit, wait := in.prog.sevFor, telemetry.Never
 	if limit == 0 {
 		return wait
 	}
-	for k := range in.sev {
-		s := &in.sev[k]
-		switch s.cond() {
+	helds := e.heldsOf(in)
+	for k, cond := range in.sev {
+		held := &helds[k]
+		switch cond(f) {
 		case expr.False:
-			s.held = hold{}
+			*held = hold{}
 		case expr.Unknown:
-			s.held.stop(e.at)
+			held.stop(e.at)
 		case expr.True:
-			s.held.run(e.at, limit)
-			if left := limit - s.held.elapsed(e.at); left > 0 {
+			held.run(e.at, limit)
+			if left := limit - held.elapsed(e.at); left > 0 {
 				wait = min(wait, e.at.Add(left))
 			}
 		}
@@ -457,8 +586,8 @@ func (e *Engine) grade(in *instance) telemetry.Mono {
 
 // regrade moves the severity of an active alert: up at once, down when the lesser one has stood for keep_firing_for,
 // but not while the alert is on its way out. It returns when it must be looked at again.
-func (e *Engine) regrade(i uint32, in *instance, c expr.Tri, out *Output) telemetry.Mono {
-	s, keep := in.severityNow(e.at), in.prog.keep
+func (e *Engine) regrade(i uint32, in *instance, c expr.Tri, f *expr.Frame, out *Output) telemetry.Mono {
+	s, keep := e.severityNow(in, f, e.at), in.prog.keep
 	if s < in.severity && c == expr.False && keep > 0 {
 		in.easing = hold{}
 		return telemetry.Never
@@ -477,7 +606,7 @@ func (e *Engine) regrade(i uint32, in *instance, c expr.Tri, out *Output) teleme
 	return telemetry.Never
 }
 
-func (e *Engine) inactive(i uint32, in *instance, c expr.Tri, out *Output) telemetry.Mono {
+func (e *Engine) inactive(i uint32, in *instance, c expr.Tri, f *expr.Frame, out *Output) telemetry.Mono {
 	wait := in.prog.wait
 	switch c {
 	case expr.False:
@@ -490,7 +619,7 @@ func (e *Engine) inactive(i uint32, in *instance, c expr.Tri, out *Output) telem
 			return e.at.Add(wait - in.pending.elapsed(e.at))
 		}
 		in.active, in.severity = true, 0
-		in.severity = in.severityNow(e.at)
+		in.severity = e.severityNow(in, f, e.at)
 		e.count(in.prog.Alert, 1)
 		e.say(telemetry.Raise, i, in, c, out)
 		in.pending, in.clearing = hold{}, hold{}
@@ -500,33 +629,33 @@ func (e *Engine) inactive(i uint32, in *instance, c expr.Tri, out *Output) telem
 
 // severityNow is the worst severity whose condition has been true for severity_for, or which was given and is still
 // true or cannot be decided now.
-func (in *instance) severityNow(now telemetry.Mono) telemetry.Severity {
-	s := in.prog.Severity
-	for k := range in.sev {
-		w := &in.sev[k]
-		if w.severity <= s {
+func (e *Engine) severityNow(in *instance, f *expr.Frame, now telemetry.Mono) telemetry.Severity {
+	s, helds := in.prog.Severity, e.heldsOf(in)
+	for k, cond := range in.sev {
+		worse := in.prog.sev[k].severity
+		if worse <= s {
 			continue
 		}
-		c := w.cond()
-		if c != expr.False && in.severity >= w.severity || c == expr.True && w.held.elapsed(now) >= in.prog.sevFor {
-			s = w.severity
+		c := cond(f)
+		if c != expr.False && in.severity >= worse || c == expr.True && (helds == nil || helds[k].elapsed(now) >= in.prog.sevFor) {
+			s = worse
 		}
 	}
 	return s
 }
 
 // record computes a derived point, says so when it changed, and returns when it must be looked at again.
-func (e *Engine) record(in *instance, out *Output) telemetry.Mono {
+func (e *Engine) record(i uint32, in *instance, f *expr.Frame, out *Output) telemetry.Mono {
 	cell := &e.cells[in.point]
 	next := expr.Cell{Num: expr.AnyNum(), Tri: expr.Unknown, Seen: true, Time: e.at}
 	var v telemetry.Value
-	if in.settles == 0 && e.settles(in) != telemetry.Never {
-		e.wake(e.valueDeps[in.point]) // Whoever reads it settles after it, also where its value stays as it is.
+	if in.settles == 0 && e.settles(i, in) != telemetry.Never {
+		e.wake(e.valueDeps.of(in.point)) // Whoever reads it settles after it, also where its value stays as it is.
 	}
 	if in.num != nil {
-		next.Num = in.num()
+		next.Num = in.num(f)
 		v, next.Quality = measured(next.Num)
-	} else if next.Tri = in.cond(); next.Tri == expr.Unknown {
+	} else if next.Tri = in.cond(f); next.Tri == expr.Unknown {
 		next.Quality = telemetry.BadSensor
 	} else {
 		v = telemetry.BoolValue(next.Tri == expr.True)
@@ -534,12 +663,12 @@ func (e *Engine) record(in *instance, out *Output) telemetry.Mono {
 	}
 	if !cell.Seen && next.Quality.Bad() {
 		// Not known yet is not news, but whoever depends on it must learn that no more is to be expected.
-		if settles := e.settles(in); e.at < settles {
+		if settles := e.settles(i, in); e.at < settles {
 			return settles
 		}
 		*cell = next
-		e.wake(e.valueDeps[in.point])
-		e.wake(e.qualityDeps[in.point])
+		e.wake(e.valueDeps.of(in.point))
+		e.wake(e.qualityDeps.of(in.point))
 		return telemetry.Never
 	}
 	quality := !cell.Seen || cell.Quality != next.Quality
@@ -547,9 +676,9 @@ func (e *Engine) record(in *instance, out *Output) telemetry.Mono {
 		return telemetry.Never
 	}
 	*cell = next
-	e.wake(e.valueDeps[in.point])
+	e.wake(e.valueDeps.of(in.point))
 	if quality {
-		e.wake(e.qualityDeps[in.point])
+		e.wake(e.qualityDeps.of(in.point))
 	}
 	out.Derived = append(out.Derived, telemetry.Sample{Point: in.point, Quality: next.Quality, Time: e.at, Value: v})
 	return telemetry.Never
@@ -579,8 +708,8 @@ var conditions = [...]telemetry.Condition{
 // say appends a transition. It is the only place of a step that allocates.
 func (e *Engine) say(op telemetry.TransitionOp, i uint32, in *instance, c expr.Tri, out *Output) {
 	t := telemetry.Transition{
-		Identity: telemetry.Identity{Alert: in.prog.Alert, Subject: in.subject},
-		Op:       op, Condition: conditions[c], Time: e.at, Severity: in.severity, Device: in.device, Zone: in.zone, LifeSafety: in.prog.LifeSafety,
+		Identity: e.identity(in),
+		Op:       op, Condition: conditions[c], Time: e.at, Severity: in.severity, Device: int(in.device), Zone: int(in.zone), LifeSafety: in.prog.LifeSafety,
 	}
 	t.Wall, _ = e.now.WallAt(e.at)
 	t.Title = e.title(in)

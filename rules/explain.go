@@ -95,7 +95,7 @@ type PointState struct {
 func (e *Engine) Explain(now telemetry.Now, name, subject string) (*Explanation, bool) {
 	for i := range e.instances {
 		in := &e.instances[i]
-		if in.prog.Name() == name && in.subject == subject {
+		if in.prog.Name() == name && e.subject(in) == subject {
 			return e.explain(now, uint32(i), in), true
 		}
 	}
@@ -111,7 +111,7 @@ func (e *Engine) Subjects(name string) []string {
 	var list []string
 	for i := range e.instances {
 		if e.instances[i].prog.Name() == name {
-			list = append(list, e.instances[i].subject)
+			list = append(list, e.subject(&e.instances[i]))
 		}
 	}
 	return list
@@ -129,40 +129,44 @@ func (e *Engine) Names() []string {
 func (e *Engine) explain(now telemetry.Now, i uint32, in *instance) *Explanation {
 	p := in.prog
 	x := &Explanation{
-		Alert: p.Alert, Record: p.Record, Subject: in.subject, Pack: p.pack.ID, At: p.Pos.String(),
+		Alert: p.Alert, Record: p.Record, Subject: e.subject(in), Pack: p.pack.ID, At: p.Pos.String(),
 		Title: p.Title, For: Seconds(p.wait), Keep: Seconds(p.keep), Due: -1, State: "recorded",
 	}
 	if in.due != telemetry.Never {
 		x.Due = Seconds(max(in.due.Sub(now.Mono), 0))
 	}
-	w := &operands{e: e, b: &instanceBinder{e: e, index: i, explain: true}, now: now.Mono}
-	x.Condition = w.operand(p.cond, in.device)
+	w := &operands{e: e, b: e.explains(i), now: now.Mono}
+	x.Condition = w.operand(p.cond, w.b.Self())
 	x.Condition.Decides = true
 	if p.Alert == "" {
 		x.Unknown = x.Condition.Value == expr.Unknown.String()
 		return x
 	}
-	w.decide(&x.Condition, p.cond, in.device)
+	w.decide(&x.Condition, p.cond, w.b.Self())
 	x.Title, x.Severity = e.title(in), in.severity.String()
-	c := in.cond()
+	f, helds := e.frameOf(i), e.heldsOf(in)
+	c := in.cond(f)
 	x.Unknown = c == expr.Unknown
 	switch {
-	case in.active && (c == expr.False || in.clearing.on):
+	case in.active && (c == expr.False || in.clearing.on()):
 		x.State, x.Held, x.Needed = "clearing", Seconds(in.clearing.elapsed(now.Mono)), Seconds(p.keep)
 	case in.active:
 		x.State = "active"
-	case in.pending.on:
+	case in.pending.on():
 		x.State, x.Held, x.Needed = "pending", Seconds(in.pending.elapsed(now.Mono)), Seconds(p.wait)
 	default:
 		x.State = "inactive"
 	}
 	if !in.active {
-		x.Severity = in.severityNow(now.Mono).String()
+		x.Severity = e.severityNow(in, f, now.Mono).String()
 	}
 	for k, s := range p.sev {
-		so := SeverityOperand{Severity: s.severity.String(), Needed: Seconds(p.sevFor), Held: Seconds(in.sev[k].held.elapsed(now.Mono)), Condition: w.operand(s.cond, in.device)}
-		so.Condition.Decides = in.sev[k].cond() == expr.True
-		w.decide(&so.Condition, s.cond, in.device)
+		so := SeverityOperand{Severity: s.severity.String(), Needed: Seconds(p.sevFor), Condition: w.operand(s.cond, w.b.Self())}
+		if helds != nil {
+			so.Held = Seconds(helds[k].elapsed(now.Mono))
+		}
+		so.Condition.Decides = in.sev[k](f) == expr.True
+		w.decide(&so.Condition, s.cond, w.b.Self())
 		x.SeverityWhen = append(x.SeverityWhen, so)
 	}
 	return x
@@ -222,13 +226,13 @@ func (w *operands) decide(o *Operand, n *expr.Node, device int) {
 			w.decide(&o.Args[0], n.Args[0], device)
 		}
 	case n.Op == expr.OpAnd || n.Op == expr.OpOr:
-		want := expr.BindMember(n, w.b, device)()
+		want := w.b.tri(n, device)
 		k := 0
 		for _, a := range n.Args {
 			if literal(a) {
 				continue
 			}
-			if expr.BindMember(a, w.b, device)() == want {
+			if w.b.tri(a, device) == want {
 				o.Args[k].Decides = true
 				w.decide(&o.Args[k], a, device)
 			}
@@ -246,9 +250,9 @@ func (w *operands) decide(o *Operand, n *expr.Node, device int) {
 // decideGroup marks the members of a group that make an aggregate what it is.
 func (w *operands) decideGroup(o *Operand, n *expr.Node) {
 	inner := n.Args[len(n.Args)-1]
-	whole := expr.BindBool(n, w.b)()
+	whole := w.b.tri(n, w.b.Self())
 	for k, d := range w.b.Group(n.Scope, n.Class) {
-		if k < len(o.Args) && expr.BindMember(inner, w.b, d)() == whole {
+		if k < len(o.Args) && w.b.tri(inner, d) == whole {
 			o.Args[k].Decides = true
 			w.decide(&o.Args[k], inner, d)
 		}
@@ -291,11 +295,11 @@ func (w *operands) point(device int, n *expr.Node) *PointState {
 func (w *operands) value(n *expr.Node, device int) string {
 	switch n.Type {
 	case expr.TypeBool:
-		return expr.BindMember(n, w.b, device)().String()
+		return w.b.tri(n, device).String()
 	case expr.TypeNumber:
-		return numText(expr.BindMemberNum(n, w.b, device)(), plain)
+		return numText(w.b.num(n, device), plain)
 	case expr.TypeDuration:
-		return numText(expr.BindMemberNum(n, w.b, device)(), func(v float64) string {
+		return numText(w.b.num(n, device), func(v float64) string {
 			return expr.FormatDuration(time.Duration(v * float64(time.Second)))
 		})
 	}
@@ -308,7 +312,7 @@ func (w *operands) value(n *expr.Node, device int) string {
 	if n.Op == expr.OpPoint {
 		device = w.b.Self()
 	}
-	c := w.b.Cell(device, n.Text, expr.UseValue)
+	c := w.b.cell(device, n.Text)
 	if !c.Seen || c.Quality.Bad() {
 		return expr.Unknown.String()
 	}

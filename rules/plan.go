@@ -35,7 +35,7 @@ type outputOf struct {
 // Plan returns what follows from an alert: nil where nothing does, or no rule and subject give such an alert. The plan is
 // the engine's own and read-only.
 func (e *Engine) Plan(id telemetry.Identity) *response.Plan {
-	i, ok := e.byIdentity[id]
+	i, ok := e.find(id)
 	if !ok {
 		return nil
 	}
@@ -257,7 +257,7 @@ func (c *compiler) plan(e *Engine) {
 			continue
 		}
 		if !b.perSubject(p) {
-			key := planKey{p, in.zone}
+			key := planKey{p, int(in.zone)}
 			if b.shared[key] == nil {
 				b.shared[key] = b.resolve(in)
 			}
@@ -287,9 +287,9 @@ func (b *planner) resolve(in *instance) *response.Plan {
 	}
 	for i := range p.follow.outputs {
 		o := &p.follow.outputs[i]
-		devices := []int{in.device}
+		devices := []int{int(in.device)}
 		if o.Scope != self {
-			devices = b.e.group(in.zone, o.Scope, o.Class)
+			devices = b.e.group(int(in.zone), o.Scope, o.Class)
 		}
 		var unless []telemetry.Identity
 		for _, name := range o.Unless {
@@ -320,17 +320,17 @@ func (b *planner) over(list []telemetry.Identity, in *instance, name string) []t
 	inv, found := b.e.inv, false
 	add := func(subject string) {
 		id := telemetry.Identity{Alert: name, Subject: subject}
-		if _, ok := b.e.byIdentity[id]; ok && !slices.Contains(list, id) {
+		if _, ok := b.e.find(id); ok && !slices.Contains(list, id) {
 			list, found = append(list, id), true
 		}
 	}
-	add(in.subject)
+	add(b.e.subject(in))
 	if in.device >= 0 {
 		for _, d := range inv.Devices[in.device].Through {
 			add(inv.Devices[d].ID)
 		}
 	}
-	for z := in.zone; z >= 0; z = inv.Zones[z].Parent {
+	for z := int(in.zone); z >= 0; z = inv.Zones[z].Parent {
 		add(inv.Zones[z].ID)
 	}
 	add(inv.Site)

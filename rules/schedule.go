@@ -83,11 +83,11 @@ func (h *timerHeap) set(i uint32, due telemetry.Mono) {
 	case in.due == due:
 		return
 	case in.heapPos < 0:
-		in.heapPos = len(h.heap)
+		in.heapPos = int32(len(h.heap))
 		h.heap = append(h.heap, timerEntry{due, i})
 	}
 	in.due = due
-	at := in.heapPos
+	at := int(in.heapPos)
 	if due != telemetry.Never {
 		h.place(at, timerEntry{due, i})
 		return
@@ -131,5 +131,5 @@ func (h *timerHeap) place(at int, t timerEntry) {
 
 func (h *timerHeap) put(at int, t timerEntry) {
 	h.heap[at] = t
-	h.instances[t.i].heapPos = at
+	h.instances[t.i].heapPos = int32(at)
 }

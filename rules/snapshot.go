@@ -3,6 +3,7 @@ package rules
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"linli/internal/telemetry"
@@ -32,14 +33,15 @@ const (
 )
 
 // watches returns the watches of an instance with their numbers and the conditions that they follow.
-func (in *instance) watches(f func(which byte, cond *expr.Node, h *hold)) {
+func (e *Engine) watches(in *instance, f func(which byte, cond *expr.Node, h *hold)) {
 	f(holdPending, in.prog.cond, &in.pending)
 	f(holdClearing, in.prog.cond, &in.clearing)
 	f(holdEasing, in.prog.cond, &in.easing)
 	f(holdStuck, in.prog.cond, &in.stuck)
-	for k := range in.sev {
+	helds := e.heldsOf(in)
+	for k := range helds {
 		if k < int(holdStuck-holdSeverity) {
-			f(holdSeverity+byte(k), in.prog.sev[k].cond, &in.sev[k].held)
+			f(holdSeverity+byte(k), in.prog.sev[k].cond, &helds[k])
 		}
 	}
 }
@@ -48,41 +50,41 @@ func (in *instance) watches(f func(which byte, cond *expr.Node, h *hold)) {
 func (e *Engine) Snapshot() []byte {
 	size := 64
 	for i := range e.instances {
-		if in := &e.instances[i]; len(in.states) > 0 {
-			size += in.bytes() + len(in.prog.text) + 256
+		if states := e.statesOf(uint32(i)); len(states) > 0 {
+			size += stateBytes(states) + len(e.instances[i].prog.text) + 256
 		}
 	}
 	// The engine stands still meanwhile, so memory is taken once.
 	b := binary.AppendVarint(append(make([]byte, 0, size), snapshotVersion), int64(e.at))
 	for i := range e.instances {
-		in := &e.instances[i]
+		in, states := &e.instances[i], e.statesOf(uint32(i))
 		n := 0
-		in.watches(func(_ byte, _ *expr.Node, h *hold) {
-			if h.on {
+		e.watches(in, func(_ byte, _ *expr.Node, h *hold) {
+			if h.on() {
 				n++
 			}
 		})
-		if n == 0 && len(in.states) == 0 {
+		if n == 0 && len(states) == 0 {
 			continue
 		}
 		b = appendText(b, in.prog.Name())
-		b = appendText(b, in.subject)
+		b = appendText(b, e.subject(in))
 		b = appendText(b, in.prog.text)
 		b = binary.AppendUvarint(b, uint64(n))
-		in.watches(func(which byte, cond *expr.Node, h *hold) {
-			if !h.on {
+		e.watches(in, func(which byte, cond *expr.Node, h *hold) {
+			if !h.on() {
 				return
 			}
 			since := e.at
-			if !h.running {
+			if !h.running() {
 				since = h.since
 			}
 			b = appendText(append(b, which), cond.String())
 			b = binary.AppendUvarint(b, uint64(h.elapsed(e.at)))
 			b = binary.AppendVarint(b, int64(e.at-since))
 		})
-		b = binary.AppendUvarint(b, uint64(len(in.states)))
-		for _, s := range in.states {
+		b = binary.AppendUvarint(b, uint64(len(states)))
+		for _, s := range states {
 			b = appendText(b, s.Key())
 			b = appendSized(b, s.AppendState)
 		}
@@ -116,14 +118,10 @@ func (e *Engine) Resume(snapshot []byte, by time.Duration) (kept int, err error)
 	if d := at.Add(by); r.bad || at > maxTime || at < -maxTime || d > maxTime || d < -maxTime {
 		return 0, errorString("resume rules: the snapshot has no time")
 	}
-	index := make(map[[2]string]*instance, len(e.instances))
-	for i := range e.instances {
-		in := &e.instances[i]
-		index[[2]string{in.prog.Name(), in.subject}] = in
-	}
+	index := e.byName()
 	for len(r.b) > 0 {
-		in := index[[2]string{r.text(), r.text()}]
-		whole, err := r.instance(in, at, by)
+		i, ok := e.named(index, r.text(), r.text())
+		whole, err := r.instance(e, i, ok, at, by)
 		if r.bad {
 			err = errorString("it ends too early, or is damaged")
 		}
@@ -131,13 +129,33 @@ func (e *Engine) Resume(snapshot []byte, by time.Duration) (kept int, err error)
 			return kept, fmt.Errorf("resume rules: %w", err)
 		}
 		if whole {
-			in.resumed = true
+			e.instances[i].resumed = true
 		}
-		if in != nil {
+		if ok {
 			kept++
 		}
 	}
 	return kept, nil
+}
+
+// byName returns the rules by their names.
+func (e *Engine) byName() map[string][]*program {
+	index := make(map[string][]*program, len(e.programs))
+	for _, p := range e.programs {
+		index[p.Name()] = append(index[p.Name()], p)
+	}
+	return index
+}
+
+// named returns the instance of the rule of a name for a subject. Derived points of several classes may share a name; a
+// subject is of one class.
+func (e *Engine) named(index map[string][]*program, name, subject string) (uint32, bool) {
+	for _, p := range slices.Backward(index[name]) {
+		if i, ok := e.ofSubject(p, subject); ok {
+			return i, true
+		}
+	}
+	return 0, false
 }
 
 // maxTime bounds what is taken as a time or a length of time: 146 years, so that sums of two do not overflow.
@@ -192,10 +210,12 @@ func (r *snapshotReader) text() string { return string(r.bytes(r.uvarint())) }
 
 // instance reads what belongs to in, which is nil where there is no such instance any more, and reports whether in has
 // all that it had before.
-func (r *snapshotReader) instance(in *instance, at telemetry.Mono, by time.Duration) (whole bool, err error) {
-	whole = in != nil && r.text() == in.prog.text
-	if in == nil {
-		r.text()
+func (r *snapshotReader) instance(e *Engine, i uint32, known bool, at telemetry.Mono, by time.Duration) (whole bool, err error) {
+	text := r.text()
+	in, f := (*instance)(nil), &expr.Frame{}
+	if known {
+		in, f = &e.instances[i], e.frameOf(i)
+		whole = text == in.prog.text
 	}
 	for n := r.uvarint(); n > 0 && !r.bad; n-- {
 		which, cond, sum, since := r.byte(), r.text(), r.uvarint(), r.varint()
@@ -203,12 +223,12 @@ func (r *snapshotReader) instance(in *instance, at telemetry.Mono, by time.Durat
 			r.bad = r.bad || sum > maxTime || since < 0 || since > maxTime
 			continue
 		}
-		in.watches(func(w byte, c *expr.Node, h *hold) {
+		e.watches(in, func(w byte, c *expr.Node, h *hold) {
 			// What an alert that is not active any more would clear after, or one that is active was raised after, is over.
 			if over := w == holdPending && in.active || (w == holdClearing || w == holdEasing) && !in.active; w != which || over || c.String() != cond {
 				return
 			}
-			*h = hold{on: true, sum: time.Duration(sum), since: (at - telemetry.Mono(since)).Add(by)}
+			*h = newHold((at - telemetry.Mono(since)).Add(by), time.Duration(sum), false)
 		})
 	}
 	found := 0
@@ -221,21 +241,21 @@ func (r *snapshotReader) instance(in *instance, at telemetry.Mono, by time.Durat
 		if in == nil || r.bad {
 			continue
 		}
-		for _, s := range in.states {
+		for _, s := range f.States {
 			if s.Key() != key {
 				continue
 			}
-			rest, err := s.SetState(contents, by, at.Add(by))
+			rest, err := s.SetState(contents, by, at.Add(by), f)
 			if err == nil && len(rest) > 0 {
 				err = errorString("more bytes than belong to it")
 			}
 			if err != nil {
-				return false, fmt.Errorf("%s of %s: %w", in.prog.Name(), in.subject, err)
+				return false, fmt.Errorf("%s of %s: %w", in.prog.Name(), e.subject(in), err)
 			}
 			found++
 		}
 	}
-	return whole && in != nil && found == len(in.states), nil
+	return whole && found == len(f.States), nil
 }
 
 // Adopt takes everything over from the engine that has run until now, for the same devices: values, active alerts,
@@ -257,25 +277,22 @@ func (e *Engine) Adopt(old *Engine) (removed []telemetry.Identity, kept int) {
 		if !was.active {
 			continue
 		}
-		k, ok := e.byIdentity[telemetry.Identity{Alert: was.prog.Alert, Subject: was.subject}]
+		id := old.identity(was)
+		k, ok := e.find(id)
 		if !ok {
-			removed = append(removed, telemetry.Identity{Alert: was.prog.Alert, Subject: was.subject})
+			removed = append(removed, id)
 			continue
 		}
 		in := &e.instances[k]
 		in.active, in.restored, in.unknown, in.severity = true, was.restored, was.unknown, was.severity
 		e.count(was.prog.Alert, 1)
 	}
-	was := make(map[[2]string]*instance, len(old.instances))
-	for i := range old.instances {
-		in := &old.instances[i]
-		was[[2]string{in.prog.Name(), in.subject}] = in
-	}
+	was := old.byName()
 	e.started, e.at, e.now, e.offset = old.started, old.at, old.now, old.offset
 	e.stats = old.stats
 	for i := range e.instances {
 		in := &e.instances[i]
-		if old := was[[2]string{in.prog.Name(), in.subject}]; old != nil && in.continues(old) {
+		if k, ok := old.named(was, in.prog.Name(), e.subject(in)); ok && e.continues(uint32(i), old, k) {
 			kept++
 		}
 		e.dirty.set(uint32(i))
@@ -285,25 +302,27 @@ func (e *Engine) Adopt(old *Engine) (removed []telemetry.Identity, kept int) {
 
 // continues takes over the watches whose conditions are still the same, and what follows the same over time, without a
 // gap: unlike at a restart, nothing went unseen. It reports whether there was anything.
-func (in *instance) continues(old *instance) (kept bool) {
-	old.watches(func(which byte, cond *expr.Node, had *hold) {
+func (e *Engine) continues(i uint32, from *Engine, k uint32) (kept bool) {
+	in, old := &e.instances[i], &from.instances[k]
+	from.watches(old, func(which byte, cond *expr.Node, had *hold) {
 		text := cond.String()
-		in.watches(func(w byte, c *expr.Node, h *hold) {
-			if w == which && had.on && c.String() == text {
+		e.watches(in, func(w byte, c *expr.Node, h *hold) {
+			if w == which && had.on() && c.String() == text {
 				*h, kept = *had, true
 			}
 		})
 	})
 	found := 0
-	for _, s := range in.states {
-		for _, o := range old.states {
+	states, had := e.statesOf(i), from.statesOf(k)
+	for _, s := range states {
+		for _, o := range had {
 			if s.Key() == o.Key() && s.Continue(o) {
 				found++
 				break
 			}
 		}
 	}
-	if in.prog.text == old.prog.text && found == len(in.states) {
+	if in.prog.text == old.prog.text && found == len(states) {
 		in.resumed, in.settles, in.hasRead, in.readAt = old.resumed, old.settles, old.hasRead, old.readAt
 	}
 	return kept || found > 0

@@ -96,13 +96,13 @@ func (e *Engine) placeholder(in *instance, name, lang string) string {
 		if lang == "en" {
 			sep = ", "
 		}
-		return strings.Join(e.inv.ZonePath(in.zone, lang), sep)
+		return strings.Join(e.inv.ZonePath(int(in.zone), lang), sep)
 	case "device":
-		return e.deviceTitle(in.device, lang)
+		return e.deviceTitle(int(in.device), lang)
 	}
-	b := &instanceBinder{e: e, index: e.indexOf(in), explain: true}
+	b := e.explains(e.indexOf(in))
 	class := e.inv.Devices[in.device].Class
-	id, index, provided := e.pointID(in.device, name)
+	id, index, provided := e.pointID(b.Self(), name)
 	var def *telemetry.PointDef
 	switch {
 	case index >= 0:
@@ -112,7 +112,7 @@ func (e *Engine) placeholder(in *instance, name, lang string) string {
 	default: // A derived point without a rule for this device.
 		return formatValue(&expr.Cell{}, nil, lang)
 	}
-	return formatValue(b.Cell(in.device, name, expr.UseValue), def, lang)
+	return formatValue(b.cell(b.Self(), name), def, lang)
 }
 
 func (e *Engine) deviceTitle(device int, lang string) string {
@@ -124,10 +124,8 @@ func (e *Engine) deviceTitle(device int, lang string) string {
 }
 
 func (e *Engine) indexOf(in *instance) uint32 {
-	if in.prog.Alert == "" {
-		return 0
-	}
-	return e.byIdentity[telemetry.Identity{Alert: in.prog.Alert, Subject: in.subject}]
+	i, _ := e.ofSubject(in.prog, e.subject(in))
+	return i
 }
 
 // joinOverlap joins a and b; what a ends with and b begins with, at least two characters of it, is written once.

@@ -9,14 +9,14 @@ import (
 
 // Undecided returns since when that alert of the subject is undecidable that has been so for longest.
 func (b *instanceBinder) Undecided() func() telemetry.Mono {
-	e, subject := b.e, b.in().subject
+	e, subject := b.e, b.e.subject(b.in())
 	asked := e.askable(subject)
-	if !b.explain {
+	if b.notes != nil {
 		for _, i := range asked {
 			e.instances[i].asked = true
 		}
 		e.askers[subject] = append(e.askers[subject], b.index)
-		b.in().cost += len(asked)
+		b.cost += len(asked)
 	}
 	return func() telemetry.Mono {
 		since := telemetry.Never
@@ -32,8 +32,8 @@ func (b *instanceBinder) Undecided() func() telemetry.Mono {
 const maxSettling = 2 * time.Hour
 
 // settlesForAskers is settles for those that ask.
-func (e *Engine) settlesForAskers(in *instance) telemetry.Mono {
-	s := e.settles(in)
+func (e *Engine) settlesForAskers(i uint32, in *instance) telemetry.Mono {
+	s := e.settles(i, in)
 	if in.prog.LifeSafety {
 		s = min(s, e.began.Add(maxSettling))
 	}
@@ -46,7 +46,8 @@ func (e *Engine) askable(subject string) []uint32 {
 		e.alertsOf = map[string][]uint32{}
 		for i := range e.instances {
 			if in := &e.instances[i]; in.prog.Alert != "" && !in.prog.asks {
-				e.alertsOf[in.subject] = append(e.alertsOf[in.subject], uint32(i))
+				s := e.subject(in)
+				e.alertsOf[s] = append(e.alertsOf[s], uint32(i))
 			}
 		}
 	}
@@ -54,8 +55,8 @@ func (e *Engine) askable(subject string) []uint32 {
 }
 
 // stick notes since when an alert has been undecidable, for those that ask, and returns when that may begin.
-func (e *Engine) stick(in *instance, c expr.Tri) telemetry.Mono {
-	before, settles := in.stuck.on, e.settlesForAskers(in) // asked from the start: it counts from when everything had been read
+func (e *Engine) stick(i uint32, in *instance, c expr.Tri) telemetry.Mono {
+	before, settles := in.stuck.on(), e.settlesForAskers(i, in) // asked from the start: it counts from when everything had been read
 	switch {
 	case c != expr.Unknown:
 		in.stuck = hold{}
@@ -63,10 +64,10 @@ func (e *Engine) stick(in *instance, c expr.Tri) telemetry.Mono {
 	case e.at < settles:
 		return settles
 	default:
-		in.stuck = hold{on: true, running: true, since: e.at}
+		in.stuck = newHold(e.at, 0, true)
 	}
-	if before != in.stuck.on {
-		e.wake(e.askers[in.subject])
+	if before != in.stuck.on() {
+		e.wake(e.askers[e.subject(in)])
 	}
 	return telemetry.Never
 }
@@ -74,8 +75,8 @@ func (e *Engine) stick(in *instance, c expr.Tri) telemetry.Mono {
 // began returns since when a watch has been running without a stop, or would have been: what was taken over from
 // before a restart counts as one stretch. Never where it is not on.
 func (h *hold) began() telemetry.Mono {
-	if !h.on {
+	if !h.on() {
 		return telemetry.Never
 	}
-	return h.since.Add(-h.sum)
+	return h.since.Add(-h.sum())
 }

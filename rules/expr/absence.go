@@ -10,7 +10,7 @@ import (
 // Absence measures how long a point has had no value: since it lost it, and where it never had one, since the first
 // evaluation. It is always known.
 type Absence struct {
-	cell   *Cell
+	op     int // of the point
 	node   *Node
 	device int
 	id     string
@@ -31,9 +31,9 @@ func (a *Absence) Is(n *Node, device int) bool {
 }
 
 // Update looks whether the point has a value now.
-func (a *Absence) Update(now telemetry.Mono) {
+func (a *Absence) Update(now telemetry.Mono, f *Frame) {
 	a.at = now
-	switch had := a.cell.HasValue(); {
+	switch had := f.cell(a.op).HasValue(); {
 	case had:
 		a.absent = false
 	case !a.absent:
@@ -84,7 +84,7 @@ func (a *Absence) AppendState(b []byte) []byte {
 
 // SetState takes that over: a point that had no value and has none yet goes on without one. One that had a value and has
 // not been read yet is without one from the first Update on.
-func (a *Absence) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]byte, error) {
+func (a *Absence) SetState(b []byte, by time.Duration, at telemetry.Mono, _ *Frame) ([]byte, error) {
 	r := newStateReader(b, by, at)
 	r.version(absenceVersion)
 	absent := false
@@ -123,7 +123,7 @@ func (u *Undecided) Key() string { return stateKey(u.node, "") }
 func (u *Undecided) Is(n *Node, _ int) bool { return u.node == n || Same(u.node, n) }
 
 // Update takes the moment.
-func (u *Undecided) Update(now telemetry.Mono) { u.at = now }
+func (u *Undecided) Update(now telemetry.Mono, _ *Frame) { u.at = now }
 
 // Value reports whether it has been so for long enough.
 func (u *Undecided) Value() Tri {
@@ -156,7 +156,7 @@ func (u *Undecided) Cost() int { return 1 }
 func (u *Undecided) AppendState(b []byte) []byte { return b }
 
 // SetState takes nothing over.
-func (u *Undecided) SetState(b []byte, _ time.Duration, _ telemetry.Mono) ([]byte, error) {
+func (u *Undecided) SetState(b []byte, _ time.Duration, _ telemetry.Mono, _ *Frame) ([]byte, error) {
 	return b, nil
 }
 

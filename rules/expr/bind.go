@@ -1,6 +1,7 @@
 package expr
 
 import (
+	"encoding/binary"
 	"math"
 	"time"
 
@@ -10,17 +11,17 @@ import (
 // Cell is the present value of one point, as expressions read it.
 type Cell struct {
 	// Num is the value of a number, of an enum (its code) and of a bool (1 or 0); nothing while unknown.
-	Num Num
-	// Tri is the value of a bool.
-	Tri  Tri
+	Num  Num
 	Text string
-	// Quality of the latest sample, and whether there was one.
-	Quality telemetry.Quality
-	Seen    bool
+	Time telemetry.Mono
 	// Events counts the good samples of an event point, each of which stands for itself; it wraps. Whoever sets the cell
 	// counts.
 	Events uint32
-	Time   telemetry.Mono
+	// Tri is the value of a bool.
+	Tri Tri
+	// Quality of the latest sample, and whether there was one.
+	Quality telemetry.Quality
+	Seen    bool
 }
 
 // HasValue reports whether the point has a value now.
@@ -87,21 +88,21 @@ const (
 type Binder interface {
 	// Self returns the subject's device, -1 where it is a zone or the site.
 	Self() int
-	// Cell returns the cell of a device's point, constant or derived points included, and notes the use.
-	Cell(device int, point string, use Use) *Cell
+	// Cell returns which of Frame.Cells a device's point is, constant or derived points included, and notes the use.
+	Cell(device int, point string, use Use) uint32
 	// HasValue reports whether a device's point is provided by a unit or has a constant value.
 	HasValue(device int, point string) bool
 	// LifeSafety reports whether a unit provides a life-safety point of the device.
 	LifeSafety(device int) bool
 	// Provided returns the cells of all points of a device that a unit provides, and notes that their quality is used.
-	Provided(device int) []*Cell
+	Provided(device int) []uint32
 	// Needed returns the cells of the points that a device is there for, and notes that their quality is used: those
 	// that a unit provides and that protect life or, unless only those are asked for, that its class cannot do without;
 	// where it can do without any, all that a unit provides.
-	Needed(device int, lifeSafetyOnly bool) []*Cell
-	// Fault returns the cell of a device's point `fault`, and notes the use; nil where no unit provides such a point
+	Needed(device int, lifeSafetyOnly bool) []uint32
+	// Fault returns the cell of a device's point `fault`, and notes the use; false where no unit provides such a point
 	// or it is not true or false.
-	Fault(device int) *Cell
+	Fault(device int) (uint32, bool)
 	// Class returns the class of a device.
 	Class(device int) string
 	// Group returns the devices of class in scope (zone, site, or the kind of an enclosing zone).
@@ -110,9 +111,9 @@ type Binder interface {
 	Active(name string) *int
 	// ID returns the id of a device; empty for the subject itself.
 	ID(device int) string
-	// State returns the state of node n for device: s itself, kept from now on and updated at each evaluation, or the
-	// one that is kept for the same already.
-	State(n *Node, device int, s State) State
+	// State returns which of the subject's states, counted from 0, is that of node n for device: s itself, kept from now on
+	// and updated at each evaluation, or the one that is kept for the same already.
+	State(n *Node, device int, s State) int
 	// Coverage is how much of a window must be known, a share of its length.
 	Coverage() float64
 	// Schedule returns the schedule named name for the subject.
@@ -134,63 +135,116 @@ type Schedule struct {
 	// Open reports whether the schedule holds at a local time; nil where it always or never does, which Fixed says.
 	Open  func(local time.Time) bool
 	Fixed bool
+	// Zone is the subject's, -1 for the site: a schedule may be another one elsewhere.
+	Zone int
 	// Next returns the first local time after its argument at which Open may change.
 	Next func(local time.Time) time.Time
 }
 
-// BindBool turns a checked expression of type bool into a closure.
-func BindBool(n *Node, b Binder) func() Tri { return (&binder{b, b.Self()}).tri(n) }
+// Frame is what the expressions of one subject read. Whoever evaluates them sets it before; they keep nothing of it.
+type Frame struct {
+	Cells  []Cell   // of all points
+	Ops    []uint32 // which of Cells the subject's expressions read: Binding.Ops
+	States []State  // what they remember, as Binder.State has numbered them
+}
 
-// BindNum turns a checked expression that is a number, a duration (in seconds) or a state (its code) into a closure.
-func BindNum(n *Node, b Binder) func() Num { return (&binder{b, b.Self()}).num(n) }
+func (f *Frame) cell(op int) *Cell { return &f.Cells[f.Ops[op]] }
 
-// BindMember binds an expression inside an aggregate for one device of the group.
-func BindMember(n *Node, b Binder, device int) func() Tri { return (&binder{b, device}).tri(n) }
+// Binding turns the checked expressions of one subject into closures. The closures name operands by their number only:
+// they serve every subject of the same shape, each with its own operands.
+type Binding struct {
+	// Ops are the operands of everything that was bound so far.
+	Ops   []uint32
+	shape []byte
+	b     Binder
+}
 
-// BindMemberNum does the same for a number.
-func BindMemberNum(n *Node, b Binder, device int) func() Num { return (&binder{b, device}).num(n) }
+// Bind returns a binding with nothing bound yet.
+func Bind(b Binder) *Binding { return &Binding{b: b} }
+
+// Shape is the same for two bindings that have bound the same expressions, in the same order, to the same closures.
+func (g *Binding) Shape() string { return string(g.shape) }
+
+// Bool binds an expression of type bool.
+func (g *Binding) Bool(n *Node) func(*Frame) Tri { return (&binder{g.b, g, g.b.Self()}).tri(n) }
+
+// Num binds an expression that is a number, a duration (in seconds) or a state (its code).
+func (g *Binding) Num(n *Node) func(*Frame) Num { return (&binder{g.b, g, g.b.Self()}).num(n) }
+
+// Member binds an expression inside an aggregate for one device of the group.
+func (g *Binding) Member(n *Node, device int) func(*Frame) Tri {
+	return (&binder{g.b, g, device}).tri(n)
+}
+
+// MemberNum does the same for a number.
+func (g *Binding) MemberNum(n *Node, device int) func(*Frame) Num {
+	return (&binder{g.b, g, device}).num(n)
+}
+
+// note takes down something on which the closures depend besides the expression.
+func (g *Binding) note(v int) { g.shape = binary.AppendVarint(g.shape, int64(v)) }
+
+// operands takes cells as the next operands.
+func (g *Binding) operands(cells ...uint32) (first int) {
+	first = len(g.Ops)
+	g.Ops = append(g.Ops, cells...)
+	return first
+}
 
 // binder binds for one member of a group; outside groups, member is the subject.
 type binder struct {
 	Binder
+	g      *Binding
 	member int
 }
 
-func (b *binder) cell(n *Node, use Use) *Cell {
+// cell returns the number of the operand that a point is.
+func (b *binder) cell(n *Node, use Use) int {
+	device := b.Self()
 	if n.Op == OpGroup {
-		return b.Cell(b.member, n.Text, use)
+		device = b.member
 	}
-	return b.Cell(b.Self(), n.Text, use)
+	return b.g.operands(b.Cell(device, n.Text, use))
 }
 
-func (b *binder) tri(n *Node) func() Tri {
-	if v, ok := b.fixed(n); ok {
-		return func() Tri { return v }
+// state returns the number of the state of node n: s, or one that is kept for the same.
+func (b *binder) state(n *Node, s State) int {
+	i := b.State(n, b.member, s)
+	b.g.note(i)
+	return i
+}
+
+func (b *binder) tri(n *Node) func(*Frame) Tri {
+	v, ok := b.fixed(n)
+	if ok {
+		b.g.note(1 + int(v))
+		return func(*Frame) Tri { return v }
 	}
+	b.g.note(0)
 	switch n.Op {
 	case OpPoint, OpGroup:
 		c := b.cell(n, UseValue)
-		return func() Tri { return c.Tri }
+		return func(f *Frame) Tri { return f.cell(c).Tri }
 	case OpNot:
 		x := b.tri(n.Args[0])
-		return func() Tri { return x().Not() }
+		return func(f *Frame) Tri { return x(f).Not() }
 	case OpAnd:
 		l, r := b.tri(n.Args[0]), b.tri(n.Args[1])
-		return func() Tri {
-			v := l()
+		return func(f *Frame) Tri {
+			v := l(f)
 			if v == False {
 				return False
 			}
-			return min(v, r())
+			return min(v, r(f))
 		}
 	case OpOr:
 		l, r := b.tri(n.Args[0]), b.tri(n.Args[1])
-		return func() Tri {
-			v := l()
+		return func(f *Frame) Tri {
+			v := l(f)
 			if v == True {
 				return True
 			}
-			return max(v, r())
+			return max(v, r(f))
 		}
 	case OpCall:
 		return b.triCall(n)
@@ -237,13 +291,13 @@ func (b *binder) fixed(n *Node) (v Tri, ok bool) {
 	return False, false
 }
 
-func (b *binder) compare(n *Node) func() Tri {
+func (b *binder) compare(n *Node) func(*Frame) Tri {
 	if n.Args[0].Type == TypeText {
 		l, r := b.text(n.Args[0]), b.text(n.Args[1])
 		equal := n.Op == OpEqual
-		return func() Tri {
-			x, ok := l()
-			y, ok2 := r()
+		return func(f *Frame) Tri {
+			x, ok := l(f)
+			y, ok2 := r(f)
 			if !ok || !ok2 {
 				return Unknown
 			}
@@ -253,57 +307,60 @@ func (b *binder) compare(n *Node) func() Tri {
 	l, r := b.num(n.Args[0]), b.num(n.Args[1])
 	switch n.Op {
 	case OpLess:
-		return func() Tri { return l().less(r()) }
+		return func(f *Frame) Tri { return l(f).less(r(f)) }
 	case OpLessEqual:
-		return func() Tri { return l().lessEqual(r()) }
+		return func(f *Frame) Tri { return l(f).lessEqual(r(f)) }
 	case OpGreater:
-		return func() Tri { return r().less(l()) }
+		return func(f *Frame) Tri { return r(f).less(l(f)) }
 	case OpGreaterEqual:
-		return func() Tri { return r().lessEqual(l()) }
+		return func(f *Frame) Tri { return r(f).lessEqual(l(f)) }
 	case OpEqual:
-		return func() Tri { return l().equal(r()) }
+		return func(f *Frame) Tri { return l(f).equal(r(f)) }
 	default:
-		return func() Tri { return l().equal(r()).Not() }
+		return func(f *Frame) Tri { return l(f).equal(r(f)).Not() }
 	}
 }
 
-func (b *binder) text(n *Node) func() (string, bool) {
+func (b *binder) text(n *Node) func(*Frame) (string, bool) {
 	if n.Op == OpString {
-		return func() (string, bool) { return n.Text, true }
+		return func(*Frame) (string, bool) { return n.Text, true }
 	}
 	c := b.cell(n, UseValue)
-	return func() (string, bool) { return c.Text, c.Seen && !c.Quality.Bad() }
+	return func(f *Frame) (string, bool) {
+		c := f.cell(c)
+		return c.Text, c.HasValue()
+	}
 }
 
-func (b *binder) num(n *Node) func() Num {
+func (b *binder) num(n *Node) func(*Frame) Num {
 	switch n.Op {
 	case OpNumber, OpDuration:
 		v := Exact(n.Num)
-		return func() Num { return v }
+		return func(*Frame) Num { return v }
 	case OpPoint, OpGroup:
 		c := b.cell(n, UseValue)
-		return func() Num { return c.Num }
+		return func(f *Frame) Num { return f.cell(c).Num }
 	case OpNeg:
 		x := b.num(n.Args[0])
-		return func() Num { return x().neg() }
+		return func(f *Frame) Num { return x(f).neg() }
 	case OpCall:
 		return b.numCall(n)
 	}
 	l, r := b.num(n.Args[0]), b.num(n.Args[1])
 	switch n.Op {
 	case OpAdd:
-		return func() Num { return l().add(r()) }
+		return func(f *Frame) Num { return l(f).add(r(f)) }
 	case OpSub:
-		return func() Num { return l().sub(r()) }
+		return func(f *Frame) Num { return l(f).sub(r(f)) }
 	case OpMul:
-		return func() Num { return l().mul(r()) }
+		return func(f *Frame) Num { return l(f).mul(r(f)) }
 	default:
-		return func() Num { return l().div(r()) }
+		return func(f *Frame) Num { return l(f).div(r(f)) }
 	}
 }
 
 // overTime binds a window to what it follows: a number, a condition as 1 or 0, or the events of a point.
-func (b *binder) overTime(n *Node) func() Num {
+func (b *binder) overTime(n *Node) func(*Frame) Num {
 	w := newWindow(n, b.member, b.ID(b.member), b.Coverage())
 	followed := n.followed()
 	switch event := followed.Event; {
@@ -317,76 +374,83 @@ func (b *binder) overTime(n *Node) func() Num {
 	default:
 		w.num = b.num(followed)
 	}
-	return b.State(n, b.member, w).(*Window).Value
+	i := b.state(n, w)
+	return func(f *Frame) Num { return f.States[i].(*Window).Value() }
 }
 
 // ofNumbers binds the absolute value, the whole number, the greatest and the least of numbers.
-func (b *binder) ofNumbers(n *Node) func() Num {
-	args := make([]func() Num, len(n.Args))
+func (b *binder) ofNumbers(n *Node) func(*Frame) Num {
+	args := make([]func(*Frame) Num, len(n.Args))
 	for i, a := range n.Args {
 		args[i] = b.num(a)
 	}
 	switch n.Text {
 	case "abs":
-		return func() Num { return args[0]().abs() }
+		return func(f *Frame) Num { return args[0](f).abs() }
 	case "round":
-		return func() Num { return args[0]().round() }
+		return func(f *Frame) Num { return args[0](f).round() }
 	case "greatest":
-		return func() Num { return greatest(args) }
+		return func(f *Frame) Num { return greatest(f, args) }
 	}
-	return func() Num { return least(args) }
+	return func(f *Frame) Num { return least(f, args) }
 }
 
 // greatest is the largest of some numbers: at least the largest lower bound, at most the largest upper one.
-func greatest(list []func() Num) Num {
-	v := list[0]()
-	for _, f := range list[1:] {
-		x := f()
+func greatest(f *Frame, list []func(*Frame) Num) Num {
+	v := list[0](f)
+	for _, next := range list[1:] {
+		x := next(f)
 		v = Num{max(v.Lo, x.Lo), max(v.Hi, x.Hi)}
 	}
 	return v
 }
 
-func least(list []func() Num) Num {
-	v := list[0]()
-	for _, f := range list[1:] {
-		x := f()
+func least(f *Frame, list []func(*Frame) Num) Num {
+	v := list[0](f)
+	for _, next := range list[1:] {
+		x := next(f)
 		v = Num{min(v.Lo, x.Lo), min(v.Hi, x.Hi)}
 	}
 	return v
 }
 
-func (b *binder) triCall(n *Node) func() Tri {
+func (b *binder) triCall(n *Node) func(*Frame) Tri {
 	switch n.Text {
 	case "any", "all", "at_least":
 		return b.triAggregate(n)
 	case "active":
 		count := b.Active(n.Args[0].Text)
-		return func() Tri { return TriOf(*count > 0) }
+		return func(*Frame) Tri { return TriOf(*count > 0) }
 	case "silent":
-		cells := b.Provided(b.Self())
-		return func() Tri { return silent(cells) }
+		all := b.cells(b.Provided(b.Self()))
+		return func(f *Frame) Tri { return silent(f, all) }
 	case "no_reading", "no_protection":
-		all, needed := b.Provided(b.Self()), b.Needed(b.Self(), n.Text == "no_protection")
-		return func() Tri { return min(silent(all).Not(), noReading(needed)) }
+		all, needed := b.cells(b.Provided(b.Self())), b.cells(b.Needed(b.Self(), n.Text == "no_protection"))
+		return func(f *Frame) Tri { return min(silent(f, all).Not(), noReading(f, needed)) }
 	case "faulty":
-		c := b.Fault(b.Self())
-		if c == nil {
-			return func() Tri { return False }
+		cell, ok := b.Fault(b.Self())
+		if !ok {
+			b.g.note(0)
+			return func(*Frame) Tri { return False }
 		}
-		return func() Tri { return c.Tri }
+		b.g.note(1)
+		c := b.g.operands(cell)
+		return func(f *Frame) Tri { return f.cell(c).Tri }
 	case "bad":
 		c := b.cell(n.Args[0], UseQuality)
-		return func() Tri { return TriOf(c.Seen && c.Quality.Bad()) }
+		return func(f *Frame) Tri {
+			c := f.cell(c)
+			return TriOf(c.Seen && c.Quality.Bad())
+		}
 	case "known":
 		c := b.cell(n.Args[0], UseQuality)
-		return func() Tri { return TriOf(c.Seen && !c.Quality.Bad()) }
+		return func(f *Frame) Tri { return TriOf(f.cell(c).HasValue()) }
 	}
 	return b.triTime(n)
 }
 
 // triTime binds the conditions that have to do with time.
-func (b *binder) triTime(n *Node) func() Tri {
+func (b *binder) triTime(n *Node) func(*Frame) Tri {
 	switch n.Text {
 	case "sequence":
 		return b.sequence(n)
@@ -394,19 +458,30 @@ func (b *binder) triTime(n *Node) func() Tri {
 		return b.schedule(n)
 	case "undecided":
 		u := &Undecided{since: b.Undecided(), limit: telemetry.Mono(seconds(n.Args[0].Num)), node: n}
-		return b.State(n, b.Self(), u).(*Undecided).Value
+		i := b.state(n, u)
+		return func(f *Frame) Tri { return f.States[i].(*Undecided).Value() }
 	}
 	return b.between(n)
 }
 
+// row is some operands that follow each other.
+type row struct{ first, n int }
+
+// cells takes cells as operands.
+func (b *binder) cells(cells []uint32) row {
+	b.g.note(len(cells))
+	return row{b.g.operands(cells...), len(cells)}
+}
+
 // silent is true when every provided point is known not to be answered, false as soon as one is; a device that
 // provides nothing cannot be silent.
-func silent(cells []*Cell) Tri {
-	if len(cells) == 0 {
+func silent(f *Frame, all row) Tri {
+	if all.n == 0 {
 		return False
 	}
 	v := True
-	for _, c := range cells {
+	for i := range all.n {
+		c := f.cell(all.first + i)
 		switch {
 		case !c.Seen:
 			v = Unknown
@@ -419,9 +494,10 @@ func silent(cells []*Cell) Tri {
 
 // noReading is true as soon as one point has no value, except where people took it out of service; unknown where that
 // depends on points not read yet.
-func noReading(cells []*Cell) Tri {
+func noReading(f *Frame, needed row) Tri {
 	v := False
-	for _, c := range cells {
+	for i := range needed.n {
+		c := f.cell(needed.first + i)
 		switch {
 		case !c.Seen:
 			v = Unknown
@@ -432,25 +508,25 @@ func noReading(cells []*Cell) Tri {
 	return v
 }
 
-func (b *binder) triAggregate(n *Node) func() Tri {
+func (b *binder) triAggregate(n *Node) func(*Frame) Tri {
 	inner := n.Args[len(n.Args)-1]
 	members := b.members(n, inner)
 	switch n.Text {
 	case "any":
-		return func() Tri {
+		return func(f *Frame) Tri {
 			v := False
 			for _, m := range members {
-				if v = max(v, m()); v == True {
+				if v = max(v, m(f)); v == True {
 					break
 				}
 			}
 			return v
 		}
 	case "all":
-		return func() Tri {
+		return func(f *Frame) Tri {
 			v := True
 			for _, m := range members {
-				if v = min(v, m()); v == False {
+				if v = min(v, m(f)); v == False {
 					break
 				}
 			}
@@ -458,8 +534,8 @@ func (b *binder) triAggregate(n *Node) func() Tri {
 		}
 	}
 	need := int(n.Args[0].Num)
-	return func() Tri {
-		sure, possible := tally(members)
+	return func(f *Frame) Tri {
+		sure, possible := tally(f, members)
 		switch {
 		case sure >= need:
 			return True
@@ -470,19 +546,20 @@ func (b *binder) triAggregate(n *Node) func() Tri {
 	}
 }
 
-func (b *binder) members(n, inner *Node) []func() Tri {
+func (b *binder) members(n, inner *Node) []func(f *Frame) Tri {
 	devices := b.Group(n.Scope, n.Class)
-	members := make([]func() Tri, len(devices))
+	b.g.note(len(devices))
+	members := make([]func(*Frame) Tri, len(devices))
 	for i, d := range devices {
-		members[i] = (&binder{b.Binder, d}).tri(inner)
+		members[i] = (&binder{b.Binder, b.g, d}).tri(inner)
 	}
 	return members
 }
 
 // tally counts the members that are true, and those that may be.
-func tally(members []func() Tri) (sure, possible int) {
+func tally(f *Frame, members []func(*Frame) Tri) (sure, possible int) {
 	for _, m := range members {
-		switch m() {
+		switch m(f) {
 		case True:
 			sure++
 			possible++
@@ -493,13 +570,13 @@ func tally(members []func() Tri) (sure, possible int) {
 	return sure, possible
 }
 
-func (b *binder) numCall(n *Node) func() Num {
+func (b *binder) numCall(n *Node) func(*Frame) Num {
 	p := b.Present()
 	switch n.Text {
 	case "count":
 		members := b.members(n, n.Args[0])
-		return func() Num {
-			sure, possible := tally(members)
+		return func(f *Frame) Num {
+			sure, possible := tally(f, members)
 			return Num{float64(sure), float64(possible)}
 		}
 	case "avg", "max", "min":
@@ -507,11 +584,11 @@ func (b *binder) numCall(n *Node) func() Num {
 	case "abs", "round", "greatest", "least":
 		return b.ofNumbers(n)
 	case "absent_for":
-		a := &Absence{cell: b.cell(n.Args[0], UseQuality), node: n, device: b.member, id: b.ID(b.member)}
-		return b.State(n, b.member, a).(*Absence).Value
+		i := b.state(n, &Absence{op: b.cell(n.Args[0], UseQuality), node: n, device: b.member, id: b.ID(b.member)})
+		return func(f *Frame) Num { return f.States[i].(*Absence).Value() }
 	case "hour":
 		b.Calendar(nextHour)
-		return func() Num {
+		return func(f *Frame) Num {
 			if p.Local.IsZero() {
 				return AnyNum()
 			}
@@ -519,7 +596,7 @@ func (b *binder) numCall(n *Node) func() Num {
 		}
 	case "weekday":
 		b.Calendar(nextDay)
-		return func() Num {
+		return func(f *Frame) Num {
 			if p.Local.IsZero() {
 				return AnyNum()
 			}
@@ -529,26 +606,27 @@ func (b *binder) numCall(n *Node) func() Num {
 	return b.overTime(n)
 }
 
-func (b *binder) numAggregate(n *Node) func() Num {
+func (b *binder) numAggregate(n *Node) func(*Frame) Num {
 	devices := b.Group(n.Scope, n.Class)
-	members := make([]func() Num, len(devices))
+	b.g.note(len(devices))
+	members := make([]func(*Frame) Num, len(devices))
 	for i, d := range devices {
-		members[i] = (&binder{b.Binder, d}).num(n.Args[0])
+		members[i] = (&binder{b.Binder, b.g, d}).num(n.Args[0])
 	}
 	if len(members) == 0 {
-		return AnyNum
+		return func(*Frame) Num { return AnyNum() }
 	}
 	switch n.Text {
 	case "max":
-		return func() Num { return greatest(members) }
+		return func(f *Frame) Num { return greatest(f, members) }
 	case "min":
-		return func() Num { return least(members) }
+		return func(f *Frame) Num { return least(f, members) }
 	}
 	scale := Exact(float64(len(members)))
-	return func() Num {
-		v := members[0]()
+	return func(f *Frame) Num {
+		v := members[0](f)
 		for _, m := range members[1:] {
-			v = v.add(m())
+			v = v.add(m(f))
 		}
 		return v.div(scale)
 	}

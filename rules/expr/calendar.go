@@ -11,11 +11,11 @@ func nextDay(t time.Time) time.Time { return NextTimeOfDay(t, 0) }
 
 // between is true from the first time of day until just before the second, across midnight where the second is the
 // earlier one.
-func (b *binder) between(n *Node) func() Tri {
+func (b *binder) between(n *Node) func(*Frame) Tri {
 	p := b.Present()
 	from, to := int(n.Args[0].Num), int(n.Args[1].Num)
 	b.Calendar(func(t time.Time) time.Time { return earlier(NextTimeOfDay(t, from), NextTimeOfDay(t, to)) })
-	return func() Tri {
+	return func(*Frame) Tri {
 		if p.Local.IsZero() {
 			return Unknown
 		}
@@ -28,14 +28,15 @@ func (b *binder) between(n *Node) func() Tri {
 }
 
 // schedule is unknown while the clock is not set, unless it holds always or never.
-func (b *binder) schedule(n *Node) func() Tri {
+func (b *binder) schedule(n *Node) func(*Frame) Tri {
 	p, s := b.Present(), b.Schedule(n.Args[0].Text)
+	b.g.note(s.Zone)
 	if s.Open == nil {
 		v := TriOf(s.Fixed)
-		return func() Tri { return v }
+		return func(*Frame) Tri { return v }
 	}
 	b.Calendar(s.Next)
-	return func() Tri {
+	return func(*Frame) Tri {
 		if p.Local.IsZero() {
 			return Unknown
 		}

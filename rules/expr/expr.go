@@ -3,9 +3,9 @@
 //
 // Job and guarantees. Parse turns text into a tree and never panics; a tree is at most MaxDepth deep and MaxNodes
 // large, so that hostile input costs little. Check resolves every name against the classes of a site, gives every
-// node its type and reports every mistake with its offset in the text. Bind turns a checked tree into closures over
-// the cells of one subject; calling them allocates nothing. It does no I/O and has no clock: the present moment is a
-// value that the caller sets (Present).
+// node its type and reports every mistake with its offset in the text. Binding turns a checked tree into closures that
+// read the operands of one subject from a Frame; subjects of one shape share them, and calling them allocates nothing.
+// It does no I/O and has no clock: the present moment is a value that the caller sets (Present).
 //
 // Logic is three-valued (Tri, after Kleene): true, false, unknown. Numbers are intervals (Num): a reading that is
 // known is an interval of one value, an unknown one reaches from minus to plus infinity, and a reading beyond the
@@ -25,8 +25,8 @@
 //	        | name [ "." name "." name ] | name "(" [ expr { "," expr } ] ")" | "(" expr ")"
 //	number  = digits [ "." digits ]          duration = { number ( "ms" | "s" | "m" | "h" | "d" ) }
 //
-// Trees are read-only once parsed or checked and may be shared; bound closures and the cells and windows beneath
-// them belong to one goroutine.
+// Trees are read-only once parsed or checked and may be shared, and so may bound closures; what is in a Frame
+// belongs to one goroutine.
 package expr
 
 import "fmt"

@@ -33,35 +33,35 @@ func mean(m, v, share float64) float64 {
 func (w *Window) file(slot int) {
 	row := w.rows.at(slot)
 	if row[colLo] != row[colHi] {
-		if w.wide++; w.wide == 1 {
+		if w.order.wide++; w.order.wide == 1 {
 			// So far the order by the upper bounds was the same.
-			if w.byHi.slots == nil {
-				w.byHi.slots = make([]uint16, 0, ringSize)
+			if w.order.byHi.slots == nil {
+				w.order.byHi.slots = make([]uint16, 0, ringSize)
 			}
-			w.byHi.slots = append(w.byHi.slots[:0], w.byLo.slots...)
+			w.order.byHi.slots = append(w.order.byHi.slots[:0], w.order.byLo.slots...)
 		}
 	}
-	w.byLo.insert(&w.rows, slot)
-	if w.wide > 0 {
-		w.byHi.insert(&w.rows, slot)
+	w.order.byLo.insert(&w.rows, slot)
+	if w.order.wide > 0 {
+		w.order.byHi.insert(&w.rows, slot)
 	}
 }
 
 // forget takes a row out that file put in, its means still the same.
 func (w *Window) forget(slot int) {
 	row := w.rows.at(slot)
-	w.byLo.remove(slot)
-	if w.wide > 0 {
-		w.byHi.remove(slot)
+	w.order.byLo.remove(slot)
+	if w.order.wide > 0 {
+		w.order.byHi.remove(slot)
 	}
 	if row[colLo] != row[colHi] {
-		w.wide--
+		w.order.wide--
 	}
 }
 
 // sort files every row that was known anew.
 func (w *Window) sort() {
-	w.byLo.slots, w.byHi.slots, w.wide = w.byLo.slots[:0], w.byHi.slots[:0], 0
+	w.order.byLo.slots, w.order.byHi.slots, w.order.wide = w.order.byLo.slots[:0], w.order.byHi.slots[:0], 0
 	for i := range w.rows.n {
 		if w.rows.row(i)[colKnown] > 0 {
 			w.file(w.rows.slot(i))
@@ -75,11 +75,11 @@ func (w *Window) quantileValue() Num {
 	if known <= 0 || known < w.coverage*float64(w.length) {
 		return AnyNum()
 	}
-	lo := w.reached(&w.byLo, known)
-	if w.wide == 0 {
+	lo := w.reached(&w.order.byLo, known)
+	if w.order.wide == 0 {
 		return Exact(lo)
 	}
-	return sane(lo, w.reached(&w.byHi, known))
+	return sane(lo, w.reached(&w.order.byHi, known))
 }
 
 // reached returns the value of the order at which the wanted share of the known time is reached. What is missing by

@@ -26,8 +26,8 @@ func grown(size int) int {
 type rows struct {
 	starts  []telemetry.Mono
 	sums    []float64 // width for each of starts
-	width   int
 	head, n int
+	width   uint8
 }
 
 // slot returns where span number i is kept.
@@ -43,7 +43,7 @@ func (r *rows) start(i int) telemetry.Mono { return r.starts[r.slot(i)] }
 // row returns the sums of span number i.
 func (r *rows) row(i int) []float64 { return r.at(r.slot(i)) }
 
-func (r *rows) at(slot int) []float64 { return r.sums[slot*r.width : (slot+1)*r.width] }
+func (r *rows) at(slot int) []float64 { return r.sums[slot*int(r.width) : (slot+1)*int(r.width)] }
 
 // push adds a span that starts at t, its sums zero, and reports whether the slots of the others have moved.
 func (r *rows) push(t telemetry.Mono) (moved bool) {
@@ -60,10 +60,10 @@ func (r *rows) push(t telemetry.Mono) (moved bool) {
 
 // resize gives the ring room for size spans, the first one in slot 0.
 func (r *rows) resize(size int) {
-	starts, sums := make([]telemetry.Mono, size), make([]float64, size*r.width)
+	starts, sums := make([]telemetry.Mono, size), make([]float64, size*int(r.width))
 	for i := range r.n {
 		starts[i] = r.start(i)
-		copy(sums[i*r.width:], r.row(i))
+		copy(sums[i*int(r.width):], r.row(i))
 	}
 	r.starts, r.sums, r.head = starts, sums, 0
 }
@@ -78,7 +78,7 @@ const monoSize = int(unsafe.Sizeof(telemetry.Mono(0)))
 
 func (r *rows) bytes() int { return len(r.starts)*monoSize + len(r.sums)*8 }
 
-func (r *rows) maxBytes() int { return ringSize * (monoSize + 8*r.width) }
+func (r *rows) maxBytes() int { return ringSize * (monoSize + 8*int(r.width)) }
 
 // extreme is the largest (or smallest) value of a window: a queue of those values that may yet become the largest,
 // each with the moment until which it stood. Values that end within one step of each other share an entry.

@@ -13,9 +13,9 @@ import (
 type Sequence struct {
 	length telemetry.Mono
 	n      int // how many conditions
-	conds  [MaxSequence]func() Tri
-	events [MaxSequence]*Cell // of those that follow an event point
-	same   [MaxSequence]int8  // the last one before that asks for the same, -1 for none
+	conds  [MaxSequence]func(*Frame) Tri
+	events [MaxSequence]int  // operands: of those that follow an event point, else -1
+	same   [MaxSequence]int8 // the last one before that asks for the same, -1 for none
 
 	node   *Node
 	device int
@@ -37,10 +37,10 @@ const sequenceVersion = 1
 // noRow stands for a row that there is not: before every moment, and far enough from overflow.
 const noRow = telemetry.Mono(math.MinInt64 / 2)
 
-func (b *binder) sequence(n *Node) func() Tri {
+func (b *binder) sequence(n *Node) func(*Frame) Tri {
 	s := &Sequence{length: telemetry.Mono(n.Window), n: len(n.Args) - 1, node: n, device: b.member, id: b.ID(b.member)}
 	for i, a := range n.Args[:s.n] {
-		s.began[i], s.before[i], s.last[i], s.same[i] = noRow, noRow, Unknown, -1
+		s.began[i], s.before[i], s.last[i], s.same[i], s.events[i] = noRow, noRow, Unknown, -1, -1
 		for k := range i {
 			if Same(n.Args[k], a) {
 				s.same[i] = int8(k)
@@ -53,7 +53,8 @@ func (b *binder) sequence(n *Node) func() Tri {
 			s.conds[i] = b.tri(a)
 		}
 	}
-	return b.State(n, b.member, s).(*Sequence).Value
+	i := b.state(n, s)
+	return func(f *Frame) Tri { return f.States[i].(*Sequence).Value() }
 }
 
 // Key says what is followed, and of which device.
@@ -65,7 +66,7 @@ func (s *Sequence) Is(n *Node, device int) bool {
 }
 
 // Update takes what is true, and what happened, now.
-func (s *Sequence) Update(now telemetry.Mono) {
+func (s *Sequence) Update(now telemetry.Mono, f *Frame) {
 	first := !s.running
 	if s.running = true; first || s.dim {
 		s.dimAt = now
@@ -76,7 +77,7 @@ func (s *Sequence) Update(now telemetry.Mono) {
 	s.dim = false
 	any := false
 	for i := range s.n {
-		if s.look(i, first) {
+		if s.look(i, first, f) {
 			s.happened[i], any = true, true
 		}
 	}
@@ -89,10 +90,9 @@ func (s *Sequence) Update(now telemetry.Mono) {
 }
 
 // look reports whether condition i became true, or its event happened, and notes what is unknown.
-func (s *Sequence) look(i int, first bool) bool {
-	c := s.events[i]
-	if c == nil {
-		was, is := s.last[i], s.conds[i]()
+func (s *Sequence) look(i int, first bool, f *Frame) bool {
+	if s.events[i] < 0 {
+		was, is := s.last[i], s.conds[i](f)
 		if is == Unknown {
 			s.dim = true
 			return false
@@ -100,6 +100,7 @@ func (s *Sequence) look(i int, first bool) bool {
 		s.last[i] = is
 		return was == False && is == True
 	}
+	c := f.cell(s.events[i])
 	s.dim = s.dim || c.Seen && c.Quality.Bad()
 	n := c.Events - s.counted[i]
 	s.counted[i] = c.Events
@@ -108,7 +109,7 @@ func (s *Sequence) look(i int, first bool) bool {
 	}
 	is := True
 	if s.conds[i] != nil {
-		is = s.conds[i]()
+		is = s.conds[i](f)
 	}
 	if is == Unknown {
 		s.dimAt = s.at // perhaps it was one of them
@@ -182,7 +183,7 @@ func (s *Sequence) AppendState(b []byte) []byte {
 }
 
 // SetState takes that over.
-func (s *Sequence) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]byte, error) {
+func (s *Sequence) SetState(b []byte, by time.Duration, at telemetry.Mono, f *Frame) ([]byte, error) {
 	r := newStateReader(b, by, at)
 	r.version(sequenceVersion)
 	next := *s
@@ -198,8 +199,8 @@ func (s *Sequence) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]by
 			next.began[i] = r.mono()
 			r.check(next.began[i] <= at, "it is of after it was written")
 		}
-		if s.events[i] != nil {
-			next.counted[i] = s.events[i].Events
+		if s.events[i] >= 0 {
+			next.counted[i] = f.cell(s.events[i]).Events
 		}
 	}
 	if r.err != nil {

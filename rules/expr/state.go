@@ -16,7 +16,7 @@ type State interface {
 	// Is reports whether it is what node n asks for of device.
 	Is(n *Node, device int) bool
 	// Update takes the operands as they are from now on. It is called at each evaluation, before any value is used.
-	Update(now telemetry.Mono)
+	Update(now telemetry.Mono, f *Frame)
 	// Next returns when the value may change although no operand does, later than now; Never where it cannot.
 	Next(now telemetry.Mono) telemetry.Mono
 	// Length is how far back it looks: for so long after the start it has not seen everything. 0 where that is not so.
@@ -32,10 +32,20 @@ type State interface {
 	// time from at on, the moment when it was written, already moved, is unknown until the next Update. Whatever the
 	// bytes are, it costs no more than the state itself may take; beside an error nothing has changed. It is called
 	// once the cells have their values, before the first Update.
-	SetState(b []byte, by time.Duration, at telemetry.Mono) (rest []byte, err error)
+	SetState(b []byte, by time.Duration, at telemetry.Mono, f *Frame) (rest []byte, err error)
 	// Continue takes over what a state of the same key has remembered until now, in an engine that is not used any
 	// more, and leaves no gap. It reports whether it could.
 	Continue(from State) bool
+}
+
+// Share has s use what its expression was bound to for another subject of the same shape, of which of is the state with the
+// same number: what was bound for s alone is then free.
+func Share(s, of State) {
+	if w, ok := s.(*Window); ok {
+		if o, ok := of.(*Window); ok {
+			w.target = o.target
+		}
+	}
 }
 
 // maxMono bounds the moments and shifts in a state, so that differences of two never overflow: 73 years.

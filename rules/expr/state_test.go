@@ -14,7 +14,7 @@ var windowFunctions = []string{"duration_true", "avg_over_time", "max_over_time"
 // followed returns a window over the value in cur.
 func followed(fn string, length time.Duration, cur *Num) *Window {
 	w := newWindow(windowNode(fn, length), -1, "", Coverage)
-	w.num = func() Num { return *cur }
+	w.num = func(*Frame) Num { return *cur }
 	return w
 }
 
@@ -38,9 +38,9 @@ func TestWindowGoesOnFromItsState(t *testing.T) {
 				default:
 					cur = Exact(float64(r.IntN(20)))
 				}
-				w.Update(now)
+				w.Update(now, nil)
 				if other != w {
-					other.Update(now.Add(by))
+					other.Update(now.Add(by), nil)
 				}
 				if a, b := w.Value(), other.Value(); !near(a.Lo, b.Lo, 1e-6) || !near(a.Hi, b.Hi, 1e-6) {
 					t.Fatalf("%s, seed %d, step %d: %v, and from its state %v", fn, seed, i, a, b)
@@ -52,12 +52,12 @@ func TestWindowGoesOnFromItsState(t *testing.T) {
 				if r.IntN(20) == 0 {
 					by2 := time.Duration(r.IntN(3)-1) * time.Hour
 					next := followed(fn, 10*time.Minute, &cur)
-					rest, err := next.SetState(append(other.AppendState(nil), 7, 7), by2, now.Add(by+by2))
+					rest, err := next.SetState(append(other.AppendState(nil), 7, 7), by2, now.Add(by+by2), nil)
 					if err != nil || len(rest) != 2 {
 						t.Fatalf("%s, seed %d: %v, rest %v", fn, seed, err, rest)
 					}
 					cur = AnyNum()
-					w.Update(now)
+					w.Update(now, nil)
 					other, by = next, by+by2
 				}
 			}
@@ -79,26 +79,26 @@ func TestKeyOfAState(t *testing.T) {
 }
 
 // newRow returns a sequence of two conditions and an event between them, with what they follow.
-func newRow() (row *Sequence, first, last *Tri, cell *Cell, happen func(time.Duration, bool)) {
+func newRow() (row *Sequence, first, last *Tri, cell *Cell, f *Frame, happen func(time.Duration, bool)) {
 	a, b, p := &Node{Op: OpPoint, Text: "a"}, &Node{Op: OpPoint, Text: "b"}, &Node{Op: OpPoint, Text: "p"}
 	p.Event = p
-	cell, happen = event()
+	cell, f, happen = event()
 	first, last = new(Tri), new(Tri)
 	*first, *last = Unknown, Unknown
 	row = &Sequence{length: telemetry.Mono(time.Minute), n: 3, node: &Node{Op: OpCall, Text: "sequence", Args: []*Node{a, p, b, {Op: OpDuration, Num: 60}}}, device: -1}
-	row.conds[0], row.conds[2] = func() Tri { return *first }, func() Tri { return *last }
-	row.events[1] = cell
+	row.conds[0], row.conds[2] = func(*Frame) Tri { return *first }, func(*Frame) Tri { return *last }
 	for i := range row.n {
-		row.began[i], row.before[i], row.last[i], row.same[i] = noRow, noRow, Unknown, -1
+		row.began[i], row.before[i], row.last[i], row.same[i], row.events[i] = noRow, noRow, Unknown, -1, -1
 	}
-	return row, first, last, cell, happen
+	row.events[1] = 0
+	return row, first, last, cell, f, happen
 }
 
 func TestSequenceGoesOnFromItsState(t *testing.T) {
 	said := map[Tri]int{}
 	for seed := range uint64(50) {
 		r := rand.New(rand.NewPCG(seed, 6))
-		row, first, last, cell, happen := newRow()
+		row, first, last, cell, f, happen := newRow()
 		other, by := row, time.Duration(0)
 		now := telemetry.Mono(1e12)
 		for i := range 300 {
@@ -114,9 +114,9 @@ func TestSequenceGoesOnFromItsState(t *testing.T) {
 					*[]*Tri{first, last}[r.IntN(2)] = Unknown
 				}
 			}
-			row.Update(now)
+			row.Update(now, f)
 			if other != row {
-				other.Update(now.Add(by))
+				other.Update(now.Add(by), f)
 			}
 			if a, b := row.Value(), other.Value(); a != b {
 				t.Fatalf("seed %d, step %d: %v, and from its state %v", seed, i, a, b)
@@ -129,16 +129,16 @@ func TestSequenceGoesOnFromItsState(t *testing.T) {
 			if r.IntN(40) > 0 {
 				continue
 			}
-			next, _, _, _, _ := newRow()
+			next, _, _, _, _, _ := newRow()
 			next.conds, next.events = row.conds, row.events
 			moved := time.Duration(r.IntN(3)-1) * time.Hour
-			if rest, err := next.SetState(append(other.AppendState(nil), 5), moved, now.Add(by+moved)); err != nil || len(rest) != 1 {
+			if rest, err := next.SetState(append(other.AppendState(nil), 5), moved, now.Add(by+moved), f); err != nil || len(rest) != 1 {
 				t.Fatalf("seed %d: %v, rest %v", seed, err, rest)
 			}
 			// The other one sees nothing for a moment.
 			a, b, q := *first, *last, cell.Quality
 			*first, *last, cell.Quality = Unknown, Unknown, telemetry.BadComm
-			row.Update(now)
+			row.Update(now, f)
 			*first, *last, cell.Quality = a, b, q
 			other, by = next, by+moved
 		}
@@ -150,38 +150,38 @@ func TestSequenceGoesOnFromItsState(t *testing.T) {
 	}
 }
 
-// hostile returns one of the states there are, and a function that changes what it follows.
-func hostile(which byte) (State, func(i int), func() Num) {
+// hostile returns one of the states there are with what it reads, and a function that changes what it follows.
+func hostile(which byte) (State, *Frame, func(i int), func() Num) {
 	switch n := len(windowFunctions); int(which) % (n + 3) {
 	case n:
-		row, first, last, _, happen := newRow()
-		return row, func(i int) {
+		row, first, last, _, f, happen := newRow()
+		return row, f, func(i int) {
 			*first, *last = Tri(i%3), Tri(i/3%3)
 			happen(0, true)
 		}, func() Num { return Exact(float64(row.Value())) }
 	case n + 1:
-		cell := NewCell()
-		a := &Absence{cell: &cell, node: &Node{Op: OpCall, Text: "absent_for"}, device: -1}
-		return a, func(i int) { cell.Seen = i%3 == 0 }, a.Value
+		cell, f := single()
+		a := &Absence{node: &Node{Op: OpCall, Text: "absent_for"}, device: -1}
+		return a, f, func(i int) { cell.Seen = i%3 == 0 }, a.Value
 	case n + 2:
 		p := &Node{Op: OpPoint, Text: "p"}
 		p.Event = p
 		w := newWindow(&Node{Op: OpCall, Text: "count_over_time", Window: time.Minute, Args: []*Node{{Op: OpAnd, Event: p}}}, -1, "", Coverage)
-		cell, happen := event()
-		w.event, w.tri = cell, func() Tri { return Tri(cell.Events % 3) }
-		return w, func(i int) { happen(0, true) }, w.Value
+		cell, f, happen := event()
+		w.event, w.tri = 0, func(*Frame) Tri { return Tri(cell.Events % 3) }
+		return w, f, func(i int) { happen(0, true) }, w.Value
 	}
 	cur := Exact(1)
 	w := followed(windowFunctions[int(which)%(len(windowFunctions)+3)], time.Minute, &cur)
-	return w, func(i int) { cur = Exact(float64(i * 7 % 5)) }, w.Value
+	return w, nil, func(i int) { cur = Exact(float64(i * 7 % 5)) }, w.Value
 }
 
 // FuzzSetState: whatever the bytes are, a state is either taken over whole or not at all, and goes on.
 func FuzzSetState(f *testing.F) {
 	for which := range byte(len(windowFunctions) + 3) {
-		w, change, _ := hostile(which)
+		w, frame, change, _ := hostile(which)
 		for k := range 40 {
-			w.Update(telemetry.Mono(k) * telemetry.Mono(time.Second))
+			w.Update(telemetry.Mono(k)*telemetry.Mono(time.Second), frame)
 			change(k)
 		}
 		b := w.AppendState(nil)
@@ -191,9 +191,9 @@ func FuzzSetState(f *testing.F) {
 		f.Add(which, b, int64(-time.Hour), int64(1)<<62)
 	}
 	f.Fuzz(func(t *testing.T, which byte, b []byte, by, at int64) {
-		w, change, value := hostile(which)
+		w, frame, change, value := hostile(which)
 		before := w.AppendState(nil)
-		rest, err := w.SetState(b, time.Duration(by), telemetry.Mono(at))
+		rest, err := w.SetState(b, time.Duration(by), telemetry.Mono(at), frame)
 		if err != nil && (len(rest) != len(b) || string(w.AppendState(nil)) != string(before)) {
 			t.Fatal("something was taken over beside an error")
 		}
@@ -202,7 +202,7 @@ func FuzzSetState(f *testing.F) {
 			now = telemetry.Mono(at)
 		}
 		for i := range 100 {
-			w.Update(now)
+			w.Update(now, frame)
 			if v := value(); v.Lo > v.Hi || v.Lo != v.Lo || v.Hi != v.Hi {
 				t.Fatalf("value %v", v)
 			}

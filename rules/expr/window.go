@@ -18,25 +18,15 @@ import (
 // A window is decided where it was known for at least its coverage, a share of its length, over what was known. Below
 // that, duration_true, the counts, max and min still give the bound that is certain, and the others are unknown.
 type Window struct {
-	fn       function
-	length   telemetry.Mono
-	step     telemetry.Mono // shortest span
-	coverage float64
-	quantile float64 // of quantile_over_time
-	num      func() Num
-	tri      func() Tri
-	event    *Cell // of count_over_time of events: the event point
-
-	// Identity, by which a second place that asks for the same, and an explanation, find the window again.
-	node   *Node
-	device int
+	*target
 	id     string // of the device; empty for the subject itself
+	device int32  // with node what a second place that asks for the same, and an explanation, find the window by
 
-	rows  rows
+	noLo  int32 // rows with time without a lower, an upper bound: their sums are infinite
+	noHi  int32
+	pops  int32      // since total was last summed afresh: differences of floats drift
 	total [3]float64 // of all closed time in the rows, less what has no bound
-	noLo  int        // rows with time without a lower, an upper bound: their sums are infinite
-	noHi  int
-	pops  int // since total was last summed afresh: differences of floats drift
+	rows  rows
 
 	at     telemetry.Mono // everything before at is in the rows
 	cur    Num            // value since at
@@ -45,12 +35,33 @@ type Window struct {
 	lastAt telemetry.Mono // of counters: until when last stood
 	events uint32         // of event points: how many of them have been counted
 	began  bool
-	seen   bool // last is set
-	mixed  bool // the newest span holds more than one value
-	lo, hi extreme
-	byLo   sorted // of quantiles: the rows that were known, by their means
-	byHi   sorted // used while wide is not 0
-	wide   int    // rows whose means have bounds that differ
+	seen   bool      // last is set
+	mixed  bool      // the newest span holds more than one value
+	most   *extremes // of max_over_time and min_over_time
+	order  *order    // of quantile_over_time
+}
+
+// target is what a window follows and how: the same for all subjects of one shape.
+type target struct {
+	fn       function
+	length   telemetry.Mono
+	step     telemetry.Mono // shortest span
+	coverage float64
+	quantile float64 // of quantile_over_time
+	num      func(*Frame) Num
+	tri      func(*Frame) Tri
+	event    int // of count_over_time of events: the operand that is the event point, else -1
+	node     *Node
+}
+
+// extremes are those of both bounds.
+type extremes struct{ lo, hi extreme }
+
+// order is the rows that were known, by the means of their bounds.
+type order struct {
+	byLo sorted
+	byHi sorted // used while wide is not 0
+	wide int    // rows whose means have bounds that differ
 }
 
 // Coverage is how much of a window must be known where its rule says nothing else.
@@ -134,20 +145,27 @@ func (f function) sums() bool { return f >= durationTrue && f <= leq }
 func (f function) counts() bool { return f >= changes && f <= rate }
 
 func newWindow(n *Node, device int, id string, coverage float64) *Window {
-	w := &Window{fn: functionOf(n.Text), length: telemetry.Mono(n.Window), node: n, device: device, id: id, coverage: coverage}
+	w := &Window{device: int32(device), id: id, target: &target{fn: functionOf(n.Text), length: telemetry.Mono(n.Window), node: n, coverage: coverage, event: -1}}
 	w.step = max(w.length/Spans, 1)
 	conditional := false
-	if w.fn == quantile && len(n.Args) > 0 {
-		w.quantile = n.Args[0].Num
+	switch w.fn {
+	case quantile:
+		w.order = newOrder()
+		if len(n.Args) > 0 {
+			w.quantile = n.Args[0].Num
+		}
+	case maximum, minimum:
+		w.most = &extremes{}
 	}
 	if c := n.followed(); c != nil && w.fn == count {
 		conditional = c.Event != nil && c.Event != c
 	}
-	w.rows.width = w.fn.width(conditional)
-	w.byLo.col, w.byHi.col = colLo, colHi
+	w.rows.width = uint8(w.fn.width(conditional))
 	w.cur, w.sum = AnyNum(), AnyNum()
 	return w
 }
+
+func newOrder() *order { return &order{byLo: sorted{col: colLo}, byHi: sorted{col: colHi}} }
 
 // open starts a new span at t.
 func (w *Window) open(t telemetry.Mono, v Num) {
@@ -170,24 +188,24 @@ func (w *Window) first(v Num) {
 func (w *Window) newest() []float64 { return w.rows.row(w.rows.n - 1) }
 
 // Update takes the value that holds from now on. It is called at each evaluation, before the value is used.
-func (w *Window) Update(now telemetry.Mono) {
+func (w *Window) Update(now telemetry.Mono, f *Frame) {
 	w.advance(now)
-	if w.event != nil {
-		w.happen(now)
+	if w.event >= 0 {
+		w.happen(now, f)
 		return
 	}
-	w.set(now, w.input())
+	w.set(now, w.input(f))
 }
 
-func (w *Window) input() Num {
+func (w *Window) input(f *Frame) Num {
 	if w.tri == nil {
-		v := w.num()
+		v := w.num(f)
 		if (w.fn == increase || w.fn == rate) && !v.Known() {
 			return AnyNum() // a counter that is not known exactly is not known
 		}
 		return v
 	}
-	switch w.tri() {
+	switch w.tri(f) {
 	case True:
 		return Num{1, 1}
 	case False:
@@ -245,8 +263,8 @@ func (w *Window) moment(now telemetry.Mono, v Num) {
 	case increase, rate:
 		w.rise(v.Lo)
 	case maximum, minimum:
-		w.lo.push(v.Lo, now, w.step, w.fn == minimum)
-		w.hi.push(v.Hi, now, w.step, w.fn == minimum)
+		w.most.lo.push(v.Lo, now, w.step, w.fn == minimum)
+		w.most.hi.push(v.Hi, now, w.step, w.fn == minimum)
 		return
 	default:
 		return
@@ -292,8 +310,8 @@ func (w *Window) rise(v float64) {
 }
 
 // happen counts the samples of an event point since the last evaluation.
-func (w *Window) happen(now telemetry.Mono) {
-	c := w.event
+func (w *Window) happen(now telemetry.Mono, f *Frame) {
+	c := f.cell(w.event)
 	v := Num{0, 0}
 	if c.Seen && c.Quality.Bad() {
 		v = AnyNum()
@@ -308,7 +326,7 @@ func (w *Window) happen(now telemetry.Mono) {
 	}
 	is := True
 	if w.tri != nil {
-		is = w.tri()
+		is = w.tri(f)
 	}
 	switch is {
 	case True:
@@ -326,8 +344,10 @@ func (w *Window) advance(now telemetry.Mono) {
 	}
 	if !w.cur.Nothing() {
 		w.book(float64(now - w.at))
-		w.lo.hold(now)
-		w.hi.hold(now)
+		if w.most != nil {
+			w.most.lo.hold(now)
+			w.most.hi.hold(now)
+		}
 	}
 	w.at = now
 	if w.mixed && now-w.rows.start(w.rows.n-1) >= w.step {
@@ -340,8 +360,10 @@ func (w *Window) advance(now telemetry.Mono) {
 	if w.pops >= Spans {
 		w.resum()
 	}
-	w.lo.expire(cut)
-	w.hi.expire(cut)
+	if w.most != nil {
+		w.most.lo.expire(cut)
+		w.most.hi.expire(cut)
+	}
 }
 
 // book adds d nanoseconds of the present value to the newest row.
@@ -364,7 +386,7 @@ func (w *Window) book(d float64) {
 }
 
 // sumUp adds v to a sum of a row and to the total; a sum without a bound becomes none, in either.
-func (w *Window) sumUp(row []float64, col int, v, none float64, without *int) {
+func (w *Window) sumUp(row []float64, col int, v, none float64, without *int32) {
 	if row[col] == none {
 		return
 	}

@@ -14,25 +14,26 @@ import (
 type stepped struct {
 	t   *testing.T
 	w   *Window
+	f   *Frame
 	cur Num
 }
 
 func newStepped(t *testing.T, fn string, length time.Duration) *stepped {
 	s := &stepped{t: t, cur: AnyNum()}
 	s.w = newWindow(windowNode(fn, length), -1, "", Coverage)
-	s.w.num = func() Num { return s.cur }
+	s.w.num = func(*Frame) Num { return s.cur }
 	return s
 }
 
 // at sets the value from at on.
 func (s *stepped) at(at time.Duration, v Num) {
 	s.cur = v
-	s.w.Update(telemetry.Mono(at))
+	s.w.Update(telemetry.Mono(at), s.f)
 }
 
 func (s *stepped) want(at time.Duration, want Num) {
 	s.t.Helper()
-	s.w.Update(telemetry.Mono(at))
+	s.w.Update(telemetry.Mono(at), s.f)
 	if got := s.w.Value(); !near(got.Lo, want.Lo, 1e-9) || !near(got.Hi, want.Hi, 1e-9) {
 		s.t.Errorf("at %v: %v, want %v", at, got, want)
 	}
@@ -203,10 +204,16 @@ func TestCountOfConditions(t *testing.T) {
 	}
 }
 
-// event is a cell of an event point.
-func event() (*Cell, func(at time.Duration, v bool)) {
-	c := NewCell()
-	return &c, func(at time.Duration, v bool) {
+// single returns a cell and the frame of which it is the only operand.
+func single() (*Cell, *Frame) {
+	f := &Frame{Cells: []Cell{NewCell()}, Ops: []uint32{0}}
+	return &f.Cells[0], f
+}
+
+// event is a cell of an event point, the only operand of the frame.
+func event() (*Cell, *Frame, func(at time.Duration, v bool)) {
+	c, f := single()
+	return c, f, func(at time.Duration, v bool) {
 		c.Set(telemetry.Bool, telemetry.BoolValue(v), telemetry.Good)
 		c.Time = telemetry.Mono(at)
 		c.Events++
@@ -218,9 +225,9 @@ func TestCountOfEvents(t *testing.T) {
 	p.Event = p
 	n := &Node{Op: OpCall, Text: "count_over_time", Window: 60 * sec, Args: []*Node{p}}
 	w := newWindow(n, -1, "", Coverage)
-	cell, happen := event()
-	w.event = cell
-	s := &stepped{t: t, w: w}
+	cell, f, happen := event()
+	w.event = 0
+	s := &stepped{t: t, w: w, f: f}
 	happen(0, true)
 	s.want(0, AtLeast(1)) // at the very first moment
 	s.want(45*sec, Exact(1))
@@ -249,10 +256,10 @@ func TestEventsBeforeTheWindow(t *testing.T) {
 	p := &Node{Op: OpPoint, Text: "press"}
 	p.Event = p
 	w := newWindow(&Node{Op: OpCall, Text: "count_over_time", Window: 60 * sec, Args: []*Node{p}}, -1, "", Coverage)
-	cell, happen := event()
-	w.event = cell
+	_, f, happen := event()
+	w.event = 0
 	happen(10*sec, true)
-	s := &stepped{t: t, w: w}
+	s := &stepped{t: t, w: w, f: f}
 	s.want(20*sec, AtLeast(0))
 	happen(30*sec, true)
 	s.want(30*sec, AtLeast(1))
@@ -262,10 +269,10 @@ func TestCountOfEventsUnderACondition(t *testing.T) {
 	p := &Node{Op: OpPoint, Text: "press"}
 	and := &Node{Op: OpAnd, Event: p, Args: []*Node{p, {Op: OpPoint, Text: "x"}}}
 	w := newWindow(&Node{Op: OpCall, Text: "count_over_time", Window: 60 * sec, Args: []*Node{and}}, -1, "", Coverage)
-	cell, happen := event()
+	cell, f, happen := event()
 	is := True
-	w.event, w.tri = cell, func() Tri { return min(cell.Tri, is) }
-	s := &stepped{t: t, w: w}
+	w.event, w.tri = 0, func(*Frame) Tri { return min(cell.Tri, is) }
+	s := &stepped{t: t, w: w, f: f}
 	s.want(0, AtLeast(0))
 	happen(sec, true)
 	s.want(sec, AtLeast(1))
@@ -322,9 +329,9 @@ func TestOrderOfQuantiles(t *testing.T) {
 				t.Fatalf("step %d: %v in order, want %v", i, got, want)
 			}
 		}
-		check(&s.w.byLo)
-		if s.w.wide > 0 {
-			check(&s.w.byHi)
+		check(&s.w.order.byLo)
+		if s.w.order.wide > 0 {
+			check(&s.w.order.byHi)
 			wide++
 		}
 		if rows.n > 200 {
@@ -343,11 +350,11 @@ func TestOrderOfQuantiles(t *testing.T) {
 }
 
 func TestAbsence(t *testing.T) {
-	cell := NewCell()
-	a := &Absence{cell: &cell, node: &Node{Op: OpCall, Text: "absent_for"}, device: -1}
+	cell, f := single()
+	a := &Absence{node: &Node{Op: OpCall, Text: "absent_for"}, device: -1}
 	want := func(at, want time.Duration, next time.Duration) {
 		t.Helper()
-		a.Update(telemetry.Mono(at))
+		a.Update(telemetry.Mono(at), f)
 		if got := a.Value(); got != Exact(want.Seconds()) {
 			t.Errorf("at %v: %v, want %v", at, got, want)
 		}
@@ -373,9 +380,9 @@ func TestAbsence(t *testing.T) {
 
 	// It goes on over a restart; a point that had a value and is not read yet is without one from the start on.
 	b := a.AppendState(nil)
-	cell = NewCell()
-	again := &Absence{cell: &cell, node: a.node, device: -1}
-	if _, err := again.SetState(b, -time.Hour, telemetry.Mono(time.Hour+30*sec)); err != nil {
+	*cell = NewCell()
+	again := &Absence{node: a.node, device: -1}
+	if _, err := again.SetState(b, -time.Hour, telemetry.Mono(time.Hour+30*sec), f); err != nil {
 		t.Fatal(err)
 	}
 	a = again
@@ -383,9 +390,9 @@ func TestAbsence(t *testing.T) {
 	cell.Set(telemetry.Float, telemetry.FloatValue(1), telemetry.Good)
 	want(2*time.Hour, 0, -1)
 	b = a.AppendState(nil)
-	cell = NewCell()
-	a = &Absence{cell: &cell, node: a.node, device: -1}
-	if _, err := a.SetState(b, 0, telemetry.Mono(2*time.Hour)); err != nil {
+	*cell = NewCell()
+	a = &Absence{node: a.node, device: -1}
+	if _, err := a.SetState(b, 0, telemetry.Mono(2*time.Hour), f); err != nil {
 		t.Fatal(err)
 	}
 	want(3*time.Hour, 0, 3*time.Hour+sec)
@@ -418,7 +425,7 @@ func TestAMeanIsOneValueAgain(t *testing.T) {
 		}
 	}
 	s.at(400*sec, AtMost(3)) // what has no bound is another matter
-	s.w.Update(telemetry.Mono(401 * sec))
+	s.w.Update(telemetry.Mono(401*sec), s.f)
 	if v := s.w.Value(); !math.IsInf(v.Lo, -1) {
 		t.Errorf("with a reading below the scale: %v", v)
 	}
@@ -429,7 +436,7 @@ func TestAnIntegralIsExactWhileOneValueStands(t *testing.T) {
 	s := newStepped(t, "integral", 10*sec)
 	s.at(0, Exact(150))
 	for i := range 60 {
-		s.w.Update(telemetry.Mono(10*sec) + telemetry.Mono(i)*telemetry.Mono(sec))
+		s.w.Update(telemetry.Mono(10*sec)+telemetry.Mono(i)*telemetry.Mono(sec), s.f)
 		if v := s.w.Value(); v != Exact(1500) {
 			t.Fatalf("at %d s: %v", 10+i, v)
 		}

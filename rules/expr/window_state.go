@@ -18,7 +18,7 @@ func (w *Window) Key() string { return stateKey(w.node, w.id) }
 
 // Is reports whether w is what node n asks for of device.
 func (w *Window) Is(n *Node, device int) bool {
-	return w.device == device && (w.node == n || Same(w.node, n))
+	return int(w.device) == device && (w.node == n || Same(w.node, n))
 }
 
 // Length is the window's.
@@ -26,7 +26,14 @@ func (w *Window) Length() time.Duration { return time.Duration(w.length) }
 
 // Bytes is about how much memory the window takes at present.
 func (w *Window) Bytes() int {
-	return int(unsafe.Sizeof(*w)) + w.rows.bytes() + w.lo.bytes() + w.hi.bytes() + 2*(cap(w.byLo.slots)+cap(w.byHi.slots))
+	n := int(unsafe.Sizeof(*w)) + w.rows.bytes()
+	if w.most != nil {
+		n += int(unsafe.Sizeof(*w.most)) + w.most.lo.bytes() + w.most.hi.bytes()
+	}
+	if w.order != nil {
+		n += int(unsafe.Sizeof(*w.order)) + 2*(cap(w.order.byLo.slots)+cap(w.order.byHi.slots))
+	}
+	return n
 }
 
 // MaxBytes is about the most memory that the window can come to take, with what its operands are bound to.
@@ -34,9 +41,9 @@ func (w *Window) MaxBytes() int {
 	n := int(unsafe.Sizeof(*w)) + w.rows.maxBytes() + 256
 	switch w.fn {
 	case maximum, minimum:
-		n += 2 * ringSize * int(unsafe.Sizeof(reach{}))
+		n += int(unsafe.Sizeof(extremes{})) + 2*ringSize*int(unsafe.Sizeof(reach{}))
 	case quantile:
-		n += 2 * ringSize * 2
+		n += int(unsafe.Sizeof(order{})) + 2*ringSize*2
 	}
 	return n
 }
@@ -73,12 +80,12 @@ func (w *Window) AppendState(b []byte) []byte {
 		}
 		b = appendRow(appendMono(b, end-start), w.rows.row(i), float64(end-start))
 	}
-	if w.fn != maximum && w.fn != minimum {
+	if w.most == nil {
 		return b
 	}
-	same := w.lo.same(&w.hi)
-	if b = w.lo.append(appendFlags(b, same)); !same {
-		b = w.hi.append(b)
+	same := w.most.lo.same(&w.most.hi)
+	if b = w.most.lo.append(appendFlags(b, same)); !same {
+		b = w.most.hi.append(b)
 	}
 	return b
 }
@@ -128,11 +135,14 @@ func (r *stateReader) row(row []float64, length float64) {
 }
 
 // SetState takes over a window's contents.
-func (w *Window) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]byte, error) {
+func (w *Window) SetState(b []byte, by time.Duration, at telemetry.Mono, f *Frame) ([]byte, error) {
 	r := newStateReader(b, by, at)
 	r.version(windowVersion)
 	next := *w
-	next.rows, next.lo, next.hi, next.byLo.slots, next.byHi.slots = rows{width: w.rows.width}, extreme{}, extreme{}, nil, nil
+	next.rows = rows{width: w.rows.width}
+	if w.order != nil {
+		next.order = newOrder()
+	}
 	r.flags(&next.began, &next.seen, &next.mixed)
 	next.at, next.lastAt, next.cur, next.last = r.mono(), r.mono(), r.num(), r.num()
 	r.check(next.at <= at && next.lastAt <= at, "it is of after it was written")
@@ -154,20 +164,21 @@ func (w *Window) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]byte
 		r.check(t <= next.at, "its spans do not end where it does")
 	}
 	r.check(n == 0 || t == next.at, "its spans do not end where it does")
-	if w.fn == maximum || w.fn == minimum {
-		same := false
+	if w.most != nil {
+		same, most := false, &extremes{}
 		r.flags(&same)
-		if next.lo.read(r, next.at); !same {
-			next.hi.read(r, next.at)
+		if most.lo.read(r, next.at); !same {
+			most.hi.read(r, next.at)
 		} else {
-			next.hi = extreme{ring: slices.Clone(next.lo.ring), n: next.lo.n}
+			most.hi = extreme{ring: slices.Clone(most.lo.ring), n: most.lo.n}
 		}
-		r.check(next.lo.n > 0 == (next.hi.n > 0), "its extremes do not belong together")
+		r.check(most.lo.n > 0 == (most.hi.n > 0), "its extremes do not belong together")
+		next.most = most
 	}
 	if r.err != nil {
 		return b, r.err
 	}
-	next.noLo, next.noHi, next.wide = 0, 0, 0
+	next.noLo, next.noHi = 0, 0
 	next.resum()
 	switch {
 	case w.fn == quantile:
@@ -191,8 +202,8 @@ func (w *Window) SetState(b []byte, by time.Duration, at telemetry.Mono) ([]byte
 		next.advance(at)
 		next.set(at, AnyNum())
 	}
-	if w.event != nil {
-		next.events = w.event.Events
+	if w.event >= 0 {
+		next.events = f.cell(w.event).Events
 	}
 	*w = next
 	return r.b, nil
@@ -205,9 +216,7 @@ func (w *Window) Continue(from State) bool {
 		return false
 	}
 	next := *o
-	next.coverage, next.quantile = w.coverage, w.quantile
-	next.num, next.tri, next.event = w.num, w.tri, w.event
-	next.node, next.device, next.id = w.node, w.device, w.id
+	next.target, next.device, next.id = w.target, w.device, w.id
 	*w = next
 	return true
 }

@@ -152,7 +152,7 @@ func TestWindowAgainstReference(t *testing.T) {
 				length, coverage := 10*time.Minute, [...]float64{0.75, 0.5, 1, 0.01}[seed%4]
 				w := newWindow(windowNode(fn, length), -1, "", coverage)
 				cur := AnyNum()
-				w.num = func() Num { return cur }
+				w.num = func(*Frame) Num { return cur }
 				var history []piece
 				now := telemetry.Mono(1e12)
 				gaps := 12
@@ -169,7 +169,7 @@ func TestWindowAgainstReference(t *testing.T) {
 						cur = Exact(float64(r.IntN(20)))
 					}
 					history = append(history, piece{now, cur})
-					w.Update(now)
+					w.Update(now, nil)
 					steps++
 					got, want := w.Value(), reference(fn, history, telemetry.Mono(length), now, coverage)
 					if !near(got.Lo, want.Lo, 1e-6) || !near(got.Hi, want.Hi, 1e-6) {
@@ -198,7 +198,7 @@ func TestNextMissesNothing(t *testing.T) {
 			length := 2 * time.Minute
 			w := newWindow(windowNode(fn, length), -1, "", 0.75)
 			cur := AnyNum()
-			w.num = func() Num { return cur }
+			w.num = func(*Frame) Num { return cur }
 			now, due, last := telemetry.Mono(0), telemetry.Mono(0), AnyNum()
 			for range 5000 {
 				sample := r.IntN(40) == 0
@@ -208,7 +208,7 @@ func TestNextMissesNothing(t *testing.T) {
 						cur = AnyNum()
 					}
 				}
-				w.Update(now)
+				w.Update(now, nil)
 				got := w.Value()
 				if !sample && now < due && got != last {
 					// Coverage is looked at on whole seconds.
@@ -237,7 +237,7 @@ func TestFastValuesKeepTheStatedError(t *testing.T) {
 	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: length}, -1, "", Coverage)
 	x := newWindow(&Node{Op: OpCall, Text: "max_over_time", Window: length}, -1, "", Coverage)
 	cur := Exact(0)
-	w.num = func() Num { return cur }
+	w.num = func(*Frame) Num { return cur }
 	x.num = w.num
 	var history []piece
 	now := telemetry.Mono(0)
@@ -245,8 +245,8 @@ func TestFastValuesKeepTheStatedError(t *testing.T) {
 	for i := range 40_000 {
 		cur = Exact(r.Float64() * 100)
 		history = append(history, piece{now, cur})
-		w.Update(now)
-		x.Update(now)
+		w.Update(now, nil)
+		x.Update(now, nil)
 		if len(history) > 10_000 {
 			history = history[2_000:]
 		}
@@ -264,26 +264,26 @@ func TestFastValuesKeepTheStatedError(t *testing.T) {
 	if limit := 100.0 / Spans; worst == 0 || worst > limit {
 		t.Errorf("worst error of the mean %v, want at most %v and not 0", worst, limit)
 	}
-	if len(w.rows.starts) > ringSize || len(x.lo.ring) > ringSize {
-		t.Errorf("rings of %d and %d entries, want at most %d", len(w.rows.starts), len(x.lo.ring), ringSize)
+	if len(w.rows.starts) > ringSize || len(x.most.lo.ring) > ringSize {
+		t.Errorf("rings of %d and %d entries, want at most %d", len(w.rows.starts), len(x.most.lo.ring), ringSize)
 	}
 }
 
 func TestWindowOfOverRangeValues(t *testing.T) {
 	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: time.Minute}, -1, "", Coverage)
 	cur := Exact(10)
-	w.num = func() Num { return cur }
-	w.Update(0)
-	w.Update(telemetry.Mono(50 * time.Second))
+	w.num = func(*Frame) Num { return cur }
+	w.Update(0, nil)
+	w.Update(telemetry.Mono(50*time.Second), nil)
 	cur = AtLeast(70)
-	w.Update(telemetry.Mono(50 * time.Second))
-	w.Update(telemetry.Mono(60 * time.Second))
+	w.Update(telemetry.Mono(50*time.Second), nil)
+	w.Update(telemetry.Mono(60*time.Second), nil)
 	if got := w.Value(); !near(got.Lo, 20, 1e-9) || !math.IsInf(got.Hi, 1) {
 		t.Errorf("mean of 50 s of 10 and 10 s of 70 or more = %v, want 20 or more", got)
 	}
 	cur = Exact(10)
-	w.Update(telemetry.Mono(60 * time.Second))
-	w.Update(telemetry.Mono(130 * time.Second))
+	w.Update(telemetry.Mono(60*time.Second), nil)
+	w.Update(telemetry.Mono(130*time.Second), nil)
 	if got := w.Value(); !near(got.Lo, 10, 1e-9) || !near(got.Hi, 10, 1e-9) {
 		t.Errorf("a minute after = %v, want 10", got)
 	}
@@ -292,17 +292,17 @@ func TestWindowOfOverRangeValues(t *testing.T) {
 func TestWindowDoesNotDrift(t *testing.T) {
 	w := newWindow(&Node{Op: OpCall, Text: "avg_over_time", Window: time.Minute}, -1, "", Coverage)
 	cur := Exact(0)
-	w.num = func() Num { return cur }
+	w.num = func(*Frame) Num { return cur }
 	r := rand.New(rand.NewPCG(9, 9))
 	now := telemetry.Mono(0)
 	for range 300_000 {
 		cur = Exact(r.Float64() * 1e9)
-		w.Update(now)
+		w.Update(now, nil)
 		now = now.Add(time.Second)
 	}
 	cur = Exact(1)
-	w.Update(now)
-	w.Update(now.Add(2 * time.Minute))
+	w.Update(now, nil)
+	w.Update(now.Add(2*time.Minute), nil)
 	if got := w.Value(); !near(got.Lo, 1, 1e-6) {
 		t.Errorf("after a minute of 1 the mean is %v", got)
 	}

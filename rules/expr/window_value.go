@@ -86,10 +86,10 @@ func level(energy float64) float64 {
 }
 
 func (w *Window) extreme(covered bool) Num {
-	if w.lo.n == 0 {
+	if w.most.lo.n == 0 {
 		return AnyNum()
 	}
-	v := sane(w.lo.front(), w.hi.front())
+	v := sane(w.most.lo.front(), w.most.hi.front())
 	switch {
 	case covered:
 		return v
@@ -103,13 +103,17 @@ func (w *Window) extreme(covered bool) Num {
 // window; otherwise each second for windows up to ten minutes, each 1/600 of longer ones, and never while nothing in
 // the window can change.
 func (w *Window) Next(now telemetry.Mono) telemetry.Mono {
+	lo, hi := 0, 0
+	if w.most != nil {
+		lo, hi = w.most.lo.n, w.most.hi.n
+	}
 	switch {
 	case w.rows.n == 0:
 		return telemetry.Never
 	case w.fn.counts():
 		return w.nextCount(now)
 	case w.rows.n > 1 || w.mixed:
-	case w.cur.Nothing() && w.lo.n == 0 || !w.cur.Nothing() && w.lo.n <= 1 && w.hi.n <= 1 && w.rows.start(0) <= now-w.length:
+	case w.cur.Nothing() && lo == 0 || !w.cur.Nothing() && lo <= 1 && hi <= 1 && w.rows.start(0) <= now-w.length:
 		return telemetry.Never
 	}
 	return w.grid(now)
