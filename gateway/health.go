@@ -131,13 +131,12 @@ func (h *health) register(set *metrics.Set) {
 	})
 	gauge("linli_rules_late_samples_total", func() float64 { return float64(h.fanIn.late.Load()) })
 	gauge("linli_points_unknown", func() float64 {
-		entries, _ := h.table.Snapshot(nil)
 		n := 0
-		for i := range entries {
-			if d := h.inv.Points[i].Device; d >= 0 && h.inv.Devices[d].System {
+		for i, e := range h.table.All() {
+			if h.inv.IsSystem(i) {
 				continue // What the gateway says of its own works is not what people wait for.
 			}
-			if !entries[i].Known || entries[i].Quality.Bad() {
+			if !e.Known || e.Quality.Bad() {
 				n++
 			}
 		}

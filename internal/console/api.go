@@ -16,7 +16,6 @@ import (
 	"go.uber.org/zap"
 
 	"linli/internal/alert"
-	"linli/internal/telemetry"
 )
 
 const (
@@ -71,9 +70,8 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	inv := s.view.Load().inv
-	entries, _ := s.src.Live.Snapshot(nil)
-	for i := range entries {
-		if entries[i].Known && inv.IsInstalled(telemetry.PointID(i)) {
+	for i, e := range s.src.Live.All() {
+		if e.Known && inv.IsInstalled(i) {
 			io.WriteString(w, "ready\n")
 			return
 		}
@@ -110,12 +108,28 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) getSite(w http.ResponseWriter, r *http.Request) {
-	s.writeBody(w, r, http.StatusOK, s.view.Load().site)
+	h, site := w.Header(), s.view.Load().site
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	h.Add("Vary", "Accept-Encoding")
+	if acceptsGzip(r) {
+		h.Set("Content-Encoding", "gzip")
+		h.Set("Content-Length", strconv.Itoa(len(site)))
+		w.Write(site)
+		return
+	}
+	z, err := gzip.NewReader(bytes.NewReader(site))
+	if err == nil {
+		_, err = io.Copy(w, z)
+	}
+	if err != nil && r.Context().Err() == nil {
+		s.log.Error("the inventory cannot be unpacked", zap.Error(err))
+	}
 }
 
 func (s *Server) getState(w http.ResponseWriter, r *http.Request) {
-	entries, _ := s.src.Live.Snapshot(nil)
-	s.writeJSON(w, r, http.StatusOK, s.state(s.view.Load(), entries))
+	v := s.view.Load()
+	s.writeJSON(w, r, http.StatusOK, s.state(v, v.feed.values()))
 }
 
 // alertJSON is one alert with everything that happened to it.

@@ -15,19 +15,21 @@ import (
 
 // assets are the files of the page, compressed once.
 type assets struct {
+	dir     fs.FS
 	files   map[string]asset // by URL path
 	version string           // of all files together: a page of another version reloads itself
 }
 
 type asset struct {
-	body, zipped []byte // zipped is nil where compression does not pay
+	name         string
+	zipped, body []byte // body is kept where compression does not pay only
 	kind, etag   string
 	immutable    bool // the name carries a hash of the content
 }
 
 // loadAssets reads the built files.
 func loadAssets(dir fs.FS) (*assets, error) {
-	a := &assets{files: map[string]asset{}}
+	a := &assets{dir: dir, files: map[string]asset{}}
 	all := sha256.New()
 	err := fs.WalkDir(dir, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || name == "sources.sha256" {
@@ -39,19 +41,16 @@ func loadAssets(dir fs.FS) (*assets, error) {
 		}
 		sum := sha256.Sum256(body)
 		fmt.Fprintf(all, "%s %x\n", name, sum)
-		f := asset{body: body, etag: `"` + hex.EncodeToString(sum[:12]) + `"`, immutable: strings.HasPrefix(name, "assets/"),
+		f := asset{name: name, etag: `"` + hex.EncodeToString(sum[:12]) + `"`, immutable: strings.HasPrefix(name, "assets/"),
 			kind: contentType(name)}
-		var buf bytes.Buffer
-		z, err := gzip.NewWriterLevel(&buf, gzip.BestCompression)
+		zipped, err := zip(body)
 		if err != nil {
 			return err
 		}
-		z.Write(body)
-		if err := z.Close(); err != nil {
-			return err
-		}
-		if buf.Len() < len(body)*9/10 {
-			f.zipped = buf.Bytes()
+		if len(zipped) < len(body)*9/10 {
+			f.zipped = zipped
+		} else {
+			f.body = body
 		}
 		a.files["/"+name] = f
 		return nil
@@ -66,6 +65,19 @@ func loadAssets(dir fs.FS) (*assets, error) {
 	a.files["/"] = index
 	a.version = hex.EncodeToString(all.Sum(nil)[:8])
 	return a, nil
+}
+
+// zip returns body compressed, in no more memory than it needs: it is kept.
+func zip(body []byte) ([]byte, error) {
+	var buf bytes.Buffer
+	z, err := gzip.NewWriterLevel(&buf, gzip.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = z.Write(body); err == nil {
+		err = z.Close()
+	}
+	return bytes.Clone(buf.Bytes()), err
 }
 
 // contentType is by the name alone: the tables of the operating system are not to be relied on.
@@ -114,9 +126,13 @@ func (a *assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	body := f.body
-	if f.zipped != nil && acceptsGzip(r) {
+	switch {
+	case f.zipped == nil:
+	case acceptsGzip(r):
 		h.Set("Content-Encoding", "gzip")
 		body = f.zipped
+	default:
+		body, _ = fs.ReadFile(a.dir, f.name) // It was there at the start, and is in the program.
 	}
 	h.Set("Content-Length", fmt.Sprint(len(body)))
 	if r.Method == http.MethodGet {

@@ -23,15 +23,14 @@ const (
 // feed turns the live table into batches of changes, each made and encoded once for all clients. It has no goroutine:
 // the client that asks first after an interval makes the next batch.
 type feed struct {
-	live   *live.Table
-	hidden []bool // by point: of the gateway's own works, which pages do not show
+	live *live.Table
+	inv  *telemetry.Inventory
 
 	mu        sync.Mutex
-	entries   []live.Entry       // guarded by mu: the table as of the last batch
 	confirmed []telemetry.Mono   // guarded by mu: what clients were last told about each point
 	seen      uint64             // guarded by mu: number of the next event of the table
 	happened  []telemetry.Sample // guarded by mu: memory for events
-	version   uint64             // guarded by mu: the table's at the last batch
+	version   uint64             // guarded by mu: the table's when the last batch was begun: what changed while it was made comes again
 	last      telemetry.Mono     // guarded by mu: when the last batch was made
 	next      uint64             // guarded by mu: number of the next batch
 	batches   [feedKept][]byte   // guarded by mu: batch n is at n modulo feedKept; empty where nothing changed
@@ -60,16 +59,11 @@ type confirmedJSON struct {
 }
 
 func newFeed(table *live.Table, inv *telemetry.Inventory) *feed {
-	f := &feed{live: table, last: -1 << 62, hidden: make([]bool, len(inv.Points))}
-	for i := range f.hidden {
-		d := inv.Points[i].Device
-		f.hidden[i] = d >= 0 && inv.Devices[d].System
-	}
-	return f
+	return &feed{live: table, inv: inv, last: -1 << 62}
 }
 
-// shown reports whether pages have a point.
-func (f *feed) shown(id telemetry.PointID) bool { return int(id) >= len(f.hidden) || !f.hidden[id] }
+// shown reports whether pages have a point: not those of the gateway's own works.
+func (f *feed) shown(id telemetry.PointID) bool { return !f.inv.IsSystem(id) }
 
 // advance makes a batch when the last one is old enough. The caller holds mu.
 func (f *feed) advance(now telemetry.Mono) {
@@ -77,17 +71,15 @@ func (f *feed) advance(now telemetry.Mono) {
 		return
 	}
 	f.last = now
-	entries, version := f.live.Snapshot(f.entries[:0])
-	f.entries = entries
-	if len(f.confirmed) != len(entries) {
-		f.confirmed = make([]telemetry.Mono, len(entries))
-	}
+	version := f.live.Version()
 	batch := valuesJSON{MonoMS: millis(now)}
 	groups := map[telemetry.Mono]int{}
-	for i := range entries {
-		e := &entries[i]
+	for i, e := range f.live.All() {
+		if int(i) == len(f.confirmed) {
+			f.confirmed = append(f.confirmed, 0)
+		}
 		switch {
-		case !e.Known || !f.shown(e.Point):
+		case !e.Known || !f.shown(i):
 		case e.Version > f.version:
 			batch.Values = append(batch.Values, encodeEntry(e))
 			f.confirmed[i] = e.Confirmed
@@ -120,12 +112,23 @@ func (f *feed) advance(now telemetry.Mono) {
 	f.next++
 }
 
-// snapshot returns a copy of all entries, and the number of the batch that follows it.
-func (f *feed) snapshot(now telemetry.Mono) ([]live.Entry, uint64) {
+// snapshot returns all values, and the number of the batch that follows them.
+func (f *feed) snapshot(now telemetry.Mono) ([]valueJSON, uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.advance(now)
-	return append([]live.Entry(nil), f.entries...), f.next
+	return f.values(), f.next
+}
+
+// values returns what is known of the points that pages have.
+func (f *feed) values() []valueJSON {
+	values := []valueJSON{}
+	for i, e := range f.live.All() {
+		if e.Known && f.shown(i) {
+			values = append(values, encodeEntry(e))
+		}
+	}
+	return values
 }
 
 // since returns the batches from number next on, with the number after them, and false where some of them are no

@@ -293,19 +293,9 @@ func (s *Server) alerts() alertsJSON {
 	return a
 }
 
-// state returns a whole snapshot with the values of entries.
-func (s *Server) state(v *view, entries []live.Entry) stateJSON {
-	return stateJSON{Server: s.server(v), Now: s.now(), Alerts: s.alerts(), Values: v.encodeEntries(entries), Status: s.status()}
-}
-
-func (v *view) encodeEntries(entries []live.Entry) []valueJSON {
-	values := make([]valueJSON, 0, len(entries))
-	for i := range entries {
-		if entries[i].Known && v.feed.shown(entries[i].Point) {
-			values = append(values, encodeEntry(&entries[i]))
-		}
-	}
-	return values
+// state returns a whole snapshot with values.
+func (s *Server) state(v *view, values []valueJSON) stateJSON {
+	return stateJSON{Server: s.server(v), Now: s.now(), Alerts: s.alerts(), Values: values, Status: s.status()}
 }
 
 func encodeEntry(e *live.Entry) valueJSON {

@@ -104,8 +104,8 @@ func (c *client) run(r *http.Request) error {
 
 func (c *client) snapshot() error {
 	c.view = c.s.view.Load()
-	entries, next := c.view.feed.snapshot(c.s.src.Clock.Mono())
-	state := c.s.state(c.view, entries)
+	values, next := c.view.feed.snapshot(c.s.src.Clock.Mono())
+	state := c.s.state(c.view, values)
 	c.next, c.sent = next, map[string]alert.Alert{}
 	for _, a := range state.Alerts.Open {
 		c.sent[a.ID] = a.Alert
@@ -179,7 +179,7 @@ func (c *client) write(event string, data []byte) error {
 	if _, err := c.w.Write(c.buf.Bytes()); err != nil {
 		return err
 	}
-	if c.buf.Cap() > 1<<20 {
+	if c.buf.Cap() > 1<<17 {
 		c.buf = bytes.Buffer{} // A large snapshot's memory is not kept for the life of the page.
 	}
 	return c.control.Flush()

@@ -14,7 +14,7 @@ import (
 type view struct {
 	inv      *telemetry.Inventory
 	feed     *feed
-	site     []byte // the inventory as JSON
+	site     []byte // the inventory as JSON, compressed: it is read once a page
 	instance string
 	ended    chan struct{} // closed when another view has taken its place
 }
@@ -22,6 +22,9 @@ type view struct {
 func newView(inv *telemetry.Inventory, table *live.Table) (*view, error) {
 	site, err := encodeSite(inv)
 	if err != nil {
+		return nil, fmt.Errorf("console: %w", err)
+	}
+	if site, err = zip(site); err != nil {
 		return nil, fmt.Errorf("console: %w", err)
 	}
 	var id [8]byte

@@ -7,6 +7,7 @@
 package live
 
 import (
+	"iter"
 	"sync"
 
 	"linli/internal/telemetry"
@@ -142,6 +143,37 @@ func (t *Table) Get(id telemetry.PointID) Entry {
 		return Entry{}
 	}
 	return t.entries[id]
+}
+
+// partOf is how many entries All copies at a time.
+const partOf = 64
+
+// All yields a copy of each entry, in order of PointID; the entry is good until the next one. The table goes on changing
+// meanwhile: what changes after a call of Version that came before has a later version than that returned.
+func (t *Table) All() iter.Seq2[telemetry.PointID, *Entry] {
+	return func(yield func(telemetry.PointID, *Entry) bool) {
+		part := make([]Entry, 0, partOf)
+		for from := 0; ; from += partOf {
+			t.mu.RLock()
+			part = append(part[:0], t.entries[min(from, len(t.entries)):min(from+partOf, len(t.entries))]...)
+			t.mu.RUnlock()
+			for i := range part {
+				if !yield(telemetry.PointID(from+i), &part[i]) {
+					return
+				}
+			}
+			if len(part) < partOf {
+				return
+			}
+		}
+	}
+}
+
+// Version returns the table's version. It grows with each batch that changes something.
+func (t *Table) Version() uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.version
 }
 
 // Snapshot appends all entries in order of PointID to dst and returns it with the table's version.

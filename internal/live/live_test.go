@@ -123,3 +123,32 @@ func TestEventsAreKeptOneByOne(t *testing.T) {
 		t.Errorf("of 3003 events %d are kept, from %d to %d, next %d", len(events), events[0].Time, events[len(events)-1].Time, next)
 	}
 }
+
+// All yields what Snapshot has, whatever the number of entries.
+func TestAllIsTheWholeTable(t *testing.T) {
+	for _, points := range []int{0, 1, 63, 64, 65, 128, 200} {
+		table := live.New(points)
+		for i := range points {
+			table.Apply([]telemetry.Sample{{Point: telemetry.PointID(i), Time: 1, Value: telemetry.IntValue(int64(i))}})
+		}
+		want, version := table.Snapshot(nil)
+		if got := table.Version(); got != version {
+			t.Errorf("version %d, want %d", got, version)
+		}
+		n := 0
+		for id, e := range table.All() {
+			if int(id) != n || *e != want[n] {
+				t.Fatalf("of %d: entry %d is number %d, %v", points, n, id, *e)
+			}
+			n++
+		}
+		if n != points {
+			t.Errorf("%d entries, want %d", n, points)
+		}
+		for id := range table.All() {
+			if id == 2 {
+				break
+			}
+		}
+	}
+}

@@ -156,6 +156,15 @@ func (inv *Inventory) IsInstalled(id PointID) bool {
 	return d >= 0 && !inv.Devices[d].System
 }
 
+// IsSystem reports whether a point is of a part of the gateway's own works.
+func (inv *Inventory) IsSystem(id PointID) bool {
+	if int64(id) >= int64(len(inv.Points)) {
+		return false
+	}
+	d := inv.Points[id].Device
+	return d >= 0 && inv.Devices[d].System
+}
+
 // DeviceByID returns the device's index, or false.
 func (inv *Inventory) DeviceByID(id string) (int, bool) { i, ok := inv.byDevice[id]; return i, ok }
 
