@@ -27,7 +27,6 @@ const repeatFrames = 64
 type writer struct {
 	enc  encoder
 	zstd *zstd.Encoder
-	dec  *zstd.Decoder
 
 	file  file // the active segment, nil when there is none
 	seg   *segment
@@ -62,10 +61,6 @@ func (w *writer) init() (err error) {
 	// The fastest level: on columns of a kilobyte the slower ones save no byte and cost up to 5 MB of tables.
 	w.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(64<<10), zstd.WithEncoderLevel(zstd.SpeedFastest))
-	if err != nil {
-		return err
-	}
-	w.dec, err = newDecoder(maxFooter)
 	return err
 }
 

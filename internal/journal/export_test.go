@@ -229,3 +229,15 @@ func (j *Journal) WhileRolling(ctx context.Context, wall time.Time, f func()) er
 	j.roll.pause = f
 	return j.rollup(ctx, wall)
 }
+
+// KeptDictionaries is how many dictionaries of sealed segments are kept for Read.
+func (j *Journal) KeptDictionaries() (n int) {
+	j.rmu.Lock()
+	defer j.rmu.Unlock()
+	for _, o := range j.r.open {
+		if o.dict != nil {
+			n++
+		}
+	}
+	return n
+}

@@ -352,6 +352,7 @@ func (j *Journal) Run(ctx context.Context) error {
 			return j.Commit()
 		case <-t.C:
 			failed = j.commitPending(false) != nil
+			j.forgetRead()
 		case <-j.kick:
 			if !failed { // A failing disk is asked again at the interval only.
 				failed = j.commitPending(false) != nil

@@ -207,6 +207,41 @@ func TestRunCommitsAtTheIntervalAndAtTheEnd(t *testing.T) {
 	})
 }
 
+// The dictionaries of sealed segments are given back once nobody has read there for a while, and read again when needed.
+func TestDictionariesAreGivenBack(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		inv := newInventory(20)
+		j := mustOpen(t, journal.Config{Dir: dir, SegmentBytes: 32 << 10}, inv, newClock("boot1"))
+		var want []telemetry.Sample
+		for i := range 100 {
+			batch := mixed(inv, 300, telemetry.Mono(i)*1e9)
+			appendStep(j, batch)
+			want = append(want, batch...)
+			commit(t, j)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- j.Run(ctx) }()
+		for range 2 {
+			checkSamples(t, inv, records(readAll(t, j)), want)
+			time.Sleep(50 * time.Second)
+			if n := j.KeptDictionaries(); n < 2 {
+				t.Errorf("after 50 s %d dictionaries are kept, want those that were read last", n)
+			}
+			time.Sleep(15 * time.Second)
+			if n := j.KeptDictionaries(); n != 0 {
+				t.Errorf("after 65 s %d dictionaries are kept", n)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		closeJournal(t, j)
+	})
+}
+
 func TestSetInventory(t *testing.T) {
 	old, inv := newInventory(3), newInventory(9)
 	j := mustOpen(t, journal.Config{Dir: t.TempDir()}, old, newClock("boot1"))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -14,6 +15,10 @@ import (
 // openSegments is how many segment files are kept open for reading: one per reader (live, late, console, command
 // line) is enough, since each goes forward.
 const openSegments = 4
+
+// keptFor is how long the dictionary of a sealed segment is kept after the last frame of it was read: it is a megabyte and
+// more, and who reads new frames only needs none.
+const keptFor = time.Minute
 
 // readTries is how often reading a frame may fail before it counts as lost.
 const readTries = 3
@@ -36,6 +41,7 @@ type openSegment struct {
 	dict []entry // of a sealed segment
 	// index of a sealed segment, read with the dictionary; not all have one.
 	index frameIndex
+	used  telemetry.Mono // when dict was last
 }
 
 func (r *reader) init() (err error) {
@@ -122,6 +128,19 @@ func (j *Journal) Read(seq uint64, f *Frame) error {
 	j.rmu.Lock()
 	defer j.rmu.Unlock()
 	return j.read(&j.r, seq, f)
+}
+
+// forgetRead gives the dictionaries back that Read no longer uses. It waits for nobody.
+func (j *Journal) forgetRead() {
+	if !j.rmu.TryLock() {
+		return
+	}
+	defer j.rmu.Unlock()
+	for i := range j.r.open {
+		if o := &j.r.open[i]; o.dict != nil && j.clock.Mono().Sub(o.used) > keptFor {
+			o.dict, o.index = nil, nil
+		}
+	}
 }
 
 // read is Read with the files and the memory of r.
@@ -250,7 +269,7 @@ func (j *Journal) readFrame(r *reader, s *segment, at int64, length int, seq uin
 				return err
 			}
 		}
-		dict = o.dict
+		dict, o.used = o.dict, j.clock.Mono()
 	}
 	raw, err := unpack(&h, payload, r.raw, r.dec)
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/klauspost/compress/zstd"
+
 	"linli/internal/telemetry"
 )
 
@@ -51,12 +53,17 @@ func (j *Journal) recover() error {
 		return nil
 	}
 	j.epoch, j.next = segs[0].epoch, segs[0].first
+	dec, err := newDecoder(maxFooter)
+	if err != nil {
+		return err
+	}
+	defer dec.Close()
 
 	// From the last to the first: where a segment ends depends on the one after it.
 	limit := uint64(maxSeq)
 	for i := len(segs) - 1; i >= 0; i-- {
 		s := segs[i]
-		keep, t, err := j.load(s, limit)
+		keep, t, err := j.load(s, limit, dec)
 		if err != nil {
 			return fmt.Errorf("%s: %w", filepath.Base(s.path), err)
 		}
@@ -143,10 +150,10 @@ func ours(names []string, dir string) []*segment {
 }
 
 // load fills s from its file. keep is false when there is nothing in it for readers.
-func (j *Journal) load(s *segment, limit uint64) (keep bool, t tail, err error) {
+func (j *Journal) load(s *segment, limit uint64, dec *zstd.Decoder) (keep bool, t tail, err error) {
 	for range readTries {
 		var c contents
-		if c, err = j.examine(s, limit); err == nil {
+		if c, err = j.examine(s, limit, dec); err == nil {
 			return j.judge(s, limit, c)
 		}
 		if errors.Is(err, errNewer) || errors.Is(err, errSync) {
@@ -188,7 +195,7 @@ type contents struct {
 var errSync = errors.New("write and sync again")
 
 // examine reads the file of s and fills s. Its errors are the disk's.
-func (j *Journal) examine(s *segment, limit uint64) (c contents, err error) {
+func (j *Journal) examine(s *segment, limit uint64, dec *zstd.Decoder) (c contents, err error) {
 	f, err := j.fs.Open(s.path, false)
 	if err != nil {
 		return c, err
@@ -208,7 +215,7 @@ func (j *Journal) examine(s *segment, limit uint64) (c contents, err error) {
 			c.header = true
 		}
 	}
-	b, err := s.readFooter(f, s.size, j.w.dec)
+	b, err := s.readFooter(f, s.size, dec)
 	if err == nil {
 		if err = s.parseFooter(b, s.size, false); err == nil && s.next() <= limit {
 			c.sealed = true
@@ -223,7 +230,7 @@ func (j *Journal) examine(s *segment, limit uint64) (c contents, err error) {
 		return c, err
 	}
 	c.empty = len(b) <= headerBytes || len(bytes.TrimLeft(b[headerBytes:], "\x00")) == 0
-	c.missing, c.tail = s.scan(b, limit, j.w.dec)
+	c.missing, c.tail = s.scan(b, limit, dec)
 	if len(s.offs) > 0 && !j.cfg.ReadOnly {
 		if c.mended {
 			copy(b, head[:])
