@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
 	"strings"
 	"time"
 
@@ -16,21 +17,49 @@ import (
 // then at every other.
 const (
 	releaseFirst = time.Minute
-	releaseEvery = time.Hour
+	releaseEvery = 10 * time.Minute
 )
 
-// releaseMemory gives memory back from time to time, until ctx ends: what the collector holds free, and the pages of the
-// program itself that only the start needed (the parsers, tables, texts). Those that are needed again come back from the
-// kernel's cache by themselves.
+// The heap may grow by a share of what is live before the next collection: by as much as collections need to be collectEvery
+// apart, at least by leastGrowth percent and at most by mostGrowth. So a site where little happens needs little more than
+// what it holds, and one where much happens does not spend its time collecting.
+const (
+	collectEvery  = 4 * time.Second
+	heapLookEvery = 15 * time.Second
+	leastGrowth   = 10
+	mostGrowth    = 50
+)
+
+// growth returns by how many percent the heap may grow where so many bytes were allocated in some time, and so many are live.
+func growth(allocated uint64, in time.Duration, live uint64) int {
+	share := 100 * float64(allocated) * collectEvery.Seconds() / max(in.Seconds(), 1) / float64(max(live, 1))
+	return int(min(max(share, leastGrowth), mostGrowth))
+}
+
+// releaseMemory keeps memory small until ctx ends. It has the collector let the heap grow no more than it must; and from
+// time to time it gives back what the collector holds free, and the pages of the program itself that only the start needed
+// (the parsers, tables, texts). Those that are needed again come back from the kernel's cache by themselves.
 func releaseMemory(ctx context.Context) error {
-	for timer := time.NewTimer(releaseFirst); ; timer.Reset(releaseEvery) {
+	release, look := time.NewTimer(releaseFirst), time.NewTicker(heapLookEvery)
+	defer release.Stop()
+	defer look.Stop()
+	heap := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
+	metrics.Read(heap)
+	for allocated, percent := heap[0].Value.Uint64(), mostGrowth; ; {
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return nil
-		case <-timer.C:
+		case <-release.C:
 			debug.FreeOSMemory()
 			releaseProgram()
+			release.Reset(releaseEvery)
+		case <-look.C:
+			metrics.Read(heap)
+			if next := growth(heap[0].Value.Uint64()-allocated, heapLookEvery, heap[1].Value.Uint64()); next != percent {
+				percent = next
+				debug.SetGCPercent(percent)
+			}
+			allocated = heap[0].Value.Uint64()
 		}
 	}
 }

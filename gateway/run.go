@@ -117,7 +117,7 @@ type gatewayConfig struct {
 // time. What the fan-in took in last is committed before the uplink stops.
 func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	// A small box has more time than memory. What reading all the files took is given back at once.
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(mostGrowth) // releaseMemory finds what is enough
 	debug.FreeOSMemory()
 	s, inv, log := cfg.plan.site, cfg.plan.site.Inventory, cfg.log
 	clock := newClock()
@@ -256,7 +256,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	parts.start("health of the gateway", time.Second, func(ctx context.Context) error { return own.run(ctx, in.emit(ctx)) })
 	parts.start("settings of the units", 3*time.Second, settings.run)
 	parts.start("identity of the units", 3*time.Second, who.run)
-	parts.start("memory to give back", time.Second, releaseMemory)
+	parts.start("memory", time.Second, releaseMemory)
 	parts.start("outputs", 3*time.Second, outputs.run)
 	parts.onStop("outputs", 3*time.Second, outputs.stop)
 	log.Info("started", zap.String("console", "http://"+listener.Addr().String()))
