@@ -73,6 +73,7 @@ type subjectPoints struct {
 
 // watched are the points of one device, with what was told of them last and when the next telling is due.
 type watched struct {
+	class  *telemetry.Class
 	points []watchedPoint
 	next   telemetry.Mono // when figures are told
 	repeat telemetry.Mono // when everything is told
@@ -80,11 +81,12 @@ type watched struct {
 
 // watchedPoint is one point and what was told of it last.
 type watchedPoint struct {
-	id   telemetry.PointID
-	name string
-	now  bool // a change is told at once
-	last telemetry.Sample
-	told bool
+	id      telemetry.PointID
+	def     uint16 // which of the class's points it is
+	now     bool   // a change is told at once
+	told    bool
+	quality telemetry.Quality
+	value   telemetry.Value
 }
 
 // watch returns the provided points of a device, -1 for none. Changes of those that atOnce names are told at once.
@@ -94,9 +96,10 @@ func watch(inv *telemetry.Inventory, device int, atOnce func(name string) bool) 
 		return w
 	}
 	d := &inv.Devices[device]
+	w.class, w.points = d.Class, make([]watchedPoint, 0, len(d.Points))
 	for i, id := range d.Points {
 		if id != telemetry.NoPoint {
-			w.points = append(w.points, watchedPoint{id: id, name: d.Class.Points[i].Name, now: atOnce(d.Class.Points[i].Name)})
+			w.points = append(w.points, watchedPoint{id: id, def: uint16(i), now: atOnce(d.Class.Points[i].Name)})
 		}
 	}
 	return w
@@ -111,16 +114,16 @@ func (w *watched) tell(now telemetry.Mono, value func(name string) (telemetry.Va
 		if !figures && !everything && !p.now && p.told {
 			continue
 		}
-		v, q, ok := value(p.name)
+		v, q, ok := value(w.class.Points[p.def].Name)
 		if !ok {
 			continue
 		}
-		changed := !p.told || v != p.last.Value || q != p.last.Quality
+		changed := !p.told || v != p.value || q != p.quality
 		if !everything && !changed {
 			continue
 		}
-		p.last, p.told = telemetry.Sample{Point: p.id, Quality: q, Time: now, Value: v}, true
-		dst = append(dst, p.last)
+		p.value, p.quality, p.told = v, q, true
+		dst = append(dst, telemetry.Sample{Point: p.id, Quality: q, Time: now, Value: v})
 	}
 	if figures {
 		w.next = now.Add(busTellEvery)

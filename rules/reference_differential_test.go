@@ -286,7 +286,7 @@ func same(ref *reference, s *site, out *rules.Output, derived map[string]note) s
 	next := map[string][]note{}
 	for _, d := range out.Derived {
 		p := &s.Points[d.Point]
-		key := p.Rule + " " + p.Subject
+		key := p.Derived.Rule + " " + p.Derived.Subject
 		n := note{d.Time, d.Quality, d.Value.Float()}
 		was, ok := derived[key]
 		if list := next[key]; len(list) > 0 {

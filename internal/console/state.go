@@ -124,10 +124,8 @@ func encodeSite(inv *telemetry.Inventory) ([]byte, error) {
 		if p.Device >= 0 {
 			continue
 		}
-		d := derivedJSON{ID: uint32(i), Rule: p.Rule, Subject: p.Subject, Def: encodeDef(p.Def)}
-		if p.SubjectZone >= 0 {
-			d.Zone = inv.Zones[p.SubjectZone].ID
-		}
+		d := derivedJSON{ID: uint32(i), Rule: p.Derived.Rule, Subject: p.Derived.Subject, Def: encodeDef(p.Def)}
+		d.Zone = inv.ZoneID(p.Derived.Zone)
 		out.Derived = append(out.Derived, d)
 	}
 	body, err := json.Marshal(out)

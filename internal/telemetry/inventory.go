@@ -55,12 +55,17 @@ type Device struct {
 type Point struct {
 	Device int       // index in Inventory.Devices; -1 for a derived point
 	Def    *PointDef // never nil
-	// Rule and Subject identify a derived point (`record:` rules): the rule's name, and the id of the device or
-	// zone it was computed for, or the site's id. Empty for device points.
-	Rule, Subject string
-	SubjectZone   int // zone of the subject of a derived point, -1 for the site
+	// Derived identifies a derived point (`record:` rules); nil for device points, which are most.
+	Derived *DerivedPoint
 	// Deadband of a device point that is a number: what of site file, profile and class holds for it.
 	Deadband Deadband
+}
+
+// DerivedPoint is what a derived point is known by.
+type DerivedPoint struct {
+	// Rule is the rule's name; Subject the id of the device or zone that it was computed for, or the site's id.
+	Rule, Subject string
+	Zone          int // of the subject, -1 for the site
 }
 
 // Series names a point for files and messages, where PointID means nothing.
@@ -108,7 +113,7 @@ func (inv *Inventory) ProvidePoint(device, def int) PointID {
 	d := &inv.Devices[device]
 	if d.Points[def] == NoPoint {
 		d.Points[def] = PointID(len(inv.Points))
-		inv.Points = append(inv.Points, Point{Device: device, Def: &d.Class.Points[def], SubjectZone: -1, Deadband: d.Class.Points[def].Deadband})
+		inv.Points = append(inv.Points, Point{Device: device, Def: &d.Class.Points[def], Deadband: d.Class.Points[def].Deadband})
 	}
 	return d.Points[def]
 }
@@ -126,7 +131,7 @@ func (inv *Inventory) Constant(device, def int) Value {
 // AddDerived adds the derived point of rule for subject (a device id, a zone id or the site's id) in zone (-1 for
 // the site) and returns its id. It is called while rules are compiled, before anything runs.
 func (inv *Inventory) AddDerived(rule, subject string, zone int, def *PointDef) PointID {
-	inv.Points = append(inv.Points, Point{Device: -1, Def: def, Rule: rule, Subject: subject, SubjectZone: zone})
+	inv.Points = append(inv.Points, Point{Device: -1, Def: def, Derived: &DerivedPoint{Rule: rule, Subject: subject, Zone: zone}})
 	return PointID(len(inv.Points) - 1)
 }
 
@@ -203,7 +208,7 @@ func (inv *Inventory) ZonePath(zone int, lang string) []string {
 func (inv *Inventory) Series(id PointID) Series {
 	p := &inv.Points[id]
 	if p.Device < 0 {
-		return Series{Class: Derived, Device: p.Subject, Zone: inv.ZoneID(p.SubjectZone), Point: p.Rule, Kind: p.Def.Kind}
+		return Series{Class: Derived, Device: p.Derived.Subject, Zone: inv.ZoneID(p.Derived.Zone), Point: p.Derived.Rule, Kind: p.Def.Kind}
 	}
 	d := &inv.Devices[p.Device]
 	return Series{Class: d.Class.ID, Device: d.ID, Zone: inv.ZoneID(d.Zone), Point: p.Def.Name, Kind: p.Def.Kind}

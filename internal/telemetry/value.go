@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"unique"
 )
 
 // Kind is the type of a point's value. It is fixed by the point's class for ever: a time-series database refuses
@@ -44,7 +45,7 @@ func ParseKind(s string) (Kind, error) {
 type Value struct {
 	kind Kind
 	bits uint64
-	text string
+	text unique.Handle[string] // of a text that is not empty: there are many values and few texts
 }
 
 // FloatValue returns a float value. NaN and infinities are no values: they become the zero Value.
@@ -70,7 +71,13 @@ func BoolValue(b bool) Value {
 }
 
 // TextValue returns a text value.
-func TextValue(s string) Value { return Value{kind: KindText, text: s} }
+func TextValue(s string) Value {
+	v := Value{kind: KindText}
+	if s != "" {
+		v.text = unique.Make(s)
+	}
+	return v
+}
 
 // Kind returns the value's kind, 0 for no value.
 func (v Value) Kind() Kind { return v.kind }
@@ -106,7 +113,12 @@ func (v Value) Bool() bool {
 }
 
 // Text returns a text value's string.
-func (v Value) Text() string { return v.text }
+func (v Value) Text() string {
+	if v.text == (unique.Handle[string]{}) {
+		return ""
+	}
+	return v.text.Value()
+}
 
 // Bits returns the value's fixed-size payload: the IEEE 754 bits of a float, otherwise the integer. With
 // ValueFromBits it lets files hold values exactly.
@@ -141,7 +153,7 @@ func (v Value) String() string {
 	case Bool:
 		return strconv.FormatBool(v.bits != 0)
 	case KindText:
-		return strconv.Quote(v.text)
+		return strconv.Quote(v.Text())
 	}
 	return "-"
 }
