@@ -201,7 +201,7 @@ type Stats struct {
 
 // Ingest moves messages from a broker to a database.
 type Ingest struct {
-	livedAfter, dialTimeout time.Duration // dialTimeout 0: the default
+	livedAfter, quietAfter, dialTimeout time.Duration // dialTimeout 0: the default
 
 	cfg Config
 	log *zap.Logger
@@ -223,7 +223,7 @@ func New(cfg Config, log *zap.Logger) (*Ingest, error) {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	in := &Ingest{cfg: cfg, log: log, livedAfter: livedAfter}
+	in := &Ingest{cfg: cfg, log: log, livedAfter: livedAfter, quietAfter: quietAfter}
 	db, err := newWriter(cfg, log, in.count)
 	if err != nil {
 		return nil, fmt.Errorf("ingest: %w", err)
@@ -298,6 +298,9 @@ func (in *Ingest) count(change func(*Stats)) {
 const (
 	// livedAfter is how long a connection must last to count as a good one.
 	livedAfter = 10 * time.Second
+	// quietAfter is how long a connection may bring nothing before that is told: each gateway says its status once a minute,
+	// and filters that match nothing, or what access rules keep back, are granted without an error.
+	quietAfter = 3 * time.Minute
 	// brokerWait caps the waits between attempts to reach the broker: one that came back without its sessions keeps
 	// nothing for us before we have subscribed anew.
 	brokerWait = 3 * time.Second
@@ -345,6 +348,7 @@ func (in *Ingest) Run(ctx context.Context) error {
 
 // connection works with one connection until it is lost or ctx ends.
 func (in *Ingest) connection(ctx context.Context, broker string, up func()) error {
+	before := in.Stats().Messages
 	q := &queue{max: in.cfg.QueueBytes, ready: make(chan struct{}, 1), full: func() { in.count(func(s *Stats) { s.Throttled++ }) }}
 	put := func(m message) {
 		in.count(func(s *Stats) { s.Messages++; s.QueueMessages++; s.QueueBytes += len(m.Payload()) })
@@ -362,6 +366,13 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 	}
 	defer l.drop(errors.New("done"))
 	up()
+	quiet := time.AfterFunc(in.quietAfter, func() {
+		if in.Stats().Messages == before {
+			in.log.Warn("nothing was heard since the connection: are there gateways, and do filters and the broker's access rules let their messages through?",
+				zap.String("broker", broker), zap.Strings("filters", in.cfg.Filters), zap.Duration("for", in.quietAfter))
+		}
+	})
+	defer quiet.Stop()
 	in.count(func(s *Stats) { s.Connected, s.Broker, s.LastError = true, broker, "" })
 	in.setLink(l)
 	defer in.setLink(nil) // before it is dropped
