@@ -37,13 +37,21 @@ func TestShippedBrokerConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", testservers.FreePort(t))
-	text := strings.NewReplacer("/etc/mosquitto/certs/", dir+"/", "/etc/mosquitto/", dir+"/", "/var/lib/mosquitto/", dir+"/",
+	text := strings.NewReplacer("/etc/mosquitto/certs/", dir+"/", "/etc/mosquitto/", dir+"/",
 		"listener 8883", "listener "+address[strings.LastIndex(address, ":")+1:]+" 127.0.0.1").Replace(string(conf))
+	// As in Debian, whose own file names some things already and then includes the directory.
+	if err := os.Mkdir(filepath.Join(dir, "conf.d"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "conf.d", "linli.conf"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	debian := fmt.Sprintf("pid_file %[1]s/mosquitto.pid\n\npersistence true\npersistence_location %[1]s/\n\nlog_dest file %[1]s/mosquitto.log\n\ninclude_dir %[1]s/conf.d\n", dir)
 	if os.Geteuid() == 0 {
-		text += "user root\n"
+		debian += "user root\n"
 	}
 	file := filepath.Join(dir, "mosquitto.conf")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(debian), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	testservers.StartMosquittoFile(t, file, address)
