@@ -118,10 +118,15 @@ func (b *Bus) together(ctx context.Context, window int, from telemetry.Mono, dst
 			return
 		}
 		b.busyAdd(began, t)
+		later := b.later
 		b.left(u, t)
 		b.party = append(b.party[:0], f.party...)
 		if err == nil {
 			dst = b.answered(u, f.asked, data, t, dst)
+			for _, bl := range b.party {
+				later = min(later, max(bl.due, u.free()))
+			}
+			b.later = later
 		} else {
 			b.round = b.round[:0]
 			if window > 1 {

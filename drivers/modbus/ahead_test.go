@@ -244,3 +244,48 @@ func TestOneOfARunIsSilent(t *testing.T) {
 		}
 	})
 }
+
+// TestNextIsDue: after a run Step says when the next block is due without looking at all of them, and never too late.
+func TestNextIsDue(t *testing.T) {
+	for _, c := range []struct{ units, atOnce int }{{60, 0}, {60, 8}, {2, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			s := &eager{answer: func(c net.Conn, waiting []request) {
+				for _, r := range waiting {
+					if since := time.Since(began); r.unit == 7 && since > 3*time.Second && since < 9*time.Second {
+						continue
+					}
+					_, _ = c.Write(r.own())
+				}
+			}}
+			var units []firmwareconfig.Unit
+			for a := 1; a <= c.units; a++ {
+				fast, slow := u16("a", 7), u16("b", 7)
+				fast.Every, slow.Every = time.Duration(1+a%3)*200*time.Millisecond, 3*time.Second
+				u := unitOf(fmt.Sprint("u", a), a, telemetry.PointID(2*a), fast, slow)
+				if c.units > 2 {
+					u.Profile.Timing.Gap = time.Duration(a%4) * 100 * time.Millisecond
+				}
+				units = append(units, u)
+			}
+			r := newRigOver(t, modbus.Config{Transport: modbus.TCP, AtOnce: c.atOnce, Units: units}, &peer{}, s.dial)
+			t.Cleanup(func() { _ = r.bus.Close(); s.wg.Wait() })
+			runs, early := 0, 0
+			for end := r.clock.Mono().Add(20 * time.Second); r.clock.Mono() < end; {
+				if len(r.step()) > 1 {
+					runs++
+				}
+				now := r.clock.Mono()
+				switch want := max(now, r.bus.Due(now)); {
+				case r.next > want:
+					t.Fatalf("at %v the next step is said to be due at %v, and is at %v", now, r.next, want)
+				case r.next < want:
+					early++ // what was due then was read along
+				}
+			}
+			if runs < 15 || early > runs/4 {
+				t.Errorf("%d runs, after which the next step was said to be due too early %d times", runs, early)
+			}
+		})
+	}
+}

@@ -111,3 +111,14 @@ func (b *Bus) Pick() {
 	}
 	b.pick(0)
 }
+
+// Due looks through all blocks and returns when the next is due.
+func (b *Bus) Due(now telemetry.Mono) telemetry.Mono {
+	b.round = b.round[:0]
+	bl, next := b.best(now)
+	b.round = b.round[:0]
+	if bl != nil {
+		return now
+	}
+	return next
+}

@@ -213,7 +213,7 @@ func (b *Bus) maintained(dst []telemetry.Sample, t telemetry.Mono) []telemetry.S
 
 // resume ends a suspension.
 func (b *Bus) resume(now telemetry.Mono) {
-	b.guests.until = 0
+	b.guests.until, b.later = 0, 0
 	b.line.hold = b.guests.hold
 	if b.setLine(b.guests.own) != nil {
 		// The device is gone; it is opened with the bus's own settings when it is there again.

@@ -241,6 +241,7 @@ type Bus struct {
 	due       []*block       // memory for round
 	round     []*block       // due when best looked last and not read yet, most urgent first
 	roundEnd  telemetry.Mono // best looks again then
+	later     telemetry.Mono // when something is due that is not in round; 0 where best has to look
 	ahead     int            // requests on their way at once, at most
 	aheadFree telemetry.Mono // one by one until then
 	flights   []flight       // on their way

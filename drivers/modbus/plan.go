@@ -83,29 +83,30 @@ type group struct {
 
 // block is one read request with the items it covers, in order of address.
 type block struct {
+	// What is looked at of every block to find those that are due stands together.
+	due     telemetry.Mono
+	every   time.Duration
+	fails   int    // failed transactions in a row
+	doubt   *doubt // it is read alone to find out why a larger request was refused
+	life    bool
+	out     bool // quarantined: the unit refuses it
+	hole    bool // lies in a hole: it was refused once, perhaps before the last restart
+	answers bool // it was answered since it was planned
+	leans   bool // on a word that another block reads just before
+	first   bool // due since the start: not yet on its grid
+	keeps   bool // some of items are words that others depend on; known once quick is made
+
 	span
 	unit  *unit
 	items []*item
 	quick []quick // parallel to items, made with the first reading
 
-	keeps   bool // some of items are words that others depend on; known once quick is made
 	sours   *uint32
-	cleanAt uint32 // what sours said when the block was found to be clean
-
-	every   time.Duration
-	life    bool
-	first   bool           // due since the start: not yet on its grid
+	cleanAt uint32         // what sours said when the block was found to be clean
 	phase   telemetry.Mono // the grid of due times is phase + n*every
-	due     telemetry.Mono
-	fails   int    // failed transactions in a row
-	out     bool   // quarantined: the unit refuses it
-	refuse  int    // refusals since it was quarantined
-	hole    bool   // lies in a hole: it was refused once, perhaps before the last restart
-	leans   bool   // on a word that another block reads just before
-	doubt   *doubt // it is read alone to find out why a larger request was refused
-	part    *item  // was answered while the block was not
-	answers bool   // it was answered since it was planned
-	whole   *block // where it is only to probe with: the block of which it is a part
+	refuse  int            // refusals since it was quarantined
+	part    *item          // was answered while the block was not
+	whole   *block         // where it is only to probe with: the block of which it is a part
 	reqs    requests
 }
 

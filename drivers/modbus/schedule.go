@@ -27,6 +27,13 @@ const (
 
 // unit is one unit's state on the bus.
 type unit struct {
+	// What is looked at of every unit to find the blocks that are due stands together.
+	blocks  []*block       // as planned, around what was learned about unreadable registers
+	hold    telemetry.Mono // not asked before: its late answer may still come
+	rested  telemetry.Mono // not asked before: its own pause
+	check   *block         // asked before any other of the unit's: it tells whether the unit is there
+	demoted bool
+
 	cfg     firmwareconfig.Unit
 	bus     *Bus
 	index   int    // in Bus.units and health.Units
@@ -34,7 +41,6 @@ type unit struct {
 	timeout time.Duration
 	delay   time.Duration
 	groups  []*group
-	blocks  []*block // as planned, around what was learned about unreadable registers
 	points  []*point
 
 	holes   []span  // what it refuses to read
@@ -48,11 +54,7 @@ type unit struct {
 	fails     int            // failed transactions in a row
 	suspect   *block         // where the last failure was
 	quiet     bool           // the last failure was silence, not something odd
-	check     *block         // asked before any other of the unit's: it tells whether the unit is there
-	demoted   bool
 	muted     int            // the round of silence (Bus.muteRound) in which it was counted
-	hold      telemetry.Mono // not asked before: its late answer may still come
-	rested    telemetry.Mono // not asked before: its own pause
 	probeAt   telemetry.Mono
 	probeWait time.Duration
 	probes    int
@@ -120,8 +122,11 @@ func (b *Bus) Step(ctx context.Context, now telemetry.Mono, dst []telemetry.Samp
 		if ctx.Err() != nil {
 			return dst, now
 		}
-		_, next = b.pick(b.now())
-		return dst, max(next, b.now())
+		t := b.now()
+		if next = b.later; next == 0 || len(b.round) > 0 || b.urged != nil {
+			_, next = b.pick(t)
+		}
+		return dst, max(next, t)
 	}
 	data, err := b.read(ctx, u, &bl.reqs, asked, u.patience())
 	t := b.now()
@@ -212,7 +217,9 @@ func (b *Bus) next(now telemetry.Mono) *block {
 		}
 		b.round = b.round[1:] // It was read along with another.
 	}
-	b.round = b.round[:0]
+	if len(b.round) > 0 { // What is left of it is due, and not in it any more.
+		b.round, b.later = b.round[:0], 0
+	}
 	return nil
 }
 
@@ -222,7 +229,7 @@ func (b *Bus) best(now telemetry.Mono) (*block, telemetry.Mono) {
 		return bl, now
 	}
 	keep := b.bursts && !b.life
-	b.due = b.due[:0]
+	b.due, b.later = b.due[:0], 0
 	var life, other *block
 	var lifeDead, otherDead telemetry.Mono
 	overdue := false
@@ -273,7 +280,7 @@ func (b *Bus) best(now telemetry.Mono) (*block, telemetry.Mono) {
 	if life == nil || other != nil && overdue && b.lifeRun >= lifeRunMost {
 		if len(b.due) > 1 {
 			slices.SortStableFunc(b.due, func(x, y *block) int { return cmp.Compare(x.due.Add(x.every), y.due.Add(y.every)) })
-			b.round, b.roundEnd = b.due, now.Add(roundFor)
+			b.round, b.roundEnd, b.later = b.due, now.Add(roundFor), next
 		}
 		return other, next
 	}
@@ -305,7 +312,7 @@ func (b *Bus) chosen(bl *block, now telemetry.Mono) telemetry.Mono {
 		if b.round[0] == bl {
 			b.round = b.round[1:]
 		} else {
-			b.round = b.round[:0]
+			b.round, b.later = b.round[:0], 0
 		}
 	}
 	if bl.urgent() && !bl.unit.demoted {
@@ -318,6 +325,7 @@ func (b *Bus) chosen(bl *block, now telemetry.Mono) telemetry.Mono {
 
 // left takes in that an exchange with a unit of the bus ended at t.
 func (b *Bus) left(u *unit, t telemetry.Mono) {
+	b.later = 0
 	u.rested = t.Add(u.cfg.Profile.Timing.Gap)
 	b.lastUnit, b.lastEnd = u.cfg.Address, t
 }
