@@ -132,6 +132,22 @@ type Library struct {
 	Faulty map[string]bool
 	// places are where profiles (by id), their channels (id.name) and settings (id:name) stand, for the linter.
 	places map[string]yamlfile.Pos
+	// own are the classes and profiles of other layers than the first.
+	own struct{ classes, profiles map[string]bool }
+}
+
+// Own returns what does not come from the first layer, the shipped one: all that may have become another while the program is
+// the same. Places are left out.
+func (l *Library) Own() *Library {
+	own := &Library{Classes: map[string]*telemetry.Class{}, Profiles: map[string]*Profile{}}
+	for id := range l.own.classes {
+		own.Classes[id] = l.Classes[id]
+	}
+	for id := range l.own.profiles {
+		own.Profiles[id] = l.Profiles[id]
+	}
+	own.own = l.own
+	return own
 }
 
 //go:embed classes/*.yaml profiles/*.yaml
@@ -145,6 +161,7 @@ func Shipped() fs.FS { return shipped }
 // yamlfile.Errors; the Library holds what could be read, so that later checks can go on.
 func Load(layers ...fs.FS) (*Library, error) {
 	l := &loader{lib: &Library{Classes: map[string]*telemetry.Class{}, Profiles: map[string]*Profile{}, Faulty: map[string]bool{}, places: map[string]yamlfile.Pos{}}}
+	l.lib.own.classes, l.lib.own.profiles = map[string]bool{}, map[string]bool{}
 	l.eachFile(layers, "classes", l.class)
 	l.eachFile(layers, "profiles", l.profile)
 	return l.lib, l.errs.Err()

@@ -17,11 +17,13 @@ type loader struct {
 	// whole says that every channel of the profile being read could be read.
 	whole bool
 	seen  map[string]yamlfile.Pos // ids of the layer and folder being read
+	own   bool                    // it is not the first layer
 }
 
 // eachFile calls read for every YAML file in dir of every layer, in order of names.
 func (l *loader) eachFile(layers []fs.FS, dir string, read func(name string, src []byte)) {
-	for _, layer := range layers {
+	for i, layer := range layers {
+		l.own = i > 0
 		l.seen = map[string]yamlfile.Pos{}
 		names, err := fs.Glob(layer, dir+"/*.yaml")
 		more, _ := fs.Glob(layer, dir+"/*.yml") // The pattern is constant: only the first can fail.
@@ -132,6 +134,9 @@ func (l *loader) class(file string, src []byte) {
 	}
 	if usable {
 		l.lib.Classes[c.ID] = c
+		if l.own {
+			l.lib.own.classes[c.ID] = true
+		}
 		l.lib.Faulty[c.ID] = len(l.errs) > before
 	}
 }

@@ -123,6 +123,9 @@ func (l *loader) profile(file string, src []byte) {
 			l.lib.places[p.ID+":"+name] = pos
 		}
 		l.lib.Profiles[p.ID] = p
+		if l.own {
+			l.lib.own.profiles[p.ID] = true
+		}
 		l.lib.Faulty[p.ID] = len(l.errs) > before
 	}
 }

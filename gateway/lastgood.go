@@ -43,7 +43,7 @@ func keepLastGood(dir string, p *plan) error {
 		_, err = f.Write(data)
 		return err
 	}
-	errs := []error{w.SetComment(file), add("site.yaml", p.source)}
+	errs := []error{w.SetComment(file), add("site.yaml", p.source.text())}
 	local := os.DirFS(filepath.Dir(file))
 	for _, folder := range []string{"classes", "profiles", "packs"} {
 		for _, pattern := range []string{"*.yaml", "*.yml"} {

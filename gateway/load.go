@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"compress/flate"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,7 +25,7 @@ import (
 // plan is a site file with everything it refers to, checked as a whole: what `linli check` accepts and `linli run`
 // starts from.
 type plan struct {
-	source  []byte // the site file as it was read; nil where it comes from no file
+	source  packed // the site file as it was read; nil where it comes from no file
 	library *firmwareconfig.Library
 	site    *site.Site
 	engine  *rules.Engine // compiled; its derived points are in the inventory
@@ -30,6 +33,26 @@ type plan struct {
 	// unmet is what the buses cannot keep up with, each at its bus: a mistake for check; run reads as fast as it can,
 	// since a late reading is better than none.
 	unmet yamlfile.Errors
+}
+
+// started lets go of what a running gateway has no more use for: what is shipped is in the program.
+func (p *plan) started() { p.site.Packs, p.library = nil, p.library.Own() }
+
+// packed is a text that is kept and seldom needed.
+type packed []byte
+
+func pack(text []byte) packed {
+	var buf bytes.Buffer
+	w, _ := flate.NewWriter(&buf, flate.BestSpeed) // The level is valid, and memory takes everything: no error.
+	_, _ = w.Write(text)
+	_ = w.Close()
+	return bytes.Clone(buf.Bytes())
+}
+
+// text returns what was packed.
+func (p packed) text() []byte {
+	text, _ := io.ReadAll(flate.NewReader(bytes.NewReader(p))) // It is as pack wrote it: no error.
+	return text
 }
 
 // loadPlan reads the site file and compiles its rules. Beside the site file, classes/, profiles/ and packs/ may hold
@@ -44,7 +67,7 @@ func loadPlan(file string) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.source = src
+	p.source = pack(src)
 	p.site.Warnings = append(p.site.Warnings, fileWarnings(file, src, p.site)...)
 	p.site.Warnings = append(p.site.Warnings, p.engine.Warnings()...)
 	return p, nil

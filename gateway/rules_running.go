@@ -128,6 +128,7 @@ func (r *runningRules) reload(ctx context.Context) (console.Reloaded, error) {
 	}
 	done.Removed = len(removed)
 	r.book.Remove(r.clock.Now(), removed)
+	next.started()
 	r.plan = next
 	for _, w := range next.engine.Warnings() {
 		done.Warnings = append(done.Warnings, w.Error())
@@ -142,7 +143,7 @@ func (r *runningRules) reload(ctx context.Context) (console.Reloaded, error) {
 func otherChanges(old, next *plan) []string {
 	var changed []string
 	var a, b map[string]any
-	if yaml.Unmarshal(old.source, &a) != nil || yaml.Unmarshal(next.source, &b) != nil {
+	if yaml.Unmarshal(old.source.text(), &a) != nil || yaml.Unmarshal(next.source.text(), &b) != nil {
 		return []string{"the site file"}
 	}
 	for key := range b {
@@ -159,10 +160,11 @@ func otherChanges(old, next *plan) []string {
 			}
 		}
 	}
-	if !reflect.DeepEqual(old.library.Classes, next.library.Classes) {
+	was, is := old.library.Own(), next.library.Own()
+	if !reflect.DeepEqual(was.Classes, is.Classes) {
 		changed = append(changed, "a class")
 	}
-	if !reflect.DeepEqual(old.library.Profiles, next.library.Profiles) {
+	if !reflect.DeepEqual(was.Profiles, is.Profiles) {
 		changed = append(changed, "a profile")
 	}
 	slices.Sort(changed)

@@ -135,6 +135,8 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 		log.Warn("after a crash outputs can be made safe only while the site file is without mistakes", zap.Error(err))
 	}
 
+	cfg.plan.started()
+
 	parts := newLifecycle()
 	defer func() {
 		began := time.Now()

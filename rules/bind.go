@@ -6,6 +6,7 @@ import (
 
 	"linli/internal/telemetry"
 	"linli/rules/expr"
+	"linli/rules/response"
 )
 
 // build makes the engine of checked rules: derived points first, so that every point has its cell before anything
@@ -14,7 +15,7 @@ func (c *compiler) build() *Engine {
 	inv := c.cfg.Inventory
 	e := &Engine{
 		inv: inv, loc: inv.Location, byClass: map[string][]int{}, constants: map[expr.Cell]uint32{},
-		askers: map[string][]uint32{}, active: map[string]*activeCount{}, derived: map[derivedKey]telemetry.PointID{}, alerts: c.alerts,
+		askers: map[string][]uint32{}, active: map[string]*activeCount{}, derived: map[derivedKey]telemetry.PointID{}, alerts: c.alerts, plans: map[planKey]*response.Plan{},
 		programs: c.programs, costs: make([]cost, len(c.programs)),
 	}
 	if e.loc == nil {

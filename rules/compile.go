@@ -104,7 +104,17 @@ func Compile(cfg Config) (*Engine, error) {
 	c.unused()
 	_ = c.warnings.Err() // sorts them
 	e.warnings = c.warnings
+	for _, p := range c.programs {
+		p.strip()
+	}
 	return e, nil
+}
+
+// strip lets go of what only compiling needs: the parsed files, which would stay as long as the engine.
+func (p *program) strip() {
+	rule, pack := *p.Rule, &Pack{ID: p.pack.ID}
+	rule.expr, rule.severityWhen = source{}, nil
+	p.Rule, p.pack = &rule, pack
 }
 
 func (c *compiler) checkParams() {

@@ -30,12 +30,12 @@ type Engine struct {
 	qualityDeps lists       // by PointID: instances to wake when the quality changes
 	calendars   []uint32    // instances that depend on the calendar
 
-	plans     []*response.Plan // parallel to instances: what follows from them
-	instances []instance       // in the order of evaluation: each after those whose results it reads
-	ops       []uint32         // which of cells the instances' expressions read, one instance after the other
-	states    []expr.State     // what they remember, one instance after the other
-	helds     []hold           // time for which worse severities' conditions have been true, of those with a severity_for
-	frame     expr.Frame       // what the evaluation under way reads
+	plans     map[planKey]*response.Plan // those that were asked for
+	instances []instance                 // in the order of evaluation: each after those whose results it reads
+	ops       []uint32                   // which of cells the instances' expressions read, one instance after the other
+	states    []expr.State               // what they remember, one instance after the other
+	helds     []hold                     // time for which worse severities' conditions have been true, of those with a severity_for
+	frame     expr.Frame                 // what the evaluation under way reads
 	dirty     bitmap
 	timers    timerHeap
 

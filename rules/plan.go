@@ -39,7 +39,15 @@ func (e *Engine) Plan(id telemetry.Identity) *response.Plan {
 	if !ok {
 		return nil
 	}
-	return e.plans[i]
+	in := &e.instances[i]
+	key := in.prog.planKey(i, in)
+	plan := e.plans[key]
+	if plan == nil && in.prog.leads() {
+		// Only now: most alerts are never raised, and the plans of all would be half a megabyte on a large site.
+		plan = e.resolve(in, func(string, bool) {})
+		e.plans[key] = plan
+	}
+	return plan
 }
 
 // follows checks what follows from an alert, with the site's parameters.
@@ -228,44 +236,50 @@ func (c *compiler) checkInhibition() {
 	}
 }
 
-// planner resolves plans to points and identities.
+// planner looks at the plans of all subjects.
 type planner struct {
 	*compiler
-	e      *Engine
-	drives int                             // points that all plans drive
-	shared map[planKey]*response.Plan      // of rules whose plan is the same for all subjects of a zone
-	reach  map[*program]map[string]reached // what a rule names, and whether any subject had it
+	e     *Engine
+	reach map[*program]map[string]reached // what a rule names, and whether any subject had it
 }
 
+// planKey is by what a plan is known: the rule and the subject's zone, or the instance, -1 where all of the zone have the same.
 type planKey struct {
 	prog *program
-	zone int
+	zone int32
+	of   int64
+}
+
+// leads reports whether anything follows from a rule's alert.
+func (p *program) leads() bool {
+	return len(p.follow.outputs) > 0 || len(p.follow.escalate) > 0 || len(p.InhibitedBy) > 0
+}
+
+// planKey returns by what the plan of an instance is known.
+func (p *program) planKey(i uint32, in *instance) planKey {
+	if len(p.InhibitedBy) > 0 || slices.ContainsFunc(p.follow.outputs, func(o outputOf) bool { return o.Scope == self || len(o.Unless) > 0 }) {
+		return planKey{p, in.zone, int64(i)}
+	}
+	return planKey{p, in.zone, -1}
 }
 
 // reached is what came of something that a rule names, over all its subjects.
 type reached struct{ asked, found bool }
 
-// plan resolves what follows from every alert, and warns of what a rule names and nothing is there for.
+// plan resolves what follows from every alert, to bound it and to warn of what a rule names and nothing is there for.
 func (c *compiler) plan(e *Engine) {
-	e.plans = make([]*response.Plan, len(e.instances))
-	b := &planner{compiler: c, e: e, shared: map[planKey]*response.Plan{}}
+	b := &planner{compiler: c, e: e}
+	seen, drives := map[planKey]bool{}, 0 // points that all plans drive
 	for i := range e.instances {
 		in := &e.instances[i]
 		p := in.prog
-		f := &p.follow
-		if len(f.outputs) == 0 && len(f.escalate) == 0 && len(p.InhibitedBy) == 0 {
+		key := p.planKey(uint32(i), in)
+		if !p.leads() || seen[key] {
 			continue
 		}
-		if !b.perSubject(p) {
-			key := planKey{p, int(in.zone)}
-			if b.shared[key] == nil {
-				b.shared[key] = b.resolve(in)
-			}
-			e.plans[i] = b.shared[key]
-		} else {
-			e.plans[i] = b.resolve(in)
-		}
-		if b.drives > maxOutputs {
+		seen[key] = true
+		drives += len(e.resolve(in, func(name string, found bool) { b.note(p, name, found) }).Outputs)
+		if drives > maxOutputs {
 			c.errs.Addf(p.Pos, "the outputs of all rules together drive more than %d points: use a smaller scope, or for_each: zone or site", maxOutputs)
 			return
 		}
@@ -273,31 +287,26 @@ func (c *compiler) plan(e *Engine) {
 	b.warn()
 }
 
-// perSubject reports whether a rule's plan differs between the subjects of one zone.
-func (b *planner) perSubject(p *program) bool {
-	return len(p.InhibitedBy) > 0 || slices.ContainsFunc(p.follow.outputs, func(o outputOf) bool { return o.Scope == self || len(o.Unless) > 0 })
-}
-
-// resolve makes the plan of one subject.
-func (b *planner) resolve(in *instance) *response.Plan {
+// resolve makes the plan of one subject. note gets what the rule names, and whether it is there.
+func (e *Engine) resolve(in *instance, note func(name string, found bool)) *response.Plan {
 	p := in.prog
 	plan := &response.Plan{Escalate: p.follow.escalate, LifeSafety: p.LifeSafety}
 	for _, name := range p.InhibitedBy {
-		plan.Inhibitors = b.over(plan.Inhibitors, in, name)
+		plan.Inhibitors = e.over(plan.Inhibitors, in, name, note)
 	}
 	for i := range p.follow.outputs {
 		o := &p.follow.outputs[i]
 		devices := []int{int(in.device)}
 		if o.Scope != self {
-			devices = b.e.group(int(in.zone), o.Scope, o.Class)
+			devices = e.group(int(in.zone), o.Scope, o.Class)
 		}
 		var unless []telemetry.Identity
 		for _, name := range o.Unless {
-			unless = b.over(unless, in, name)
+			unless = e.over(unless, in, name, note)
 		}
 		found := false
 		for _, d := range devices {
-			id := b.e.inv.Devices[d].Points[o.def]
+			id := e.inv.Devices[d].Points[o.def]
 			if id == telemetry.NoPoint {
 				continue
 			}
@@ -305,26 +314,25 @@ func (b *planner) resolve(in *instance) *response.Plan {
 			plan.Outputs = append(plan.Outputs, response.Output{Point: id, Value: o.value, Rest: o.rest, After: o.after, For: o.lasting,
 				Until: o.Until, Severity: o.Severity, Unless: unless})
 		}
-		b.note(p, o.device()+"."+o.Point, found)
+		note(o.device()+"."+o.Point, found)
 	}
-	b.drives += len(plan.Outputs)
 	return plan
 }
 
 // over appends the alerts of a name whose subject is that of an instance, a bus or unit through which it is reached, a
 // zone around it, or the site.
-func (b *planner) over(list []telemetry.Identity, in *instance, name string) []telemetry.Identity {
-	if b.alerts[name] == nil {
+func (e *Engine) over(list []telemetry.Identity, in *instance, name string, note func(string, bool)) []telemetry.Identity {
+	if e.alerts[name] == nil {
 		return list
 	}
-	inv, found := b.e.inv, false
+	inv, found := e.inv, false
 	add := func(subject string) {
 		id := telemetry.Identity{Alert: name, Subject: subject}
-		if _, ok := b.e.find(id); ok && !slices.Contains(list, id) {
+		if _, ok := e.find(id); ok && !slices.Contains(list, id) {
 			list, found = append(list, id), true
 		}
 	}
-	add(b.e.subject(in))
+	add(e.subject(in))
 	if in.device >= 0 {
 		for _, d := range inv.Devices[in.device].Through {
 			add(inv.Devices[d].ID)
@@ -334,7 +342,7 @@ func (b *planner) over(list []telemetry.Identity, in *instance, name string) []t
 		add(inv.Zones[z].ID)
 	}
 	add(inv.Site)
-	b.note(in.prog, name, found)
+	note(name, found)
 	return list
 }
 
