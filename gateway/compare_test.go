@@ -314,26 +314,12 @@ type registers struct {
 
 func startRegisters(tb testing.TB) *registers {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s := &registers{l: l}
-	tb.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go s.serve(c)
-		}
-	}()
+	s := &registers{l: testservers.Listen(tb)}
+	testservers.Serve(tb, s.l, s.serve)
 	return s
 }
 
 func (s *registers) serve(c net.Conn) {
-	defer c.Close()
 	request, out := make([]byte, 12), make([]byte, 0, 300)
 	for n := uint16(0); ; n++ {
 		if _, err := io.ReadFull(c, request); err != nil {
@@ -477,10 +463,7 @@ func compareModbus(b *testing.B, linli, telegraf string, units, points int, ever
 					if who != "linli" {
 						atOnce = 16
 					}
-					port, err := net.Listen("tcp", "127.0.0.1:0")
-					if err != nil {
-						b.Fatal(err)
-					}
+					port := testservers.Listen(b)
 					port.Close()
 					site := manyUnits(b, []string{server.l.Addr().String()}, units, points, every, broker.URL, port.Addr().(*net.TCPAddr).Port, atOnce)
 					cmd = pinned(linli, "run", "-c", site, "--state", b.TempDir())

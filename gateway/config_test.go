@@ -15,6 +15,7 @@ import (
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/simulate"
 	"linli/internal/telemetry"
+	"linli/internal/testservers"
 )
 
 const configSite = `version: 1
@@ -46,14 +47,8 @@ func newConfigBench(t *testing.T, serial, converter []firmwareconfig.Unit) *conf
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
+	free := testservers.Listen(t)
 	port := free.Addr().(*net.TCPAddr).Port
 	free.Close() // No gateway runs here.
 	b := &configBench{community: simulate.New(&telemetry.Inventory{}), file: filepath.Join(t.TempDir(), "site.yaml")}

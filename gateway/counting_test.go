@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"linli/internal/testservers"
 )
 
 // countingBus is a Modbus TCP endpoint that is none of the product's code. What it serves is up to answer; every good read
@@ -64,41 +66,9 @@ func floatWords(v float64) []uint16 {
 // serveCounting serves until the test ends.
 func serveCounting(t *testing.T, answer func(unit, address, count int) []uint16) *countingBus {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	b := &countingBus{port: l.Addr().(*net.TCPAddr).Port, answer: answer, inputs: map[int]bool{}, coils: map[int]bool{}}
-	var all sync.WaitGroup
-	var mu sync.Mutex
-	open := map[net.Conn]bool{}
-	all.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			open[conn] = true
-			mu.Unlock()
-			all.Go(func() {
-				b.serve(conn)
-				conn.Close()
-				mu.Lock()
-				delete(open, conn)
-				mu.Unlock()
-			})
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		mu.Lock()
-		for conn := range open {
-			conn.Close()
-		}
-		mu.Unlock()
-		all.Wait()
-	})
+	testservers.Serve(t, l, b.serve)
 	return b
 }
 

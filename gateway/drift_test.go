@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"testing"
 	"time"
 
@@ -13,14 +12,12 @@ import (
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/simulate"
 	"linli/internal/telemetry"
+	"linli/internal/testservers"
 )
 
 // TestDriftOfARealUnit holds the settings of a simulated unit against the site file, over the line that polls it.
 func TestDriftOfARealUnit(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	p, err := resolvePlan("site.yaml", []byte(fmt.Sprintf(yardHead+`buses:
   - id: tcp_1
     modbus_tcp: {address: "%s"}

@@ -168,10 +168,7 @@ func (c *city) queryAll(q string) (rows [][]any) {
 // tellTime tells the time to the one who asks on a port of the loopback interface, and when that was.
 func tellTime(t *testing.T) (port string, asked <-chan time.Time) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	told := make(chan time.Time, 1)
 	done := make(chan struct{})
 	go func() {

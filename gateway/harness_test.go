@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"linli/internal/mqtt"
+	"linli/internal/testservers"
 )
 
 // binary returns the product's binary: the one named by LINLI_BIN (make test builds it), or one built here.
@@ -169,10 +170,7 @@ func pause(d time.Duration) { <-time.After(d) }
 // freePort returns a TCP port of loopback that nobody listens on just now.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
 }

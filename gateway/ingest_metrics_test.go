@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"linli/internal/ingest"
+	"linli/internal/testservers"
 )
 
 // What ingest counts can be read by Prometheus, also before it has a broker.
@@ -18,10 +18,7 @@ func TestIngestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- serveIngestMetrics(ctx, l, in, nil) }()

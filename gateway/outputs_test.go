@@ -21,6 +21,7 @@ import (
 	"linli/drivers"
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/simulate"
+	"linli/internal/testservers"
 )
 
 // outputsSite is a site with an output of each sort; %s are the addresses of its Modbus buses and of its console.
@@ -59,10 +60,7 @@ func relays(t *testing.T, busIDs ...string) (*simulate.Community, []string) {
 	}
 	var addresses []string
 	for _, id := range busIDs {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := testservers.Listen(t)
 		addresses = append(addresses, l.Addr().String())
 		parts.start(id, time.Second, func(ctx context.Context) error { return c.ServeTCP(ctx, id, l) })
 	}

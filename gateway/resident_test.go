@@ -125,10 +125,7 @@ func residentMemory(b *testing.B, linli string) {
 	var listeners []net.Listener
 	var addresses []string
 	for range 10 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			b.Fatal(err)
-		}
+		l := testservers.Listen(b)
 		listeners, addresses = append(listeners, l), append(addresses, l.Addr().String())
 	}
 	console := fmt.Sprintf("127.0.0.1:%d", testservers.FreePort(b))

@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"linli/internal/testservers"
 )
 
 // slowLine is the network between the gateways and the broker.
@@ -19,27 +21,11 @@ type slowLine struct {
 
 func startLine(t *testing.T, target string) *slowLine {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	s := &slowLine{address: l.Addr().String(), target: target, conns: map[net.Conn]bool{}}
 	s.turn = sync.NewCond(&s.mu)
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() { s.carry(conn) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		s.set("cut")
-		all.Wait()
-	})
+	testservers.Serve(t, l, s.carry)
+	t.Cleanup(func() { s.set("cut") })
 	return s
 }
 
@@ -57,7 +43,6 @@ func (s *slowLine) set(state string) {
 }
 
 func (s *slowLine) carry(near net.Conn) {
-	defer near.Close()
 	far, err := net.Dial("tcp", s.target)
 	if err != nil {
 		return

@@ -26,6 +26,7 @@ import (
 	"linli/internal/alert"
 	"linli/internal/console"
 	"linli/internal/telemetry"
+	"linli/internal/testservers"
 )
 
 // do answers one request.
@@ -500,10 +501,7 @@ func await(t *testing.T, events <-chan event, name string) event {
 
 func TestRunServesUntilItsContextEnds(t *testing.T) {
 	c := newCommunity(t, console.Config{}, true)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := testservers.Listen(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.server.Serve(ctx, ln) }()
@@ -563,10 +561,7 @@ func TestRaisedAgain(t *testing.T) {
 // TestSpareConnectionDoesNotHoldTheEnd: browsers open a connection in advance and send nothing on it.
 func TestSpareConnectionDoesNotHoldTheEnd(t *testing.T) {
 	s := newCommunity(t, console.Config{}, true).server
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := testservers.Listen(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, ln) }()

@@ -2,21 +2,18 @@ package ingest_test
 
 import (
 	"context"
-	"net"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"linli/internal/ingest"
+	"linli/internal/testservers"
 )
 
 // However long the broker is away, ingest is there soon after it has come back.
 func TestBrokerIsTriedOften(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	var attempts atomic.Int64
 	accepting := make(chan struct{})
 	go func() {

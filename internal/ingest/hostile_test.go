@@ -21,9 +21,7 @@ import (
 
 // rawDB is a database that answers with bytes, right ones or not. Of requests it keeps nothing but what answer notes.
 type rawDB struct {
-	l      net.Listener
-	wg     sync.WaitGroup
-	closed chan struct{}
+	l net.Listener
 
 	// answer answers request number post, from 1, and reports whether the connection goes on. early says that the body
 	// has not been read.
@@ -37,39 +35,13 @@ type rawDB struct {
 
 func startRawDB(t *testing.T, early bool, answer func(db *rawDB, c net.Conn, post int, body string) bool) *rawDB {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	db := &rawDB{l: l, early: early, closed: make(chan struct{})}
+	db := &rawDB{l: testservers.Listen(t), early: early}
 	db.answer = func(c net.Conn, post int, body string) bool { return answer(db, c, post, body) }
-	db.wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			db.wg.Go(func() { db.serve(c) })
-		}
-	})
-	t.Cleanup(func() {
-		close(db.closed)
-		l.Close()
-		db.wg.Wait()
-	})
+	testservers.Serve(t, db.l, db.serve)
 	return db
 }
 
 func (db *rawDB) serve(c net.Conn) {
-	done := make(chan struct{})
-	defer close(done)
-	db.wg.Go(func() {
-		select {
-		case <-db.closed:
-		case <-done:
-		}
-		c.Close()
-	})
 	r := bufio.NewReader(c)
 	for {
 		req, err := http.ReadRequest(r)

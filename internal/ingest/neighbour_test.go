@@ -3,7 +3,6 @@ package ingest_test
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -378,10 +377,7 @@ func TestLedgerAndLosses(t *testing.T) {
 
 // A message is acknowledged only after the broker has acknowledged the dead letter of its lines.
 func TestDeadLetterIsAwaited(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	defer l.Close()
 	server := httptest.NewServer(&fakeDB{answer: func(string) (int, string, string) { return 204, "", "" }})
 	defer server.Close()

@@ -21,6 +21,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"linli/internal/mqtt"
+	"linli/internal/testservers"
 )
 
 // What is known to go wrong with paho.mqtt.golang v1.5.1, each with what holds it off and the tests that show it. The
@@ -132,7 +133,7 @@ func TestWrongAcknowledgements(t *testing.T) {
 		"a second CONNACK in its place": func(c net.Conn, id uint16) { accept(c) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			url := peer(t, listen(t), func(c net.Conn) {
+			url := peer(t, testservers.Listen(t), func(c net.Conn) {
 				accept(c)
 				if p, ok := read[*packets.PublishPacket](c); ok {
 					answer(c, p.MessageID)
@@ -153,7 +154,7 @@ func TestWrongAcknowledgements(t *testing.T) {
 		})
 	}
 	t.Run("twice, and before the message", func(t *testing.T) {
-		url := peer(t, listen(t), func(c net.Conn) {
+		url := peer(t, testservers.Listen(t), func(c net.Conn) {
 			accept(c)
 			if p, ok := read[*packets.PublishPacket](c); ok {
 				hi, lo := two(p.MessageID)
@@ -170,7 +171,7 @@ func TestWrongAcknowledgements(t *testing.T) {
 		<-token.Done()
 	})
 	t.Run("for a subscription", func(t *testing.T) {
-		url := peer(t, listen(t), func(c net.Conn) {
+		url := peer(t, testservers.Listen(t), func(c net.Conn) {
 			accept(c)
 			if p, ok := read[*packets.SubscribePacket](c); ok {
 				hi, lo := two(p.MessageID)
@@ -189,7 +190,7 @@ func TestWrongAcknowledgements(t *testing.T) {
 // P1, P14: a session ends with its connection.
 func TestSessionNeverReconnects(t *testing.T) {
 	var connections atomic.Int32
-	url := peer(t, listen(t), func(c net.Conn) {
+	url := peer(t, testservers.Listen(t), func(c net.Conn) {
 		connections.Add(1)
 		accept(c)
 		_, _ = read[*packets.PublishPacket](c)
@@ -210,7 +211,7 @@ func TestSessionNeverReconnects(t *testing.T) {
 // P2: whatever is published waits for an acknowledgement.
 func TestEverythingGoesWithQoS1(t *testing.T) {
 	qos := make(chan byte, 1)
-	url := peer(t, listen(t), func(c net.Conn) {
+	url := peer(t, testservers.Listen(t), func(c net.Conn) {
 		accept(c)
 		if p, ok := read[*packets.PublishPacket](c); ok {
 			qos <- p.Qos
@@ -229,7 +230,7 @@ func TestEverythingGoesWithQoS1(t *testing.T) {
 func TestRefusedOnce(t *testing.T) {
 	for code, says := range map[byte]string{1: "protocol", 2: "dentifier", 3: "navailable", 4: "ser name", 5: "uthori", 6: "", 255: ""} {
 		var levels []byte
-		l := listen(t)
+		l := testservers.Listen(t)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -260,7 +261,7 @@ func TestRefusedOnce(t *testing.T) {
 // P5, P6: a handler that blocks hides no loss, and however much a broker sends, it takes no goroutines.
 func TestBlockedHandlerHidesNoLoss(t *testing.T) {
 	flooded := make(chan struct{})
-	url := peer(t, listen(t), func(c net.Conn) {
+	url := peer(t, testservers.Listen(t), func(c net.Conn) {
 		accept(c)
 		_ = c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 		for id := uint16(1); id < 20_000; id++ {
@@ -285,7 +286,7 @@ func TestBlockedHandlerHidesNoLoss(t *testing.T) {
 // P6: of a flood that is handled there is one goroutine as well.
 func TestFloodTakesNoGoroutines(t *testing.T) {
 	const n = 5000
-	url := peer(t, listen(t), func(c net.Conn) {
+	url := peer(t, testservers.Listen(t), func(c net.Conn) {
 		accept(c)
 		go func() { _, _ = io.Copy(io.Discard, c) }()
 		for id := uint16(1); id <= n; id++ {
@@ -319,7 +320,7 @@ func TestFloodTakesNoGoroutines(t *testing.T) {
 // P16: what comes of a subscription that nobody remembers is acknowledged, or it would fill the broker's window.
 func TestUnexpectedMessagesAreAcknowledged(t *testing.T) {
 	acked := make(chan uint16, 1)
-	url := peer(t, listen(t), func(c net.Conn) {
+	url := peer(t, testservers.Listen(t), func(c net.Conn) {
 		accept(c)
 		if publish("of/an/earlier/life", 77, nil).Write(c) != nil {
 			return

@@ -31,46 +31,12 @@ func TestMain(m *testing.M) {
 // peer is a broker of one connection at a time that does what serve says after the CONNACK.
 func peer(t *testing.T, l net.Listener, serve func(c net.Conn)) string {
 	t.Helper()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var conns []net.Conn
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			conns = append(conns, c)
-			mu.Unlock()
-			wg.Go(func() {
-				defer c.Close()
-				if _, err := packets.ReadPacket(c); err != nil {
-					return
-				}
-				serve(c)
-			})
+	testservers.Serve(t, l, func(c net.Conn) {
+		if _, err := packets.ReadPacket(c); err == nil {
+			serve(c)
 		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		mu.Lock()
-		for _, c := range conns {
-			c.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
 	})
 	return "tcp://" + l.Addr().String()
-}
-
-func listen(t *testing.T) net.Listener {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
 }
 
 func accept(c net.Conn) { _, _ = c.Write([]byte{0x20, 2, 0, 0}) }
@@ -118,7 +84,7 @@ func TestHostilePacketsEndTheConnection(t *testing.T) {
 		"end in the middle":           {0x32, 10, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			url := peer(t, listen(t), func(c net.Conn) {
+			url := peer(t, testservers.Listen(t), func(c net.Conn) {
 				accept(c)
 				_, _ = c.Write(sent)
 				if name == "end in the middle" {
@@ -140,7 +106,7 @@ func TestHostilePacketsEndTheConnection(t *testing.T) {
 
 // P10: a peer that reads nothing is noticed by the deadline of a write, also when it is only pings that are written.
 func TestStalledPeerIsNoticed(t *testing.T) {
-	url := peer(t, listen(t), func(c net.Conn) {
+	url := peer(t, testservers.Listen(t), func(c net.Conn) {
 		accept(c)
 		<-t.Context().Done()
 	})
@@ -166,7 +132,7 @@ func TestOversizedMessageIsPassedOver(t *testing.T) {
 	}
 	for _, told := range []bool{true, false} {
 		acked := make(chan uint16, 10)
-		url := peer(t, listen(t), func(c net.Conn) {
+		url := peer(t, testservers.Listen(t), func(c net.Conn) {
 			accept(c)
 			for i, size := range []int{10, 9 << 20, 20, 1 << 20, 30} {
 				if err := message(uint16(i+1), size).Write(c); err != nil {
@@ -225,7 +191,7 @@ func TestOversizedMessageIsPassedOver(t *testing.T) {
 }
 
 func TestPeerThatAnswersNoPingIsNoticed(t *testing.T) {
-	url := peer(t, listen(t), func(c net.Conn) {
+	url := peer(t, testservers.Listen(t), func(c net.Conn) {
 		accept(c)
 		_, _ = io.Copy(io.Discard, c)
 	})
@@ -236,7 +202,7 @@ func TestPeerThatAnswersNoPingIsNoticed(t *testing.T) {
 
 // P3: a token in flight when the connection is lost is not taken for delivered.
 func TestTokenDoesNotSucceedWithoutAcknowledgement(t *testing.T) {
-	url := peer(t, listen(t), func(c net.Conn) {
+	url := peer(t, testservers.Listen(t), func(c net.Conn) {
 		accept(c)
 		_, _ = packets.ReadPacket(c)
 	})
@@ -254,11 +220,11 @@ func TestTokenDoesNotSucceedWithoutAcknowledgement(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	url := peer(t, listen(t), func(c net.Conn) { _, _ = c.Write([]byte{0x20, 2, 0, 5}) })
+	url := peer(t, testservers.Listen(t), func(c net.Conn) { _, _ = c.Write([]byte{0x20, 2, 0, 5}) })
 	if _, err := mqtt.Connect(t.Context(), mqtt.Config{ClientID: "a"}, url, mqtt.Options{}); err == nil || !strings.Contains(err.Error(), "uthori") {
 		t.Errorf("connect: %v, want not authorised", err)
 	}
-	url = peer(t, listen(t), func(c net.Conn) {
+	url = peer(t, testservers.Listen(t), func(c net.Conn) {
 		accept(c)
 		if p, err := packets.ReadPacket(c); err == nil {
 			_, _ = c.Write([]byte{0x90, 3, byte(p.Details().MessageID >> 8), byte(p.Details().MessageID), 0x80})
@@ -273,7 +239,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestConnectEndsWithItsContext(t *testing.T) {
-	url := peer(t, listen(t), func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }) // never answers
+	url := peer(t, testservers.Listen(t), func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }) // never answers
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := mqtt.Connect(ctx, mqtt.Config{ClientID: "a"}, url, mqtt.Options{}); err == nil {
@@ -297,7 +263,7 @@ func TestTLSWithClientCertificate(t *testing.T) {
 	pool := x509.NewCertPool()
 	pool.AddCert(cert.Leaf)
 	names := make(chan string, 1)
-	l := tls.NewListener(listen(t), &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert})
+	l := tls.NewListener(testservers.Listen(t), &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert})
 	url := peer(t, l, func(c net.Conn) {
 		names <- c.(*tls.Conn).ConnectionState().PeerCertificates[0].Subject.CommonName
 		accept(c)
@@ -356,7 +322,7 @@ func FuzzPackets(f *testing.F) {
 	f.Add(append([]byte{0x20, 2, 0, 0, 0x32, 0x80, 0x80, 0x40, 0, 1, 't', 0, 7}, make([]byte, 1<<20-5)...))
 	f.Add([]byte{0x20, 2, 0, 0, 0x32, 0x80, 0x80, 0x40, 0xff, 0xff, 't'})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		l := listen(t)
+		l := testservers.Listen(t)
 		url := peer(t, l, func(c net.Conn) {
 			_, _ = io.Copy(c, bytes.NewReader(b))
 		})

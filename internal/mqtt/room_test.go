@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"linli/internal/testservers"
+
 	paho "github.com/eclipse/paho.mqtt.golang"
 )
 
@@ -106,10 +108,7 @@ func TestEndIsNoticedWithoutRoom(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // each is noticed after two seconds
 			took := make(chan struct{})
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
+			l := testservers.Listen(t)
 			defer l.Close()
 			done := make(chan struct{})
 			go func() {

@@ -6,15 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"linli/internal/testservers"
+
 	"golang.org/x/sys/unix"
 )
 
 // A peer that is gone without a word is the kernel's to notice while nothing is read, also beneath TLS.
 func TestUserTimeoutIsSet(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	defer l.Close()
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {

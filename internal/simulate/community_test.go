@@ -3,7 +3,6 @@ package simulate_test
 import (
 	"context"
 	"encoding/hex"
-	"net"
 	"testing"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	firmwareconfig "linli/firmware-config"
 	"linli/internal/simulate"
 	"linli/internal/telemetry"
+	"linli/internal/testservers"
 )
 
 // meter is a PZEM-016 as its manual describes it: low word first.
@@ -74,10 +74,7 @@ func wantRegisters(t *testing.T, read func(address, quantity uint16) ([]byte, er
 
 func TestServeTCP(t *testing.T) {
 	c := newMeter(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.ServeTCP(ctx, "b", l) }()

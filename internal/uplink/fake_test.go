@@ -13,6 +13,7 @@ import (
 	"linli/internal/alert"
 	"linli/internal/journal"
 	"linli/internal/telemetry"
+	"linli/internal/testservers"
 	"linli/internal/wire"
 )
 
@@ -297,49 +298,28 @@ type hostile struct {
 	got      []published
 	connects int
 	conns    []net.Conn
-	wg       sync.WaitGroup
 }
 
 func startHostile(t *testing.T, answer func(p published) (ack, drop bool)) *hostile {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	h := &hostile{url: "tcp://" + l.Addr().String(), answer: answer}
-	h.wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			h.mu.Lock()
-			if h.deaf {
-				c.Close()
-				h.mu.Unlock()
-				continue
-			}
-			h.conns = append(h.conns, c)
-			h.connects++
-			n := h.connects
-			h.mu.Unlock()
-			h.wg.Go(func() { h.serve(c, n) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
+	testservers.Serve(t, l, func(c net.Conn) {
 		h.mu.Lock()
-		for _, c := range h.conns {
-			c.Close()
+		if h.deaf {
+			h.mu.Unlock()
+			return
 		}
+		h.conns = append(h.conns, c)
+		h.connects++
+		n := h.connects
 		h.mu.Unlock()
-		h.wg.Wait()
+		h.serve(c, n)
 	})
 	return h
 }
 
 func (h *hostile) serve(c net.Conn, n int) {
-	defer c.Close()
 	h.mu.Lock()
 	script := h.script
 	h.mu.Unlock()

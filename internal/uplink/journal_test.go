@@ -54,15 +54,7 @@ func TestRealJournalOverRealBroker(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		uctx, ucancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- u.Run(uctx) }()
-		return func() {
-			ucancel()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		}
+		return runUntilStopped(t, u)
 	}
 	want := map[string]bool{}
 	sample := func(i int) {

@@ -2,7 +2,6 @@ package uplink_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	"linli/internal/alert"
 	"linli/internal/journal"
 	"linli/internal/telemetry"
+	"linli/internal/testservers"
 	"linli/internal/uplink"
 	"linli/internal/wire"
 )
@@ -273,10 +273,7 @@ func TestStatusTellsOfTheJournal(t *testing.T) {
 
 // Stopping ends in time although the broker reads nothing and its socket is full.
 func TestStopBesideABrokerThatReadsNothing(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	done := make(chan struct{})
 	accepted := make(chan struct{})
 	go func() {
@@ -357,24 +354,4 @@ func TestBootWithoutClockIsNotWaitedForForever(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(filepath.Dir(cfg.Dir), "uplink.state")); err != nil {
 		t.Error(err)
 	}
-}
-
-func runUntilStopped(t *testing.T, u *uplink.Uplink) func() {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- u.Run(ctx) }()
-	stopped := false
-	stop := func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}
-	t.Cleanup(stop)
-	return stop
 }

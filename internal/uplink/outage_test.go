@@ -1,7 +1,6 @@
 package uplink_test
 
 import (
-	"context"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -94,14 +93,9 @@ func outage(t *testing.T, every time.Duration, points int, room int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- u.Run(ctx) }()
+	stop := runUntilStopped(t, u)
 	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+		stop()
 		if err := j.Close(); err != nil {
 			t.Error(err)
 		}

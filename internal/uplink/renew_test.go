@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,10 +46,7 @@ func lastStatus(t *testing.T, h *hostile) (s wire.Status) {
 
 // blackHole takes connections and never says a word.
 func blackHole(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	t.Cleanup(func() { l.Close() })
 	return "tcp://" + l.Addr().String() // the kernel accepts
 }

@@ -142,30 +142,22 @@ func TestOlderStateDirectoryIsNoticedByAWill(t *testing.T) {
 // cutLine returns the address of a line to the broker, and what cuts it for good.
 func cutLine(t *testing.T, broker string) (address string, cut func()) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	var mu sync.Mutex
 	var conns []net.Conn
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			far, err := net.Dial("tcp", strings.TrimPrefix(broker, "tcp://"))
-			if err != nil {
-				c.Close()
-				continue
-			}
-			mu.Lock()
-			conns = append(conns, c, far)
-			mu.Unlock()
-			go func() { _, _ = io.Copy(far, c) }()
-			go func() { _, _ = io.Copy(c, far) }()
+	testservers.Serve(t, l, func(c net.Conn) {
+		far, err := net.Dial("tcp", strings.TrimPrefix(broker, "tcp://"))
+		if err != nil {
+			return
 		}
-	}()
+		mu.Lock()
+		conns = append(conns, c, far)
+		mu.Unlock()
+		var both sync.WaitGroup
+		both.Go(func() { _, _ = io.Copy(far, c); far.Close() })
+		both.Go(func() { _, _ = io.Copy(c, far); c.Close() })
+		both.Wait()
+	})
 	cut = func() {
 		l.Close()
 		mu.Lock()

@@ -29,29 +29,16 @@ import (
 // delays them by oneWay. Its own queue is about 16 KiB; the rest waits with the sender.
 func slowLine(t testing.TB, broker string, rate int, oneWay time.Duration) (url string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var open []net.Conn
-	t.Cleanup(func() {
-		l.Close()
-		mu.Lock()
-		for _, c := range open {
-			c.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
-	})
+	l := testservers.Listen(t)
 	pump := func(from, to net.Conn) {
 		type packet struct {
 			at time.Time
 			b  []byte
 		}
 		line := make(chan packet, 4096)
-		wg.Go(func() {
+		var writing sync.WaitGroup
+		defer writing.Wait()
+		writing.Go(func() {
 			defer to.Close()
 			for p := range line {
 				time.Sleep(time.Until(p.at))
@@ -79,24 +66,17 @@ func slowLine(t testing.TB, broker string, rate int, oneWay time.Duration) (url 
 			time.Sleep(time.Until(free))
 		}
 	}
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_ = c.(*net.TCPConn).SetReadBuffer(16 << 10)
-			b, err := net.Dial("tcp", strings.TrimPrefix(broker, "tcp://"))
-			if err != nil {
-				c.Close()
-				continue
-			}
-			mu.Lock()
-			open = append(open, c, b)
-			mu.Unlock()
-			wg.Go(func() { pump(c, b) })
-			wg.Go(func() { pump(b, c) })
+	testservers.Serve(t, l, func(c net.Conn) {
+		_ = c.(*net.TCPConn).SetReadBuffer(16 << 10)
+		b, err := net.Dial("tcp", strings.TrimPrefix(broker, "tcp://"))
+		if err != nil {
+			return
 		}
+		defer context.AfterFunc(t.Context(), func() { b.Close() })() // What it does not take is not waited for at the end.
+		var both sync.WaitGroup
+		both.Go(func() { pump(c, b) })
+		both.Go(func() { pump(b, c) })
+		both.Wait()
 	})
 	return "tcp://" + l.Addr().String()
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -47,22 +48,23 @@ func start(t *testing.T, cfg uplink.Config, j *fakeJournal, b *fakeBook) *runnin
 		t.Fatal(err)
 	}
 	u.SetWall(j.wall)
+	return &running{Uplink: u, stop: runUntilStopped(t, u)}
+}
+
+// runUntilStopped has the uplink run until what it returns is called, or the test ends.
+func runUntilStopped(t *testing.T, u *uplink.Uplink) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- u.Run(ctx) }()
-	stopped := false
-	stop := func() {
-		if stopped {
-			return
-		}
-		stopped = true
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-	}
+	})
 	t.Cleanup(stop)
-	return &running{Uplink: u, stop: stop}
+	return stop
 }
 
 func eventually(t *testing.T, what string, cond func() bool) {

@@ -1,21 +1,18 @@
 package uplink_test
 
 import (
-	"net"
 	"regexp"
 	"testing"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
+	"linli/internal/testservers"
 	"linli/internal/uplink"
 )
 
 // The will says what is known when it will be read, and no more.
 func TestWillSaysOnlyThatTheGatewayIsLost(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testservers.Listen(t)
 	defer l.Close()
 	start(t, uplink.Config{Brokers: []string{"tcp://" + l.Addr().String()}}, newJournal(1), newBook())
 	c, err := l.Accept()
