@@ -220,5 +220,7 @@ func TestPayloadsAreNotReused(t *testing.T) {
 func TestLostAtOnceNamesTheClientID(t *testing.T) {
 	h := startHostile(t, func(published) (bool, bool) { return false, true })
 	u := start(t, uplink.Config{Brokers: []string{h.url}}, newJournal(1), newBook())
-	eventually(t, "the hint", func() bool { return strings.Contains(u.Status().LastError, "the MQTT client id riverside-gw1, or does the broker refuse") })
+	eventually(t, "the hint", func() bool {
+		return strings.Contains(u.Status().LastError, "the MQTT client id riverside-gw1, or does the broker refuse")
+	})
 }
