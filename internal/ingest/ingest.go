@@ -346,6 +346,10 @@ func (in *Ingest) Run(ctx context.Context) error {
 	}
 }
 
+// farewellFor is how long at most the broker may take to read the last acknowledgements, at an orderly stop. What it has not read
+// by then comes again.
+const farewellFor = 2 * time.Second
+
 // connection works with one connection until it is lost or ctx ends.
 func (in *Ingest) connection(ctx context.Context, broker string, up func()) error {
 	before := in.Stats().Messages
@@ -433,7 +437,7 @@ func (in *Ingest) connection(ctx context.Context, broker string, up func()) erro
 			return l.err()
 		case ctx.Err() != nil:
 			in.setLink(nil)
-			l.close(250 * time.Millisecond) // lets the last acknowledgements go out
+			l.close(farewellFor)
 			return nil
 		}
 	}
