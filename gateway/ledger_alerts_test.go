@@ -31,13 +31,11 @@ func TestAlertsReturnUnaided(t *testing.T) {
     units:
       - {id: io1, address: 2, profile: soak_io}
 devices:
-  - {id: button, class: call_button, zone: yard, title: {zh: 按钮, en: Button}, points: {pressed: io1.di1}}
-  - {id: siren, class: siren, zone: yard, title: {zh: 警笛, en: Siren}, points: {on: {from: io1.do1, on_start: off, on_stop: off}}}
-rules:
-  - {pack: soak}
+%srules:
+  - {pack: buttons}
 uplink: {brokers: [%q], batch: 1s, commands: {keys: {city: %q}}}
 console: {listen: "127.0.0.1:%d"}
-`, bus.port, c.broker.URL, base64.StdEncoding.EncodeToString(public), console), map[string]string{"profiles/soak_io.yaml": soakIO, "packs/soak.yaml": soakPack})
+`, bus.port, buttonsAt(1), c.broker.URL, base64.StdEncoding.EncodeToString(public), console), map[string]string{"profiles/soak_io.yaml": soakIO, "packs/buttons.yaml": buttonsPack})
 	begin := time.Now()
 	start(t, "run", "-c", site, "--state", t.TempDir())
 	waitFor(t, 20*time.Second, "the gateway counts no alert", func() bool {
