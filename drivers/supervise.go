@@ -30,7 +30,7 @@ func Supervise(ctx context.Context, clock *telemetry.Clock, bus Bus, emit func([
 		line = NewLine(bus)
 	}
 	defer line.shut()
-	watch := newWatch(bus, log)
+	watch := newWatch(line, log)
 	var wake <-chan struct{}
 	if w, ok := line.bus.(Waker); ok {
 		wake = w.Wake()
@@ -92,7 +92,8 @@ func Supervise(ctx context.Context, clock *telemetry.Clock, bus Bus, emit func([
 
 // watch turns the health of a bus into log lines at changes.
 type watch struct {
-	bus   Bus
+	bus   *Line
+	state BusHealth // as it was at the last look
 	log   *zap.Logger
 	last  telemetry.Mono
 	up    seen
@@ -114,7 +115,7 @@ type unitWatch struct {
 	failed uint64 // failed transactions when the unit was last seen answering
 }
 
-func newWatch(bus Bus, log *zap.Logger) *watch {
+func newWatch(bus *Line, log *zap.Logger) *watch {
 	if log == nil {
 		log = zap.NewNop()
 	}
@@ -123,7 +124,8 @@ func newWatch(bus Bus, log *zap.Logger) *watch {
 
 func (w *watch) look(now telemetry.Mono) {
 	w.last = now
-	h := w.bus.Health()
+	w.bus.HealthInto(&w.state)
+	h := &w.state
 	name := zap.String("bus", h.Bus)
 	switch {
 	case h.Up && w.up == seenDown:

@@ -33,13 +33,20 @@ const (
 // run and look belong to one goroutine; the other methods may be called from any.
 type busPoints struct {
 	clock  *telemetry.Clock
-	health []func() drivers.BusHealth // parallel to the site's buses
+	health []func(*drivers.BusHealth) // parallel to the site's buses; their memory is used again
+	state  []drivers.BusHealth        // as it was at the last look
 	told   []subjectPoints            // in the order of the site file: each bus, then its units
 
-	mu       sync.Mutex
-	failed   map[unitKey]float64      // guarded by mu; percent
-	drift    map[unitKey]driftResult  // guarded by mu
-	identity map[unitKey]unitIdentity // guarded by mu
+	mu    sync.Mutex
+	units map[unitKey]*unitFigures // the map does not change; what it holds is guarded by mu
+}
+
+// unitFigures is what the gateway knows of a unit and its driver does not.
+type unitFigures struct {
+	failed   float64 // percent
+	drift    driftResult
+	looked   bool // drift says something
+	identity unitIdentity
 }
 
 type unitKey struct {
@@ -65,7 +72,8 @@ type subjectPoints struct {
 	watched
 	bus     int
 	unit    string // "" for the bus itself
-	at      int    // where the bus's health has the unit, as it seems
+	figures *unitFigures
+	at      int // where the bus's health has the unit, as it seems
 	window  failedShare
 	lives   int // devices on the bus that protect life
 	devices int // devices that have points on the unit
@@ -135,10 +143,14 @@ func (w *watched) tell(now telemetry.Mono, value func(name string) (telemetry.Va
 }
 
 // newBusPoints returns the points of the site's own works. health is parallel to s.Buses.
-func newBusPoints(s *site.Site, health []func() drivers.BusHealth, clock *telemetry.Clock) *busPoints {
-	b := &busPoints{clock: clock, health: health, failed: map[unitKey]float64{}, drift: map[unitKey]driftResult{}, identity: map[unitKey]unitIdentity{}}
+func newBusPoints(s *site.Site, health []func(*drivers.BusHealth), clock *telemetry.Clock) *busPoints {
+	b := &busPoints{clock: clock, health: health, state: make([]drivers.BusHealth, len(health)), units: map[unitKey]*unitFigures{}}
 	add := func(bus, device int, unit string) {
-		b.told = append(b.told, subjectPoints{bus: bus, unit: unit, watched: watch(s.Inventory, device, atOnce)})
+		f := &unitFigures{}
+		if unit != "" {
+			b.units[unitKey{bus, unit}] = f
+		}
+		b.told = append(b.told, subjectPoints{bus: bus, unit: unit, figures: f, watched: watch(s.Inventory, device, atOnce)})
 	}
 	for i := range s.Buses {
 		add(i, s.Buses[i].Health, "")
@@ -238,13 +250,14 @@ func (b *busPoints) run(ctx context.Context, emit func([]telemetry.Sample)) erro
 
 // look appends the samples that are due at now.
 func (b *busPoints) look(now telemetry.Mono, dst []telemetry.Sample) []telemetry.Sample {
-	health := make([]drivers.BusHealth, len(b.health))
-	for i, h := range b.health {
-		health[i] = h()
+	for i, read := range b.health {
+		read(&b.state[i])
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for i := range b.told {
 		s := &b.told[i]
-		h := &health[s.bus]
+		h := &b.state[s.bus]
 		var u *drivers.UnitHealth
 		if s.unit != "" {
 			// Drivers tell of the units in the order of the site file; looking for each would be a look at all of them for each.
@@ -253,12 +266,9 @@ func (b *busPoints) look(now telemetry.Mono, dst []telemetry.Sample) []telemetry
 			} else if u = unitHealth(h, s.unit); u == nil {
 				continue
 			}
-			share := s.window.at(now, u)
-			b.mu.Lock()
-			b.failed[unitKey{s.bus, s.unit}] = share
-			b.mu.Unlock()
+			s.figures.failed = s.window.at(now, u)
 		}
-		dst = s.tell(now, func(name string) (telemetry.Value, telemetry.Quality, bool) { return b.value(name, s, h, u) }, dst)
+		dst = s.tell(now, func(name string) (telemetry.Value, telemetry.Quality, bool) { return s.value(name, h, u) }, dst)
 	}
 	return dst
 }
@@ -282,7 +292,8 @@ func unitHealth(h *drivers.BusHealth, unit string) *drivers.UnitHealth {
 }
 
 // value returns the present value of a point, and false where there is nothing to tell. u is nil for the bus itself.
-func (b *busPoints) value(name string, s *subjectPoints, h *drivers.BusHealth, u *drivers.UnitHealth) (telemetry.Value, telemetry.Quality, bool) {
+// busPoints.mu is held.
+func (s *subjectPoints) value(name string, h *drivers.BusHealth, u *drivers.UnitHealth) (telemetry.Value, telemetry.Quality, bool) {
 	good := func(v telemetry.Value) (telemetry.Value, telemetry.Quality, bool) { return v, telemetry.Good, true }
 	count := func(n uint64) (telemetry.Value, telemetry.Quality, bool) { return good(telemetry.IntValue(int64(n))) }
 	if u == nil {
@@ -326,27 +337,18 @@ func (b *busPoints) value(name string, s *subjectPoints, h *drivers.BusHealth, u
 	case "late_frames":
 		return count(u.Late)
 	case "failed_pct":
-		share, _ := b.figures(s.bus, s.unit)
-		return good(telemetry.FloatValue(share))
+		return good(telemetry.FloatValue(s.figures.failed))
 	case "config_drift":
-		b.mu.Lock()
-		d, looked := b.drift[unitKey{s.bus, s.unit}]
-		b.mu.Unlock()
-		if looked && !d.known {
+		if s.figures.looked && !s.figures.drift.known {
 			return telemetry.Value{}, telemetry.BadComm, true
 		}
-		v, q, _ := good(telemetry.IntValue(d.differ))
-		return v, q, looked
+		v, q, _ := good(telemetry.IntValue(s.figures.drift.differ))
+		return v, q, s.figures.looked
 	case "model_ok":
-		b.mu.Lock()
-		id := b.identity[unitKey{s.bus, s.unit}]
-		b.mu.Unlock()
-		v, q, _ := good(telemetry.BoolValue(id.modelOK))
-		return v, q, id.known
+		v, q, _ := good(telemetry.BoolValue(s.figures.identity.modelOK))
+		return v, q, s.figures.identity.known
 	case "swaps":
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		return good(telemetry.IntValue(b.identity[unitKey{s.bus, s.unit}].swaps))
+		return good(telemetry.IntValue(s.figures.identity.swaps))
 	}
 	return telemetry.Value{}, 0, false
 }
@@ -354,27 +356,35 @@ func (b *busPoints) value(name string, s *subjectPoints, h *drivers.BusHealth, u
 // figures returns what this package computes of a unit: the share of its requests of the last five minutes that
 // failed, in percent, and how many of its settings differ (nil where unknown).
 func (b *busPoints) figures(bus int, unit string) (failedPct float64, drift *int64) {
+	f := b.units[unitKey{bus, unit}]
+	if f == nil {
+		return 0, nil
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	key := unitKey{bus, unit}
-	if d := b.drift[key]; d.known {
-		drift = &d.differ
+	if f.drift.known {
+		differ := f.drift.differ
+		drift = &differ
 	}
-	return b.failed[key], drift
+	return f.failed, drift
 }
 
 // drifted takes how many settings of a unit differ from the site file, or that it could not be found out.
 func (b *busPoints) drifted(bus int, unit string, d driftResult) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.drift[unitKey{bus, unit}] = d
+	if f := b.units[unitKey{bus, unit}]; f != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		f.drift, f.looked = d, true
+	}
 }
 
 // identified takes what was found out about a unit.
 func (b *busPoints) identified(bus int, unit string, id unitIdentity) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.identity[unitKey{bus, unit}] = id
+	if f := b.units[unitKey{bus, unit}]; f != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		f.identity = id
+	}
 }
 
 // failedShare computes the share of requests that failed (no answer, or a damaged one; exceptions are answers) within

@@ -46,7 +46,7 @@ func newHealthRig(t *testing.T) *healthRig {
 	r.site = &site.Site{Inventory: inv, Buses: []site.Bus{{ID: "b1", Health: add("b1", "field_bus", false),
 		Units:      []firmwareconfig.Unit{{ID: "u1", Address: 1}, {ID: "u2", Address: 2}},
 		UnitHealth: []int{add("u1", "bus_unit", true), add("u2", "bus_unit", false)}}}}
-	r.busPoints = newBusPoints(r.site, []func() drivers.BusHealth{func() drivers.BusHealth { return r.h }}, telemetry.NewClock("b", 0, time.Time{}))
+	r.busPoints = newBusPoints(r.site, []func(*drivers.BusHealth){func(h *drivers.BusHealth) { *h = r.h }}, telemetry.NewClock("b", 0, time.Time{}))
 	return r
 }
 

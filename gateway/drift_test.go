@@ -57,7 +57,7 @@ devices: [{id: th_1, unit: th1, zone: yard, title: {zh: 温湿度, en: Temperatu
 			}
 		}
 	})
-	points := newBusPoints(s, []func() drivers.BusHealth{line.Health}, clock)
+	points := newBusPoints(s, []func(*drivers.BusHealth){line.HealthInto}, clock)
 	d := &drift{site: s, lines: []*drivers.Line{line}, points: points, verify: firmwareconfig.Verify, log: zap.NewNop()}
 	if len(s.Settings) != 1 || s.Verify <= 0 {
 		t.Fatalf("the site file's settings: %+v, every %s", s.Settings, s.Verify)

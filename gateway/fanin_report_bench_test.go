@@ -75,7 +75,7 @@ func newTenfold(tb testing.TB) *tenfold {
 				w.inv.ProvidePoint(devices+q.Device, slices.Index(from.Devices[q.Device].Points, telemetry.PointID(i)))
 			}
 		}
-		var states []func() drivers.BusHealth
+		var states []func(*drivers.BusHealth)
 		for i := range p.site.Buses {
 			b := &p.site.Buses[i]
 			part.sim.AddBus(b.ID, b.Units)
@@ -85,7 +85,7 @@ func newTenfold(tb testing.TB) *tenfold {
 				w.plan(k, &u, r)
 			}
 			part.health = append(part.health, h)
-			states = append(states, func() drivers.BusHealth { return w.parts[k].health[i] })
+			states = append(states, func(h *drivers.BusHealth) { *h = w.parts[k].health[i] })
 		}
 		part.day = simulate.NewDay(part.sim, uint64(k))
 		part.points = newBusPoints(p.site, states, newClock())

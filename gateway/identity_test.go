@@ -55,7 +55,7 @@ func TestUnitsAreAskedWhoTheyAre(t *testing.T) {
 			t.Helper()
 			synctest.Wait()
 			r.mu.Lock()
-			got := r.identity[unitKey{0, "u1"}]
+			got := r.units[unitKey{0, "u1"}].identity
 			r.mu.Unlock()
 			if got != want {
 				t.Errorf("after %v it is %+v, want %+v", time.Since(began), got, want)

@@ -186,10 +186,10 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 		lines[i] = drivers.NewLine(bus)
 	}
 	writers := make([]pointWriter, len(lines))
-	states := make([]func() drivers.BusHealth, len(lines))
+	states, read := make([]func() drivers.BusHealth, len(lines)), make([]func(*drivers.BusHealth), len(lines))
 	resume, endGuests := make([]func(context.Context) error, len(lines)), make([]func(), len(lines))
 	for i, line := range lines {
-		writers[i], states[i] = line, line.Health
+		writers[i], states[i], read[i] = line, line.Health, line.HealthInto
 		resume[i] = func(ctx context.Context) error { return line.Suspend(ctx, 0, 0, "") }
 		endGuests[i] = line.EndGuests
 	}
@@ -202,7 +202,7 @@ func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
 	in := newFanIn(clock, table, cfg.plan.engine, book, j, driven, report, log.Named("rules"))
 	in.way = way
 	in.respond.restore(clock.Now(), clock.Boot, st.idle)
-	points := newBusPoints(s, states, clock)
+	points := newBusPoints(s, read, clock)
 	own := newGatewayPoints(s, st, cfg.state, up, clock)
 	outputs := &standing{site: s, orders: orders, health: states, resume: resume, endGuests: endGuests}
 	who := &identities{site: s, lines: lines, health: states, points: points, memory: newSerials(st.dir, log.Named("bus")), identify: firmwareconfig.Identify, log: log.Named("bus")}

@@ -13,16 +13,23 @@ import (
 
 // Health returns the state of the bus. It may be called from any goroutine.
 func (b *Bus) Health() drivers.BusHealth {
+	var h drivers.BusHealth
+	b.HealthInto(&h)
+	return h
+}
+
+// HealthInto puts the state of the bus into h, whose memory it uses again. It may be called from any goroutine.
+func (b *Bus) HealthInto(h *drivers.BusHealth) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	h := b.health
-	h.Units = append([]drivers.UnitHealth(nil), h.Units...)
+	units := append(h.Units[:0], b.health.Units...)
+	*h = b.health
+	h.Units = units
 	if b.inbound != nil {
 		if err := b.inbound.Rivals(); err != nil {
 			h.LastError = err.Error()
 		}
 	}
-	return h
 }
 
 // count keeps the counters of the bus and of the unit that was asked for quantity registers, or bits.

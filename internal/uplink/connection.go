@@ -420,6 +420,7 @@ func (c *connection) flush(l *lane) bool {
 	l.parts = l.parts[1:]
 	l.inFlight += len(m.payload)
 	c.sendTelemetryMessage(m.payload, func() {
+		l.over(m.payload)
 		if m.of.left--; m.of.left == 0 {
 			c.u.acknowledged(m.of)
 		}

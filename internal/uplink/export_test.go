@@ -98,3 +98,6 @@ func (u *Uplink) Hear(started time.Time, payload []byte) *Twin {
 	u.heardStatus(payload)
 	return u.Status().Twin
 }
+
+// Over gives back a payload of the late lane, as an acknowledgement does.
+func (l *Lanes) Over(payload []byte) { l.late.over(payload) }

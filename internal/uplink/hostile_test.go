@@ -216,6 +216,32 @@ func TestPayloadsAreNotReused(t *testing.T) {
 	}
 }
 
+// What was acknowledged is memory for the next message.
+func TestAcknowledgedPayloadsAreReused(t *testing.T) {
+	j := newJournal(40)
+	u, err := uplink.New(uplink.Config{Site: "riverside", Gateway: "gw1", Brokers: []string{"tcp://127.0.0.1:1"}, StateDir: t.TempDir()}, j, newBook(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.SetWall(j.wall)
+	lanes, err := u.NewLanes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last []byte
+	for i := range 5 {
+		p := lanes.Next(true, 300)
+		if len(p) != 1 {
+			t.Fatalf("%d messages", len(p))
+		}
+		if i > 0 && &p[0][0] != &last[0] {
+			t.Errorf("message %d has memory of its own", i)
+		}
+		last = p[0]
+		lanes.Over(last)
+	}
+}
+
 // Who is thrown out at once again and again is told which MQTT client id to look for.
 func TestLostAtOnceNamesTheClientID(t *testing.T) {
 	h := startHostile(t, func(published) (bool, bool) { return false, true })

@@ -2,6 +2,7 @@ package uplink
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"linli/internal/journal"
@@ -10,6 +11,9 @@ import (
 
 // maxSpanTime bounds how much time one message covers.
 const maxSpanTime = 10 * time.Second
+
+// payloadsKept bounds the payloads that wait to be used again.
+const payloadsKept = 4
 
 // rememberFor is how long the late lane keeps what it knows of the series of its last frame: there may be no other for
 // years, and it would be as much memory as live needs.
@@ -34,6 +38,8 @@ type lane struct {
 	parts    []message // built and not yet sent
 	inFlight int       // bytes sent and not acknowledged
 	body     []byte    // reused
+	plain    []byte    // of messages that are packed; reused
+	payloads [][]byte  // of messages that were acknowledged, to be used again
 	pack     *wire.Compressor
 	// packing is what became of a byte in the last message of some size: 1 without compression.
 	packing float64
@@ -108,7 +114,7 @@ func (l *lane) next(limit int) []message {
 	if h.From == 0 {
 		if l.late && len(l.queue) == 0 && time.Since(l.used) > rememberFor {
 			l.enc.Forget()
-			l.body = nil
+			l.body, l.plain, l.payloads = nil, nil, nil
 		}
 		return nil
 	}
@@ -124,17 +130,44 @@ func (l *lane) next(limit int) []message {
 		if !l.late && i == len(parts)-1 {
 			h.Settled = l.u.settling.say(h.To)
 		}
-		plain := append(wire.AppendHeader(make([]byte, 0, len(part.text)+210), &h), part.text...)
-		if l.u.compression != wire.Plain {
-			size := len(plain)
-			plain = l.pack.Pack(plain)
-			if size >= 1024 {
-				l.packing = min(1, max(float64(len(plain))/float64(size), 1.0/16))
+		var payload []byte
+		if l.u.compression == wire.Plain {
+			payload = append(wire.AppendHeader(l.memory(len(part.text)+headerRoom), &h), part.text...)
+		} else {
+			l.plain = append(wire.AppendHeader(l.plain[:0], &h), part.text...)
+			payload = l.pack.Pack(l.plain)
+			if size := len(l.plain); size >= 1024 {
+				l.packing = min(1, max(float64(len(payload))/float64(size), 1.0/16))
 			}
 		}
-		messages = append(messages, message{payload: plain, of: of})
+		messages = append(messages, message{payload: payload, of: of})
 	}
 	return messages
+}
+
+// headerRoom is what the header of a message takes at most, and a little more.
+const headerRoom = 210
+
+// memory returns empty memory for a payload of some size.
+func (l *lane) memory(size int) []byte {
+	for n := len(l.payloads) - 1; n >= 0; n-- {
+		if b := l.payloads[n]; cap(b) >= size && cap(b) <= 2*size+4096 {
+			l.payloads = slices.Delete(l.payloads, n, n+1)
+			return b[:0]
+		}
+	}
+	return make([]byte, 0, size+size/8) // The next one will be of nearly the same size.
+}
+
+// over gives back the payload of a message that was acknowledged: whoever carried it needs it no more.
+func (l *lane) over(payload []byte) {
+	if l.u.compression != wire.Plain {
+		return
+	}
+	if len(l.payloads) == payloadsKept {
+		l.payloads = slices.Delete(l.payloads, 0, 1)
+	}
+	l.payloads = append(l.payloads, payload)
 }
 
 // encode takes the next frame off the queue that can be sent. Where joins is not 1, only the frame with that number
