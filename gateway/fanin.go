@@ -161,15 +161,17 @@ func (f *fanIn) arrive(batch []telemetry.Sample, out *rules.Output) {
 
 func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 	now := f.moment()
-	f.passed = f.report.take(now.Mono, batch, f.passed[:0])
-	f.live.Apply(f.passed)
-	f.live.Confirm(batch)
+	passed := f.report.take(now.Mono, batch, &f.passed)
+	f.live.Apply(passed)
+	if f.report.held > 0 {
+		f.live.Confirm(batch)
+	}
 	out.Reset()
 	if closed := slices.DeleteFunc(f.respond.heard(now.Mono), f.unknown); len(closed) > 0 {
 		f.engine.Closed(closed)
 		f.journal.Mark(now.Mono, journal.Mark{Kind: journal.MarkClosed, Closed: closed})
 	}
-	f.engine.Step(now, f.passed, out)
+	f.engine.Step(now, passed, out)
 	f.respond.decide(now, out.Transitions)
 	f.respond.drive.release(now.Mono, f.engine)
 	f.respond.drive.observe(batch) // every reading: an output is read back as it is, whether or not that is news
@@ -179,7 +181,7 @@ func (f *fanIn) step(batch []telemetry.Sample, out *rules.Output) {
 		f.log.Info("alert "+t.Op.String(), zap.String("alert", t.Alert), zap.String("subject", t.Subject),
 			zap.Stringer("severity", t.Severity), zap.String("title", t.Title.Zh))
 	}
-	f.journal.Append(now, f.passed)
+	f.journal.Append(now, passed)
 	if len(out.Derived) > 0 {
 		f.live.Apply(out.Derived)
 		f.journal.Append(now, out.Derived)

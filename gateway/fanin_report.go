@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,14 +21,16 @@ import (
 // do not change are passed together, as one row, and the devices of a site one after the other. So between two reports of a point lie
 // at most the maximum interval and the time between two readings.
 //
-// take and what it uses belong to the fan-in's goroutine; anew and counted may be called from any.
+// take, and what it uses, belong to the fan-in's goroutine; anew and counted may be called from any.
 type reporter struct {
-	every  telemetry.Mono
-	points []reportedPoint // index = PointID; points beyond are passed
-	round  atomic.Uint32   // that points must have been reported in; see anew
+	every   telemetry.Mono
+	thinned []bool          // index = PointID: of the others, and those beyond, every reading is passed
+	points  []reportedPoint // index = PointID
+	round   atomic.Uint32   // that points must have been reported in; see anew
 
 	read   [reasons]atomic.Uint64
 	counts [reasons]uint64 // of the batch
+	held   uint64          // readings of the last batch that were not passed
 }
 
 // reason is why a reading was reported, or was not.
@@ -60,13 +63,12 @@ type reportedPoint struct {
 	deadband telemetry.Deadband
 	round    uint32 // of the last report; 0: there was none
 	quality  telemetry.Quality
-	thinned  bool
 	held     bool // the last reading was not passed
 }
 
 // newReporter returns the reporter for an inventory, with what is to be passed once in every at least.
 func newReporter(inv *telemetry.Inventory, every time.Duration) *reporter {
-	r := &reporter{every: telemetry.Mono(every), points: make([]reportedPoint, len(inv.Points))}
+	r := &reporter{every: telemetry.Mono(every), thinned: make([]bool, len(inv.Points)), points: make([]reportedPoint, len(inv.Points))}
 	r.round.Store(1)
 	for i := range inv.Points {
 		p := &inv.Points[i]
@@ -77,7 +79,8 @@ func newReporter(inv *telemetry.Inventory, every time.Duration) *reporter {
 		// Steps of the golden ratio spread any number of devices evenly.
 		const golden = 0.6180339887498949
 		at := float64(p.Device) * golden
-		r.points[i] = reportedPoint{thinned: !number || p.Deadband.On, deadband: p.Deadband, phase: telemetry.Mono((at - float64(int(at))) * float64(every))}
+		r.thinned[i] = !number || p.Deadband.On
+		r.points[i] = reportedPoint{deadband: p.Deadband, phase: telemetry.Mono((at - float64(int(at))) * float64(every))}
 	}
 	return r
 }
@@ -88,15 +91,28 @@ func (r *reporter) anew() { r.round.Add(1) }
 // counted returns how many readings there were for each reason, since the start.
 func (r *reporter) counted(why reason) uint64 { return r.read[why].Load() }
 
-// take appends what is reported of a batch to dst. now is the moment of the step: a sample from the future is passed as one of
-// now. The batch stays as it is.
-func (r *reporter) take(now telemetry.Mono, batch, dst []telemetry.Sample) []telemetry.Sample {
+// take returns what is reported of a batch: the batch itself where that is all of it as it is, or in the memory of *dst. now is the
+// moment of the step: a sample from the future is passed as one of now. The batch stays as it is.
+func (r *reporter) take(now telemetry.Mono, batch []telemetry.Sample, dst *[]telemetry.Sample) []telemetry.Sample {
+	if !slices.ContainsFunc(batch, func(s telemetry.Sample) bool {
+		return s.Time > now || int64(s.Point) < int64(len(r.thinned)) && r.thinned[s.Point]
+	}) {
+		r.held = 0
+		r.read[reportAlways].Add(uint64(len(batch)))
+		return batch
+	}
+	*dst = r.pass(now, batch, (*dst)[:0])
+	return *dst
+}
+
+// pass appends what is reported of a batch to dst.
+func (r *reporter) pass(now telemetry.Mono, batch, dst []telemetry.Sample) []telemetry.Sample {
 	round := r.round.Load()
 	clear(r.counts[:])
 	for i := range batch {
 		s := &batch[i]
 		why := reportAlways
-		if int64(s.Point) < int64(len(r.points)) && r.points[s.Point].thinned {
+		if int64(s.Point) < int64(len(r.thinned)) && r.thinned[s.Point] {
 			p := &r.points[s.Point]
 			why = p.judge(s, min(s.Time, now), round)
 			switch {
@@ -124,6 +140,7 @@ func (r *reporter) take(now telemetry.Mono, batch, dst []telemetry.Sample) []tel
 			r.read[why].Add(n)
 		}
 	}
+	r.held = r.counts[heldUnchanged] + r.counts[heldDeadband]
 	return dst
 }
 

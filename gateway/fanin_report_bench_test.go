@@ -267,7 +267,7 @@ func BenchmarkReportedCommunity(b *testing.B) {
 						}
 					}
 					if c.thin {
-						passed = report.take(now.Mono, batch, passed[:0])
+						passed = report.pass(now.Mono, batch, passed[:0])
 						batch = passed
 					}
 					journaled += len(batch)

@@ -62,7 +62,7 @@ func TestWhatIsReportedDecidesAsWhatIsRead(t *testing.T) {
 			batch = append(batch, s)
 		}
 		slices.SortStableFunc(batch, func(a, b telemetry.Sample) int { return int(a.Time - b.Time) })
-		passed = report.take(now.Mono, batch, passed[:0])
+		passed = report.pass(now.Mono, batch, passed[:0])
 		one.Reset()
 		two.Reset()
 		all.Step(now, batch, &one)

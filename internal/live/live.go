@@ -74,29 +74,38 @@ func (t *Table) Apply(batch []telemetry.Sample) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	next := t.version + 1
-	for _, s := range batch {
-		if int(s.Point) >= len(t.entries) {
+	for i := range batch {
+		s := &batch[i]
+		if int64(s.Point) >= int64(len(t.entries)) {
 			continue
 		}
 		e := &t.entries[s.Point]
 		happened := int(s.Point) < len(t.event) && t.event[s.Point] && !s.Quality.Bad()
 		if happened {
-			t.keep(s)
+			t.keep(*s)
 		} else if e.Known && s.Time < e.Time {
+			e.confirm(s)
 			continue
 		}
 		if !e.Known || happened || e.Quality != s.Quality || e.Value != s.Value {
 			e.Changed, e.Version, t.version = s.Time, next, next
 		}
-		e.Sample, e.Known = s, true
+		e.Sample, e.Known = *s, true
 		if !s.Quality.Bad() {
 			e.Last, e.Confirmed = s.Value, s.Time
 		}
 	}
 }
 
+// confirm takes in that the last value was read to be so.
+func (e *Entry) confirm(s *telemetry.Sample) {
+	if s.Time > e.Confirmed && !s.Quality.Bad() && !e.Last.IsZero() {
+		e.Confirmed = s.Time
+	}
+}
+
 // Confirm takes what was read, also what is not reported because it says nothing new: nothing changes but Entry.Confirmed.
-// It follows Apply of what is reported of the same readings.
+// It follows Apply of what is reported of the same readings; where that is all of them it has nothing to add.
 func (t *Table) Confirm(read []telemetry.Sample) {
 	if len(read) == 0 {
 		return
@@ -104,12 +113,8 @@ func (t *Table) Confirm(read []telemetry.Sample) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range read {
-		s := &read[i]
-		if int64(s.Point) >= int64(len(t.entries)) || s.Quality.Bad() {
-			continue
-		}
-		if e := &t.entries[s.Point]; s.Time > e.Confirmed && !e.Last.IsZero() {
-			e.Confirmed = s.Time
+		if s := &read[i]; int64(s.Point) < int64(len(t.entries)) {
+			t.entries[s.Point].confirm(s)
 		}
 	}
 }

@@ -33,6 +33,14 @@ func NewCell() Cell { return Cell{Num: AnyNum(), Tri: Unknown} }
 // Set takes a sample's value and quality. A value that the quality should have but does not (NaN, no value, a text
 // for a number) is taken as a sensor's failure.
 func (c *Cell) Set(kind telemetry.Kind, v telemetry.Value, q telemetry.Quality) (valueChanged, qualityChanged bool) {
+	if q == telemetry.Good && c.Seen && c.Quality == q && kind == telemetry.Float && v.Kind() == kind {
+		// A number after a number, as nearly always.
+		if f := v.Float(); f-f == 0 {
+			changed := c.Num != Num{f, f}
+			c.Num = Num{f, f}
+			return changed, false
+		}
+	}
 	next := Cell{Num: AnyNum(), Tri: Unknown, Quality: q, Seen: true, Time: c.Time, Events: c.Events}
 	if !q.Bad() {
 		switch {
