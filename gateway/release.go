@@ -27,7 +27,9 @@ const (
 	collectEvery  = 4 * time.Second
 	heapLookEvery = 15 * time.Second
 	leastGrowth   = 10
-	mostGrowth    = 50
+	// While it starts: a small box has more time than memory, and what stays would lie scattered in what does not.
+	startGrowth = 20
+	mostGrowth  = 50
 )
 
 // growth returns by how many percent the heap may grow where so many bytes were allocated in some time, and so many are live.
@@ -45,7 +47,7 @@ func releaseMemory(ctx context.Context) error {
 	defer look.Stop()
 	heap := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
 	metrics.Read(heap)
-	for allocated, percent := heap[0].Value.Uint64(), mostGrowth; ; {
+	for allocated, percent := heap[0].Value.Uint64(), 0; ; {
 		select {
 		case <-ctx.Done():
 			return nil

@@ -35,7 +35,7 @@ const defaultConsole = "127.0.0.1:8080"
 
 func runCommand() *cobra.Command {
 	var file, state string
-	var debug bool
+	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "run -c FILE",
 		Short: "Run the gateway from a site file",
@@ -46,11 +46,12 @@ func runCommand() *cobra.Command {
 				return &usageError{errors.New("run needs a site file: linli run -c FILE")}
 			}
 			level := zapcore.InfoLevel
-			if debug {
+			if verbose {
 				level = zapcore.DebugLevel
 			}
 			log, flush := newLogger(cmd.ErrOrStderr(), level)
 			defer flush()
+			debug.SetGCPercent(startGrowth)
 			p, err := loadPlan(file)
 			if err != nil && siteFileExists(file) {
 				p, err = waitForRepair(cmd.Context(), file, repairListen(file), cmd.ErrOrStderr(), log)
@@ -73,7 +74,7 @@ func runCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "site file")
 	cmd.Flags().StringVar(&state, "state", "", "state directory (default: the site file's, or "+defaultState+")")
-	cmd.Flags().BoolVar(&debug, "debug", false, "log more")
+	cmd.Flags().BoolVar(&verbose, "debug", false, "log more")
 	return cmd
 }
 
@@ -116,9 +117,7 @@ type gatewayConfig struct {
 // Parts are started sinks first, in the order of the numbers, and stopped in the opposite order, each within its own
 // time. What the fan-in took in last is committed before the uplink stops.
 func runGateway(ctx context.Context, cfg gatewayConfig) (err error) {
-	// A small box has more time than memory. What reading all the files took is given back at once.
-	debug.SetGCPercent(mostGrowth) // releaseMemory finds what is enough
-	debug.FreeOSMemory()
+	debug.FreeOSMemory() // What reading all the files took is given back at once.
 	s, inv, log := cfg.plan.site, cfg.plan.site.Inventory, cfg.log
 	clock := newClock()
 	nameWorks(s)
