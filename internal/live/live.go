@@ -29,6 +29,31 @@ type Entry struct {
 	Version uint64
 }
 
+// kept is what the table has of one point: an Entry without what follows from the rest.
+type kept struct {
+	last                     telemetry.Value
+	time, confirmed, changed telemetry.Mono
+	version                  uint64
+	quality                  telemetry.Quality
+	known                    bool
+}
+
+// value is that of the latest sample: what it last was, where the quality has one.
+func (k *kept) value() telemetry.Value {
+	if k.quality.Bad() {
+		return telemetry.Value{}
+	}
+	return k.last
+}
+
+func (k *kept) entry(id telemetry.PointID) Entry {
+	e := Entry{Known: k.known, Last: k.last, Confirmed: k.confirmed, Changed: k.changed, Version: k.version}
+	if k.known {
+		e.Sample = telemetry.Sample{Point: id, Quality: k.quality, Time: k.time, Value: k.value()}
+	}
+	return e
+}
+
 // eventsKept bounds the events that are kept; the oldest go. Whoever looks every second misses none below a thousand
 // cards a second.
 const eventsKept = 1024
@@ -38,7 +63,7 @@ type Table struct {
 	event []bool // index = PointID: its samples are events; shorter where the rest are not
 
 	mu      sync.RWMutex
-	entries []Entry            // guarded by mu; index = PointID
+	entries []kept             // guarded by mu; index = PointID
 	version uint64             // guarded by mu; grows with each batch that changed something
 	events  []telemetry.Sample // guarded by mu; event n is at n modulo eventsKept
 	next    uint64             // guarded by mu; number of the next event
@@ -46,7 +71,7 @@ type Table struct {
 
 // New returns a table for points 0..points-1, none of them known. The samples of the points in events are events.
 func New(points int, events ...telemetry.PointID) *Table {
-	t := &Table{entries: make([]Entry, points)}
+	t := &Table{entries: make([]kept, points)}
 	for _, id := range events {
 		if int(id) < points {
 			t.event = append(t.event, make([]bool, max(0, int(id)+1-len(t.event)))...)
@@ -63,7 +88,7 @@ func (t *Table) Resize(points int) {
 	defer t.mu.Unlock()
 	t.version++
 	for i := len(t.entries); i < points; i++ {
-		t.entries = append(t.entries, Entry{})
+		t.entries = append(t.entries, kept{})
 	}
 	t.entries = t.entries[:points]
 }
@@ -83,24 +108,24 @@ func (t *Table) Apply(batch []telemetry.Sample) {
 		happened := int(s.Point) < len(t.event) && t.event[s.Point] && !s.Quality.Bad()
 		if happened {
 			t.keep(*s)
-		} else if e.Known && s.Time < e.Time {
+		} else if e.known && s.Time < e.time {
 			e.confirm(s)
 			continue
 		}
-		if !e.Known || happened || e.Quality != s.Quality || e.Value != s.Value {
-			e.Changed, e.Version, t.version = s.Time, next, next
+		if !e.known || happened || e.quality != s.Quality || !s.Quality.Bad() && e.last != s.Value {
+			e.changed, e.version, t.version = s.Time, next, next
 		}
-		e.Sample, e.Known = *s, true
+		e.quality, e.time, e.known = s.Quality, s.Time, true
 		if !s.Quality.Bad() {
-			e.Last, e.Confirmed = s.Value, s.Time
+			e.last, e.confirmed = s.Value, s.Time
 		}
 	}
 }
 
 // confirm takes in that the last value was read to be so.
-func (e *Entry) confirm(s *telemetry.Sample) {
-	if s.Time > e.Confirmed && !s.Quality.Bad() && !e.Last.IsZero() {
-		e.Confirmed = s.Time
+func (e *kept) confirm(s *telemetry.Sample) {
+	if s.Time > e.confirmed && !s.Quality.Bad() && !e.last.IsZero() {
+		e.confirmed = s.Time
 	}
 }
 
@@ -147,7 +172,7 @@ func (t *Table) Get(id telemetry.PointID) Entry {
 	if int(id) >= len(t.entries) {
 		return Entry{}
 	}
-	return t.entries[id]
+	return t.entries[id].entry(id)
 }
 
 // partOf is how many entries All copies at a time.
@@ -157,13 +182,15 @@ const partOf = 64
 // meanwhile: what changes after a call of Version that came before has a later version than that returned.
 func (t *Table) All() iter.Seq2[telemetry.PointID, *Entry] {
 	return func(yield func(telemetry.PointID, *Entry) bool) {
-		part := make([]Entry, 0, partOf)
+		part, e := make([]kept, 0, partOf), Entry{}
 		for from := 0; ; from += partOf {
 			t.mu.RLock()
 			part = append(part[:0], t.entries[min(from, len(t.entries)):min(from+partOf, len(t.entries))]...)
 			t.mu.RUnlock()
 			for i := range part {
-				if !yield(telemetry.PointID(from+i), &part[i]) {
+				id := telemetry.PointID(from + i)
+				e = part[i].entry(id)
+				if !yield(id, &e) {
 					return
 				}
 			}
@@ -185,5 +212,8 @@ func (t *Table) Version() uint64 {
 func (t *Table) Snapshot(dst []Entry) ([]Entry, uint64) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return append(dst, t.entries...), t.version
+	for i := range t.entries {
+		dst = append(dst, t.entries[i].entry(telemetry.PointID(i)))
+	}
+	return dst, t.version
 }
