@@ -40,7 +40,7 @@ type Encoder struct {
 
 type series struct {
 	// What each sample needs stands together, in as much as a processor fetches at once.
-	from   *telemetry.Series // the name as it was given last: nobody changes it, so that it need not be compared again
+	name   *telemetry.Series // as it was given last: nobody changes it, so that it need not be compared again, nor copied
 	next   *series           // that came after it the last time
 	toldAt int64             // ns; 0: never
 	field  string            // escaped, with "="
@@ -49,7 +49,6 @@ type series struct {
 	kind   telemetry.Kind
 	toldQ  telemetry.Quality
 
-	name   telemetry.Series
 	same   *series // another whose name has the same hash
 	prefix string  // measurement and tags
 }
@@ -96,7 +95,7 @@ func (e *Encoder) Reset() {
 func (e *Encoder) Add(name *telemetry.Series, ns int64, q telemetry.Quality, v telemetry.Value) {
 	// Samples come in the same order again and again: to compare costs less than to look up.
 	s := e.last.next
-	if s == nil || s.from != name {
+	if s == nil || s.name != name {
 		s = e.find(s, name)
 	}
 	if !q.Bad() && (v.IsZero() || v.Kind() == telemetry.Float && v.Bits()&infinity == infinity) {
@@ -118,9 +117,9 @@ const infinity = 0x7ff << 52
 // find returns the series of a name. guess is the one that came next the last time, nil where there was none.
 func (e *Encoder) find(guess *series, name *telemetry.Series) *series {
 	s := guess
-	if s == nil || s.name != *name {
+	if s == nil || *s.name != *name {
 		hash := maphash.Comparable(e.seed, *name)
-		for s = e.series[hash]; s != nil && s.name != *name; {
+		for s = e.series[hash]; s != nil && *s.name != *name; {
 			s = s.same
 		}
 		if s == nil {
@@ -128,7 +127,7 @@ func (e *Encoder) find(guess *series, name *telemetry.Series) *series {
 		}
 		e.last.next = s
 	}
-	s.from = name
+	s.name = name
 	return s
 }
 
@@ -270,10 +269,7 @@ func (e *Encoder) learn(name *telemetry.Series, hash uint64) *series {
 	if e.count >= maxSeries {
 		e.forget()
 	}
-	own := telemetry.Series{ // the strings may belong to a buffer that is reused
-		Class: e.word(name.Class), Device: e.word(name.Device), Zone: e.word(name.Zone), Point: e.word(name.Point), Kind: name.Kind,
-	}
-	s := &series{name: own, kind: own.Kind, index: int32(e.count), same: e.series[hash]}
+	s := &series{name: name, kind: name.Kind, index: int32(e.count), same: e.series[hash]}
 	var b []byte
 	tag := func(key, value string) {
 		if value == "" {
@@ -282,15 +278,15 @@ func (e *Encoder) learn(name *telemetry.Series, hash uint64) *series {
 		b = append(append(append(append(b, ','), key...), '='), value...)
 	}
 	escaped := func(v string) string { return string(appendTagValue(nil, v)) }
-	b = appendName(b, own.Class)
-	field := own.Point
-	if own.Class == telemetry.Derived {
+	b = appendName(b, name.Class)
+	field := name.Point
+	if name.Class == telemetry.Derived {
 		tag("gateway", e.gw)
-		tag("rule", escaped(own.Point))
+		tag("rule", escaped(name.Point))
 		tag("site", e.site)
-		tag("subject", escaped(own.Device))
+		tag("subject", escaped(name.Device))
 		// One measurement holds the results of all rules, and a database fixes a field's type: numbers and
-		// bools are floats there, text has a field of its own.
+		// bools are floats there, text has a field of its name.
 		field = "value"
 		if s.kind == telemetry.KindText {
 			field = "text"
@@ -298,11 +294,11 @@ func (e *Encoder) learn(name *telemetry.Series, hash uint64) *series {
 			s.kind = telemetry.Float
 		}
 	} else {
-		tag("device", escaped(own.Device))
+		tag("device", escaped(name.Device))
 		tag("gateway", e.gw)
 		tag("site", e.site)
 	}
-	tag("zone", escaped(own.Zone))
+	tag("zone", escaped(name.Zone))
 	s.prefix = e.word(string(b))
 	line, ok := e.lines[s.prefix]
 	if !ok {
