@@ -121,6 +121,8 @@ type encoder struct {
 	entries []entry
 	inv     *telemetry.Inventory
 	byPoint []int32 // entry + 1, of inv's points
+	// names are the series of inv's points, where they were met: the next segment has the same ones, and so has who reads them.
+	names []*telemetry.Series
 	// known are the entries by their series, while there are some that byPoint does not know; else nil.
 	known  map[telemetry.Series]int32
 	told   int      // entries before this one are in a frame that has been written
@@ -175,7 +177,7 @@ func (e *encoder) setInventory(inv *telemetry.Inventory) {
 		return
 	}
 	e.inv = inv
-	e.byPoint = make([]int32, len(inv.Points))
+	e.byPoint, e.names = make([]int32, len(inv.Points)), make([]*telemetry.Series, len(inv.Points))
 	e.know()
 }
 
@@ -221,10 +223,15 @@ func (e *encoder) entry(s *telemetry.Sample) (k int32, form byte, m int64) {
 
 // meet returns the entry of a point that byPoint does not know.
 func (e *encoder) meet(p telemetry.PointID) int32 {
-	series := e.inv.Series(p)
-	k, ok := e.known[series]
+	series := e.names[p]
+	if series == nil {
+		s := e.inv.Series(p)
+		series = &s
+		e.names[p] = series
+	}
+	k, ok := e.known[*series]
 	if !ok {
-		k = e.add(entry{series: &series})
+		k = e.add(entry{series: series})
 	}
 	e.byPoint[p] = k + 1
 	return k
