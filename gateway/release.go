@@ -20,22 +20,37 @@ const (
 	releaseEvery = 10 * time.Minute
 )
 
-// The heap may grow by a share of what is live before the next collection: by as much as collections need to be collectEvery
-// apart, at least by leastGrowth percent and at most by mostGrowth. So a site where little happens needs little more than
-// what it holds, and one where much happens does not spend its time collecting.
+// The heap may grow by a share of what is live before the next collection: by as much as makes collecting take collectShare
+// of one processor, at least by leastGrowth percent and at most by mostGrowth. So a site where little happens needs little
+// more than what it holds, and one that is large, or where much happens, does not spend its time collecting.
 const (
-	collectEvery  = 4 * time.Second
+	collectShare  = 0.02
 	heapLookEvery = 15 * time.Second
 	leastGrowth   = 10
+	mostGrowth    = 50
 	// While it starts: a small box has more time than memory, and what stays would lie scattered in what does not.
 	startGrowth = 20
-	mostGrowth  = 50
 )
 
-// growth returns by how many percent the heap may grow where so many bytes were allocated in some time, and so many are live.
-func growth(allocated uint64, in time.Duration, live uint64) int {
-	share := 100 * float64(allocated) * collectEvery.Seconds() / max(in.Seconds(), 1) / float64(max(live, 1))
+// growth returns by how many percent the heap may grow where so many bytes are allocated in a second and so many are live,
+// and one collection takes each of processor time.
+func growth(allocated, live float64, each time.Duration) int {
+	share := 100 * allocated * each.Seconds() / collectShare / max(live, 1)
 	return int(min(max(share, leastGrowth), mostGrowth))
+}
+
+// heapMetrics are what growth needs, as the runtime counts it since the start.
+type heapMetrics struct {
+	allocated, live, collections float64
+	collecting                   time.Duration // what idle processors did of it left out
+}
+
+func readHeap() heapMetrics {
+	m := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}, {Name: "/gc/cycles/total:gc-cycles"},
+		{Name: "/cpu/classes/gc/total:cpu-seconds"}, {Name: "/cpu/classes/gc/mark/idle:cpu-seconds"}}
+	metrics.Read(m)
+	return heapMetrics{float64(m[0].Value.Uint64()), float64(m[1].Value.Uint64()), float64(m[2].Value.Uint64()),
+		time.Duration((m[3].Value.Float64() - m[4].Value.Float64()) * float64(time.Second))}
 }
 
 // releaseMemory keeps memory small until ctx ends. It has the collector let the heap grow no more than it must; and from
@@ -45,9 +60,8 @@ func releaseMemory(ctx context.Context) error {
 	release, look := time.NewTimer(releaseFirst), time.NewTicker(heapLookEvery)
 	defer release.Stop()
 	defer look.Stop()
-	heap := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
-	metrics.Read(heap)
-	for allocated, percent := heap[0].Value.Uint64(), 0; ; {
+	before, percent, each := readHeap(), 0, time.Duration(0)
+	for {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -56,12 +70,15 @@ func releaseMemory(ctx context.Context) error {
 			releaseProgram()
 			release.Reset(releaseEvery)
 		case <-look.C:
-			metrics.Read(heap)
-			if next := growth(heap[0].Value.Uint64()-allocated, heapLookEvery, heap[1].Value.Uint64()); next != percent {
+			now := readHeap()
+			if n := now.collections - before.collections; n > 0 {
+				each = time.Duration(float64(now.collecting-before.collecting) / n)
+			}
+			if next := growth((now.allocated-before.allocated)/heapLookEvery.Seconds(), now.live, each); next != percent {
 				percent = next
 				debug.SetGCPercent(percent)
 			}
-			allocated = heap[0].Value.Uint64()
+			before = now
 		}
 	}
 }
