@@ -21,10 +21,11 @@ const (
 )
 
 // The heap may grow by a share of what is live before the next collection: by as much as makes collecting take collectShare
-// of one processor, at least by leastGrowth percent and at most by mostGrowth. So a site where little happens needs little
-// more than what it holds, and one that is large, or where much happens, does not spend its time collecting.
+// of the processor time that the gateway takes at all, at least by leastGrowth percent and at most by mostGrowth. So a site
+// that holds much and allocates little needs little more than what it holds, and none spends its time collecting, however
+// large it is or slow the box.
 const (
-	collectShare  = 0.02
+	collectShare  = 0.1
 	heapLookEvery = 15 * time.Second
 	leastGrowth   = 10
 	mostGrowth    = 50
@@ -32,25 +33,28 @@ const (
 	startGrowth = 20
 )
 
-// growth returns by how many percent the heap may grow where so many bytes are allocated in a second and so many are live,
-// and one collection takes each of processor time.
-func growth(allocated, live float64, each time.Duration) int {
-	share := 100 * allocated * each.Seconds() / collectShare / max(live, 1)
-	return int(min(max(share, leastGrowth), mostGrowth))
+// growth returns by how many percent the heap may grow where so many bytes were allocated and so much processor time was used
+// in the same time, so many bytes are live, and one collection takes each.
+func growth(allocated, live float64, used, each time.Duration) int {
+	between := allocated * each.Seconds() / (collectShare * max(used.Seconds(), 1e-3)) // bytes from one collection to the next
+	return int(min(max(100*between/max(live, 1), leastGrowth), mostGrowth))
 }
 
-// heapMetrics are what growth needs, as the runtime counts it since the start.
+// heapMetrics are what growth needs, counted since the start.
 type heapMetrics struct {
 	allocated, live, collections float64
-	collecting                   time.Duration // what idle processors did of it left out
+	collecting                   time.Duration // of processors, otherwise idle ones too
+	used                         time.Duration // of processors, by the whole process
 }
 
 func readHeap() heapMetrics {
 	m := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}, {Name: "/gc/cycles/total:gc-cycles"},
-		{Name: "/cpu/classes/gc/total:cpu-seconds"}, {Name: "/cpu/classes/gc/mark/idle:cpu-seconds"}}
+		{Name: "/cpu/classes/gc/total:cpu-seconds"}}
 	metrics.Read(m)
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u) // It cannot fail for the process itself.
 	return heapMetrics{float64(m[0].Value.Uint64()), float64(m[1].Value.Uint64()), float64(m[2].Value.Uint64()),
-		time.Duration((m[3].Value.Float64() - m[4].Value.Float64()) * float64(time.Second))}
+		time.Duration(m[3].Value.Float64() * float64(time.Second)), time.Duration(u.Utime.Nano() + u.Stime.Nano())}
 }
 
 // releaseMemory keeps memory small until ctx ends. It has the collector let the heap grow no more than it must; and from
@@ -74,7 +78,7 @@ func releaseMemory(ctx context.Context) error {
 			if n := now.collections - before.collections; n > 0 {
 				each = time.Duration(float64(now.collecting-before.collecting) / n)
 			}
-			if next := growth((now.allocated-before.allocated)/heapLookEvery.Seconds(), now.live, each); next != percent {
+			if next := growth(now.allocated-before.allocated, now.live, now.used-before.used, each); next != percent {
 				percent = next
 				debug.SetGCPercent(percent)
 			}

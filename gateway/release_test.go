@@ -10,22 +10,22 @@ func TestGrowthOfTheHeap(t *testing.T) {
 	const mib = 1 << 20
 	for _, c := range []struct {
 		allocated, live float64
-		each            time.Duration
+		used, each      time.Duration
 		want            int
 	}{
-		{0, 20 * mib, 20 * time.Millisecond, leastGrowth},
-		{mib, 20 * mib, 20 * time.Millisecond, leastGrowth}, // it would be 5: a collection a second, 2 % of a processor
-		{mib, 20 * mib, 100 * time.Millisecond, 25},         // a slow box: each 5 s
-		{10 * mib, 20 * mib, 20 * time.Millisecond, 50},     // much happens
-		{10 * mib, 200 * mib, 400 * time.Millisecond, 50},   // a large site
-		{20 * mib, 2000 * mib, 800 * time.Millisecond, 40},  // a large site that does little
-		{1 << 40, 0, time.Second, mostGrowth},
+		{0, 20 * mib, time.Second, 20 * time.Millisecond, leastGrowth},
+		{10 * mib, 20 * mib, time.Second, 10 * time.Millisecond, leastGrowth}, // it would be 5
+		{10 * mib, 20 * mib, time.Second, 50 * time.Millisecond, 25},          // two collections a second of work
+		{100 * mib, 200 * mib, 10 * time.Second, 500 * time.Millisecond, 25},  // ten times as large
+		{10 * mib, 20 * mib, 10 * time.Second, 500 * time.Millisecond, 25},    // a box ten times as slow
+		{100 * mib, 20 * mib, time.Second, 20 * time.Millisecond, mostGrowth}, // much is allocated
+		{1 << 40, 0, 0, time.Second, mostGrowth},
 	} {
-		if got := growth(c.allocated, c.live, c.each); got != c.want {
-			t.Errorf("%.0f bytes allocated a second, %.0f live, %v a collection: %d %%, want %d", c.allocated, c.live, c.each, got, c.want)
+		if got := growth(c.allocated, c.live, c.used, c.each); got != c.want {
+			t.Errorf("%.0f bytes allocated in %v of work, %.0f live, %v a collection: %d %%, want %d", c.allocated, c.used, c.live, c.each, got, c.want)
 		}
 	}
-	if m := readHeap(); m.allocated == 0 || m.live < 0 || m.collections < 0 || m.collecting < 0 {
+	if m := readHeap(); m.allocated == 0 || m.live < 0 || m.collections < 0 || m.collecting < 0 || m.used == 0 {
 		t.Errorf("the runtime counts %+v", m)
 	}
 }
