@@ -83,8 +83,8 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// contest is two programs' costs, round by round.
-type contest struct{ ours, theirs, atOnce []float64 }
+// contest is two programs' costs, round by round, and of Modbus what the requests alone cost.
+type contest struct{ ours, theirs, atOnce, floor, floorAtOnce []float64 }
 
 func (c *contest) report(b *testing.B, unit string) {
 	ratios := make([]float64, len(c.ours))
@@ -99,6 +99,9 @@ func (c *contest) report(b *testing.B, unit string) {
 	if len(c.atOnce) > 0 {
 		b.ReportMetric(median(c.atOnce), "linli-at-once-"+unit)
 		b.Logf("linli with requests_at_once %.3f", c.atOnce)
+		b.ReportMetric(median(c.floor), "floor-"+unit)
+		b.ReportMetric(median(c.floorAtOnce), "floor-at-once-"+unit)
+		b.Logf("the requests alone %.3f, with requests_at_once %.3f", c.floor, c.floorAtOnce)
 	}
 }
 
@@ -439,8 +442,51 @@ func peerModbus(b *testing.B, server string, units, points int, every time.Durat
 	return file
 }
 
+// bareLoopArg makes this binary the floor of BenchmarkCompareModbus: address, number of units and of registers, interval, and how many
+// requests go at once.
+const bareLoopArg = "bare-loop"
+
+// bareLoopMain makes the requests that a gateway makes, in its ten bursts an interval, reads the answers and does nothing
+// with them: what a program in Go cannot do without.
+func bareLoopMain(args []string) int {
+	units, _ := strconv.Atoi(args[1])
+	registers, _ := strconv.Atoi(args[2])
+	every, _ := time.ParseDuration(args[3])
+	atOnce, _ := strconv.Atoi(args[4])
+	c, err := net.Dial("tcp", args[0])
+	if err != nil {
+		return 1
+	}
+	out, answers := make([]byte, 0, 12*atOnce), make([]byte, (9+2*registers)*atOnce)
+	next, unit := time.Now(), 0
+	for sent := 0; ; sent++ {
+		if sent%(units/10) == 0 {
+			next = next.Add(every / 10)
+			pause(time.Until(next))
+		}
+		n := min(atOnce, units/10-sent%(units/10))
+		sent += n - 1
+		out = out[:0]
+		for range n {
+			unit = unit%units + 1
+			out = append(out, 0, byte(unit), 0, 0, 0, 6, byte(unit), 3, 0, 0, 0, byte(registers))
+		}
+		err = c.SetDeadline(time.Now().Add(time.Second))
+		if err == nil {
+			_, err = c.Write(out)
+		}
+		if err == nil {
+			_, err = io.ReadFull(c, answers[:n*(9+2*registers)])
+		}
+		if err != nil {
+			return 1
+		}
+	}
+}
+
 // BenchmarkCompareModbus has both programs read 200 units of 60 registers once a second, and ten times, and publish every value by MQTT
-// with QoS 1, ours with journal, rules and console, and once more with requests_at_once: processor seconds for a million values.
+// with QoS 1, ours with journal, rules and console, and once more with requests_at_once, and a bare loop make the requests alone:
+// processor seconds for a million values.
 func BenchmarkCompareModbus(b *testing.B) {
 	const units, points = 200, 60
 	linli, telegraf := benchBinary(b), testservers.FindTool(b, "telegraf")
@@ -455,19 +501,22 @@ func compareModbus(b *testing.B, linli, telegraf string, units, points int, ever
 	var c contest
 	for b.Loop() {
 		for range compareRounds {
-			for _, who := range []string{"linli", "linli at once", "telegraf"} {
+			for _, who := range []string{"linli", "linli at once", "telegraf", "floor", "floor at once"} {
 				broker, server := testservers.StartMosquitto(b, quietBroker...), startRegisters(b)
 				var cmd *exec.Cmd
-				if who != "telegraf" {
-					atOnce := 1
-					if who != "linli" {
-						atOnce = 16
-					}
+				atOnce := 1
+				if strings.HasSuffix(who, "at once") {
+					atOnce = 16
+				}
+				switch {
+				case who == "floor" || who == "floor at once":
+					cmd = pinned(os.Args[0], bareLoopArg, server.l.Addr().String(), strconv.Itoa(units), strconv.Itoa(points), every.String(), strconv.Itoa(atOnce))
+				case who != "telegraf":
 					port := testservers.Listen(b)
 					port.Close()
 					site := manyUnits(b, []string{server.l.Addr().String()}, units, points, every, broker.URL, port.Addr().(*net.TCPAddr).Port, atOnce)
 					cmd = pinned(linli, "run", "-c", site, "--state", b.TempDir())
-				} else {
+				default:
 					cmd = pinned(telegraf, "--quiet", "--config", peerModbus(b, server.l.Addr().String(), units, points, every, broker.Address))
 				}
 				var log lockedBuffer
@@ -494,6 +543,10 @@ func compareModbus(b *testing.B, linli, telegraf string, units, points int, ever
 					c.ours = append(c.ours, cost)
 				case "telegraf":
 					c.theirs = append(c.theirs, cost)
+				case "floor":
+					c.floor = append(c.floor, cost)
+				case "floor at once":
+					c.floorAtOnce = append(c.floorAtOnce, cost)
 				default:
 					c.atOnce = append(c.atOnce, cost)
 				}

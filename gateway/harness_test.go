@@ -56,6 +56,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == killWritingArg {
 		os.Exit(killWritingMain(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == bareLoopArg {
+		os.Exit(bareLoopMain(os.Args[2:]))
+	}
 	code := m.Run()
 	if built != "" {
 		os.RemoveAll(filepath.Dir(built))
