@@ -86,8 +86,9 @@ func (l *Line) Close() error {
 func (l *Line) Refused() uint64 { return l.refused.Load() }
 
 // Write sets a point to v and returns when the unit has confirmed it by reading back. It may be called from any
-// goroutine. It waits for the transaction in flight, not for those that are due. Where ctx ends before the write
-// was begun nothing is sent and ctx's error is returned; afterwards the answer may be an *OutcomeUnknownError.
+// goroutine. It waits for what is in flight (a transaction, or over Modbus TCP a run of them: usually 20 ms at most), not for
+// what else is due. Where ctx ends before the write was begun nothing is sent and ctx's error is returned; afterwards the
+// answer may be an *OutcomeUnknownError.
 func (l *Line) Write(ctx context.Context, point telemetry.PointID, v telemetry.Value) error {
 	w := &write{ctx: ctx, point: point, value: v, done: make(chan error, 1)}
 	if err := offer(l, l.writes, w); err != nil {
