@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Memory that a gateway used once, at the start or in an hour's rollup, is given back after the first of these times, and
-// then at every other.
+// Memory that a gateway used once, at the start or in an hour's rollup, is given back after releaseFirst, then after twice as
+// long, and so on, at last every releaseEvery: at the start much is used once.
 const (
-	releaseFirst = time.Minute
+	releaseFirst = 15 * time.Second
 	releaseEvery = 10 * time.Minute
 )
 
@@ -64,7 +64,7 @@ func releaseMemory(ctx context.Context) error {
 	release, look := time.NewTimer(releaseFirst), time.NewTicker(heapLookEvery)
 	defer release.Stop()
 	defer look.Stop()
-	before, percent, each := readHeap(), 0, time.Duration(0)
+	before, percent, each, wait := readHeap(), 0, time.Duration(0), releaseFirst
 	for {
 		select {
 		case <-ctx.Done():
@@ -72,7 +72,8 @@ func releaseMemory(ctx context.Context) error {
 		case <-release.C:
 			debug.FreeOSMemory()
 			releaseProgram()
-			release.Reset(releaseEvery)
+			wait = min(2*wait, releaseEvery)
+			release.Reset(wait)
 		case <-look.C:
 			now := readHeap()
 			if n := now.collections - before.collections; n > 0 {
