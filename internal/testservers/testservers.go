@@ -294,17 +294,20 @@ bind-address = "127.0.0.1:%d"
 func (db *InfluxDB) Start() {
 	db.p.t.Helper()
 	db.p.start()
-	db.p.waitFor(30*time.Second, func() error {
-		resp, err := http.Get(db.URL + "/health")
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return errors.New(resp.Status)
-		}
-		return nil
-	})
+	db.p.waitFor(30*time.Second, func() error { return healthy(db.URL) })
+}
+
+// healthy asks a database whether it is.
+func healthy(url string) error {
+	resp, err := http.Get(url + "/health")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
 }
 
 // Stop ends the server in order.

@@ -28,17 +28,7 @@ func StartVictoriaMetrics(t testing.TB) *VictoriaMetrics {
 	}}
 	t.Cleanup(func() { v.p.stop(syscall.SIGTERM) })
 	v.p.start()
-	v.p.waitFor(20*time.Second, func() error {
-		resp, err := http.Get(v.URL + "/health")
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return errors.New(resp.Status)
-		}
-		return nil
-	})
+	v.p.waitFor(20*time.Second, func() error { return healthy(v.URL) })
 	return v
 }
 
